@@ -1,0 +1,69 @@
+"""One line of a run's diary: a JSON object with `kind` and `time`. Append-only, one writer."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import redact
+
+KINDS = ("start", "stage", "step", "eval", "sample", "checkpoint", "warning", "error", "done")
+
+
+@dataclass(frozen=True)
+class Event:
+    kind: str
+    time: float  # seconds since 1970
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        return json.dumps({"kind": self.kind, "time": round(self.time, 3), **_plain(self.data)}, ensure_ascii=False)
+
+
+def append_event(path: Path, kind: str, **data: Any) -> Event:
+    """Write one line. A half line left by a killed writer is closed first, so it spoils only itself."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown event kind {kind!r}; one of {', '.join(KINDS)}")
+    event = Event(kind, time.time(), data)
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(event.as_json().encode("utf-8", "replace") + b"\n")
+    return event
+
+
+def read_events(path: Path) -> list[Event]:
+    """All complete lines, oldest first. A line that is still being written, or was cut by a crash, is left out."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in content.split(b"\n")[:-1]:
+        try:
+            data = json.loads(line)
+            events.append(Event(data.pop("kind"), data.pop("time"), data))
+        except (ValueError, KeyError, AttributeError):
+            continue
+    return events
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no Infinity, and a diary has no tokens."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return redact(value.encode("utf-8", "replace").decode("utf-8"))
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # numpy and torch scalars
+        return _plain(value.item())
+    return value

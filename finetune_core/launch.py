@@ -1,0 +1,241 @@
+"""Start and stop workers: the only file that knows about processes. Every button is a command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from . import hub
+from .errors import FinetuneError, redact
+from .run import Run
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+def command(run: Run, verb: str, *options: str) -> list[str]:
+    """What a button runs, and what the page shows to copy."""
+    return [sys.executable, "-m", "finetune_core", verb, str(run.path), *options]
+
+
+def start(run: Run, token: str | None = None, wait_seconds: float = 20.0) -> None:
+    """Train (or resume) the run in a process of its own session, so that it outlives the page.
+
+    The chat's memory is freed first. The token travels in the child's environment only. Returns when the worker
+    holds its lock. A second start of a running run does nothing. Raises FinetuneError if the worker ends at once.
+    """
+    with FileLock(run.path / ".start.lock", timeout=wait_seconds):
+        if run.is_alive():
+            return
+        stop_serving(run.path.parent)
+        (run.path / "stop").unlink(missing_ok=True)
+        before = len(run.events())
+        process = _spawn(command(run, "train"), run.log_path, token)
+        deadline = time.monotonic() + wait_seconds
+        while time.monotonic() < deadline:
+            if run.is_alive() or len(run.events()) > before:
+                return
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+    if process.poll() is not None and len(run.events()) == before:
+        raise FinetuneError(
+            "The training process ended before it began.",
+            f"The last lines of its log: {tail(run.log_path, 3) or 'none'}",
+            code="worker-died",
+        )
+
+
+def fetch_starter(runs_dir: Path) -> None:
+    """Bring the starter model to this machine in the background, once; `fetching` says how far it is."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    if not _is_held(runs_dir / ".fetch.lock"):
+        (runs_dir / ".fetch.log").unlink(missing_ok=True)
+        _spawn([sys.executable, "-m", "finetune_core", "fetch", "--json", "--runs-dir", str(runs_dir)],
+               runs_dir / ".fetch.log", None)  # fmt: skip
+
+
+def fetching(runs_dir: Path) -> dict[str, Any] | None:
+    """The last thing the background fetch said: {fraction, says}, {path, where} or {error}; None if none ran."""
+    for line in reversed(tail(runs_dir / ".fetch.log", 20).splitlines()):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(said, dict):
+            return said
+    return None
+
+
+def stop(run: Run) -> None:
+    """Ask the worker to stop after this step and keep what was learned."""
+    if not run.is_alive():
+        raise FinetuneError("This run is not going on.", "There is nothing to stop.", code="not-running")
+    (run.path / "stop").touch()
+
+
+def kill(run: Run, wait_seconds: float = 10.0) -> None:
+    """End the worker now, with its children; returns when its lock (and so its memory) is free."""
+    pids = [event.data.get("pid") for event in run.events() if event.kind == "start"][-1:]
+    if not run.is_alive() or not pids or not pids[0]:
+        return
+    _end(int(pids[0]), wait_seconds)
+    deadline = time.monotonic() + wait_seconds
+    while run.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def discard(run: Run) -> None:
+    """End the worker and delete the folder."""
+    kill(run)
+    run.delete()
+
+
+# --- the chat's server ---
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    run_id: str
+    models: tuple[str, ...]
+    pid: int
+
+
+def serving(runs_dir: Path) -> Server | None:
+    """The server that answers for this runs folder, if one is alive."""
+    try:
+        said = json.loads((runs_dir / ".serve.json").read_text())
+        server = Server(said["url"], Path(said["run"]).name, tuple(said.get("models", ())), int(said["pid"]))
+    except (OSError, ValueError, KeyError):
+        return None
+    return server if _is_held(runs_dir / ".serve.lock") else None
+
+
+def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0, idle_seconds: int = 1800) -> Server:
+    """A server for this run's models; one at a time, so another run's is ended first. Waits until it answers."""
+    runs_dir = run.path.parent
+    with FileLock(runs_dir / ".serve-start.lock", timeout=wait_seconds):
+        if (server := serving(runs_dir)) and server.run_id == run.id:
+            return server
+        stop_serving(runs_dir)
+        log = run.path / "serve.log"
+        process = _spawn(command(run, "serve", "--idle-seconds", str(idle_seconds)), log, token)
+        deadline = time.monotonic() + wait_seconds
+        while time.monotonic() < deadline:
+            if (server := serving(runs_dir)) and server.run_id == run.id:
+                return server
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+    if process.poll() is None:
+        _end(process.pid, 5)
+    raise FinetuneError(
+        "The chat could not be started.",
+        f"{_last_error(log) or 'The model may be too large for the free memory: close other programs and try again.'}",
+        code="chat-failed",
+    )
+
+
+def stop_serving(runs_dir: Path, wait_seconds: float = 10.0) -> None:
+    """End the chat's server and wait until its memory is free."""
+    if server := serving(runs_dir):
+        _end(server.pid, wait_seconds)
+    (runs_dir / ".serve.json").unlink(missing_ok=True)
+
+
+# --- processes ---
+
+
+def tail(path: Path, lines: int = 200, limit: int = 64_000) -> str:
+    """The end of a log, without tokens and without the overwritten part of progress bars."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - limit))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    kept = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    return redact("\n".join([line for line in kept if line][-lines:]))
+
+
+def child_environment(token: str | None = None) -> dict[str, str]:
+    env = dict(os.environ)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_DIR), env.get("PYTHONPATH", "")]))
+    env["PYTHONUNBUFFERED"] = "1"
+    env["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    env.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if token:
+        env["HF_TOKEN"] = token
+    if not hub.reachable():
+        env["HF_HUB_OFFLINE"] = "1"
+    return env
+
+
+def _spawn(line: list[str], log_path: Path, token: str | None) -> subprocess.Popen[bytes]:
+    with log_path.open("ab") as log:  # a file, never a pipe: a closed page must not stall the worker
+        log.write(f"$ {' '.join(line)}\n".encode())
+        log.flush()
+        return subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(token),
+            start_new_session=True,
+        )
+
+
+def _end(pid: int, wait_seconds: float) -> None:
+    """SIGTERM, then SIGKILL, to a process and its children."""
+    try:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for send in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(send)
+        _, family = psutil.wait_procs(family, timeout=wait_seconds if send == signal.SIGTERM else 3)
+        if not family:
+            return
+
+
+def _is_held(path: Path) -> bool:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.1, poll_interval=0.01)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _last_error(log: Path) -> str:
+    """What a verb printed as its error, in words (cli prints `problem fix` on stderr)."""
+    for line in reversed(tail(log, 30).splitlines()):
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    return ""
+
+
+def as_text(line: list[str]) -> str:
+    """A command as a person would type it, with the interpreter's short name."""
+    import shlex
+
+    return shlex.join(["python", *line[1:]])
+
+
+def describe(server: Server | None) -> dict[str, Any] | None:
+    return None if server is None else {"url": server.url, "run": server.run_id, "models": list(server.models)}

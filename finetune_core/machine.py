@@ -1,0 +1,133 @@
+"""What this machine has: GPUs, memory, number formats, cores, disk. Without torch, so that the page may ask."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    total_gb: float  # GiB
+    free_gb: float  # GiB
+    capability: float  # CUDA compute capability, 0 where unknown
+
+    @property
+    def has_bf16(self) -> bool:
+        return self.capability >= 8.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    cores: int
+    memory_gb: float  # GiB, of the machine or of its container
+    available_gb: float  # GiB
+    gpus: tuple[Gpu, ...] = ()
+    cpu_bf16: bool = False  # fast bfloat16 matrix products: AMX or AVX512-BF16
+    kind: str = "cpu"  # "cuda" | "mps" | "cpu"
+    disk_free_gb: float = 0.0
+
+    @property
+    def has_bf16(self) -> bool:
+        """bfloat16 is real here: hardware does the products in it."""
+        return self.gpus[0].has_bf16 if self.gpus else (self.cpu_bf16 or self.kind == "mps")
+
+    @property
+    def title(self) -> str:
+        """A short name for a chip on the page.
+
+        >>> Machine(cores=2, memory_gb=23.6, available_gb=20).title
+        'CPU · 2 cores · 24 GB'
+        """
+        if self.gpus:
+            gpu = self.gpus[0]
+            many = f"{len(self.gpus)} × " if len(self.gpus) > 1 else ""
+            return f"{many}{gpu.name} · {gpu.free_gb:.0f} of {gpu.total_gb:.0f} GB free"
+        cores = f"{self.cores} core" + ("s" if self.cores != 1 else "")
+        return f"{'Apple GPU' if self.kind == 'mps' else 'CPU'} · {cores} · {self.memory_gb:.0f} GB"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"title": self.title, "has_bf16": self.has_bf16}
+
+
+def this_machine(folder: Path | None = None) -> Machine:
+    """Look at the machine; about 5 ms without a GPU. `folder`: whose disk to measure."""
+    gpus = _cuda_gpus()
+    total, available = _memory()
+    kind = "cuda" if gpus else "mps" if platform.system() == "Darwin" and platform.machine() == "arm64" else "cpu"
+    return Machine(
+        cores=_cores(),
+        memory_gb=total / GIB,
+        available_gb=available / GIB,
+        gpus=gpus,
+        cpu_bf16=_cpu_bf16(),
+        kind=kind,
+        disk_free_gb=shutil.disk_usage(_existing(folder or Path.cwd())).free / GIB,
+    )
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cuda_gpus() -> tuple[Gpu, ...]:
+    """Asked from nvidia-smi, because a CUDA context in the page's process would cost half a gigabyte."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return ()
+    query = "--query-gpu=name,memory.total,memory.free,compute_cap"
+    try:
+        answer = subprocess.run(
+            [program, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    gpus = []
+    for line in answer.strip().splitlines():
+        name, total, free, capability = (part.strip() for part in line.split(","))
+        cap = float(capability) if capability.replace(".", "").isdigit() else 0.0
+        gpus.append(Gpu(name.removeprefix("NVIDIA "), float(total) / 1024, float(free) / 1024, cap))
+    return tuple(gpus)
+
+
+def _memory() -> tuple[float, float]:
+    """(total, available) bytes; the smaller of the machine's and the container's."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total, available = float(memory.total), float(memory.available)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            cap, now = float(Path(limit).read_text()), float(Path(used).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        if cap < total:
+            total, available = cap, min(available, cap - now)
+    return total, available
+
+
+def _cpu_bf16() -> bool:
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return False
+    return bool({"amx_bf16", "avx512_bf16"} & set(flags.split()))

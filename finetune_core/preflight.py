@@ -1,0 +1,132 @@
+"""Everything that can be known before the training starts: access, data, plan. Refuses what cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import hub, measured
+from .errors import FinetuneError
+from .machine import Machine, this_machine
+from .plan import ModelFacts, Plan, make_plan, read_facts
+from .recipe import Recipe
+from .run import Run
+
+if TYPE_CHECKING:
+    from .check import Diagnosis
+    from .data import Prepared
+    from .render import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class Preflight:
+    recipe: Recipe  # as asked; plan.recipe has every value filled in
+    diagnosis: Diagnosis
+    plan: Plan
+    tokenizer: ChatTokenizer
+    prepared: Prepared
+    facts: ModelFacts
+
+
+def look(
+    recipe: Recipe,
+    *,
+    token: str | None = None,
+    on_progress: Callable[..., None] | None = None,
+    machine: Machine | None = None,
+) -> Preflight:
+    """Read the data as the trainer will, check it, and plan the training. No weights are read or downloaded.
+
+    Raises FinetuneError for a wrong name, an unreadable file, or a model that cannot be had here.
+    """
+    from .check import check
+    from .data import prepare
+    from .render import load_tokenizer
+
+    machine = machine or this_machine()
+    _refuse_impossible(recipe, machine)
+    folder = model_folder(recipe, token)
+    tokenizer = load_tokenizer(folder)
+    facts = _facts(folder, recipe)
+    prepared = prepare(recipe, token=token, on_progress=on_progress)
+    diagnosis = check(prepared, tokenizer, recipe)
+    lengths, validation = diagnosis.split_lengths()
+    asked = recipe
+    if facts.context < recipe.max_length:
+        asked = recipe.replace(max_length=facts.context)
+    dtype = "bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32"
+    plan = make_plan(
+        asked,
+        facts,
+        lengths,
+        machine,
+        measured.rate_here(machine, recipe.dtype or dtype, facts.parameters),
+        sum(validation),
+    )
+    return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)
+
+
+def create_run(recipe: Recipe, runs_dir: Path, *, token: str | None = None, tail: str | None = None) -> Run:
+    """A run ready to start. Nothing is made on disk when the data is blocked or anything else is refused."""
+    seen = look(recipe, token=token)
+    return create_run_from(seen, runs_dir, tail)
+
+
+def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None) -> Run:
+    """The run for what was looked at: the page has looked already when Start is pressed."""
+    if seen.diagnosis.verdict == "blocked":
+        errors = [finding for finding in seen.diagnosis.findings if finding.level == "error"]
+        raise FinetuneError(
+            " ".join(finding.says for finding in errors[:3]),
+            errors[0].fix if errors else "Look at the check.",
+            code="data-blocked",
+        )
+    promised = seen.plan.as_dict() | {
+        "warnings": [finding.says for finding in seen.diagnosis.findings if finding.level == "warning"]
+    }
+    return Run.create(runs_dir, seen.plan.recipe, promised, tail)
+
+
+def model_folder(recipe: Recipe, token: str | None = None) -> Path:
+    """Where the model's small files are. Raises FinetuneError if they cannot be had."""
+    name = recipe.model_name_or_path
+    found = hub.local_model(name, recipe.model_revision)
+    if found is not None:
+        return found
+    if hub.looks_local(name):
+        raise FinetuneError(
+            f"{name} is no model folder: it has no config.json.",
+            "Choose the folder that holds config.json, tokenizer.json and .safetensors files.",
+            code="not-found",
+        )
+    from .recipe import STARTER_MODEL
+
+    if name == STARTER_MODEL and recipe.model_revision is None:
+        raise FinetuneError(
+            "The starter model is not on this machine yet.",
+            "It is being prepared (about a minute, once); or run `python -m finetune_core fetch`.",
+            code="starter-not-here",
+        )
+    return hub.small_files(name, recipe.model_revision, token=token)
+
+
+def _facts(folder: Path, recipe: Recipe) -> ModelFacts:
+    try:
+        return read_facts(folder)
+    except (KeyError, ValueError, FileNotFoundError):
+        raise FinetuneError(
+            f"{recipe.model_name_or_path} is no language model that Fijn can read.",
+            "Choose a decoder model (text-generation), such as a Llama, Qwen, Gemma, Mistral or SmolLM one.",
+            code="not-a-language-model",
+        ) from None
+
+
+def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
+    if recipe.method == "qlora" and machine.kind != "cuda":
+        raise FinetuneError(
+            "QLoRA keeps the weights in 4 bits, which needs an NVIDIA GPU; this machine has none.",
+            "Choose the method lora, or a machine with a GPU.",
+            code="no-gpu",
+        )

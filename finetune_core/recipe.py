@@ -1,0 +1,334 @@
+"""Every choice of a training, once. The form, the flags, the YAML comments and the range checks come from here."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import FinetuneError
+
+PRESETS_DIR = Path(__file__).resolve().parent.parent / "presets"
+DATA_DIR = PRESETS_DIR / "data"
+STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+STARTER_DATA = "shop-messages"
+
+ROLES = ("messages", "prompt", "completion", "text", "system", "context", "label")
+
+
+def option(default: Any, group: str, description: str, **limits: Any) -> Any:
+    """One option: its default, the heading it stands under, what it does, and its range."""
+    return Field(default, description=description, json_schema_extra={"group": group}, **limits)
+
+
+class Recipe(BaseModel):
+    """All choices of one training. Names are TRL's, transformers' and peft's own.
+
+    None means "chosen for this machine": the plan fills it in before a run is made, so that a run's own
+    recipe has every value written out.
+
+    >>> Recipe(learning_rate="2e-4").learning_rate
+    0.0002
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    # Model
+    model_name_or_path: str = option(
+        STARTER_MODEL, "Model", "Base model: a name on the Hub (owner/name) or a folder on this machine.", min_length=1
+    )
+    model_revision: str | None = option(None, "Model", "Branch, tag or commit of the model on the Hub.")
+    dtype: Literal["bfloat16", "float16", "float32"] | None = option(
+        None, "Model", "Number format of the base weights. Empty: bfloat16 where the machine is fast at it."
+    )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = option(
+        None, "Model", "How attention is computed. Empty: the fastest that is installed and exact."
+    )
+
+    # Data
+    dataset_name: str = option(
+        STARTER_DATA,
+        "Data",
+        "Training rows: a file or folder on this machine, a name on the Hub, or starter data.",
+        min_length=1,
+    )
+    dataset_config: str | None = option(None, "Data", "Configuration (subset) of a Hub data set.")
+    dataset_revision: str | None = option(None, "Data", "Branch, tag or commit of a Hub data set.")
+    dataset_train_split: str = option("train", "Data", "Split to learn from.", min_length=1)
+    columns: dict[str, str] = option(
+        {}, "Data", f"Which column plays which role ({', '.join(ROLES)}). Empty: recognised from the rows."
+    )
+    template: str | None = option(
+        None, "Data", "A line that makes the prompt from columns, such as: Translate: {sentence}"
+    )
+    system_prompt: str | None = option(None, "Data", "A system prompt to add to rows that have none.")
+    max_rows: int | None = option(None, "Data", "Use at most this many rows, drawn with the seed.", ge=1)
+    validation_size: float = option(
+        0.1, "Data", "Share of the rows kept to watch for overfitting, unless the data has its own split.", ge=0, le=0.5
+    )
+    test_size: float = option(
+        0.1,
+        "Data",
+        "Share of the rows kept for the proof and never trained on, unless the data has its own split.",
+        ge=0,
+        le=0.5,
+    )
+    fixes: list[str] = option([], "Data", "Repairs to apply to the rows, by the code of the finding they solve.")
+    accept_warnings: bool = option(False, "Data", "Train although the check has warnings.")
+
+    # Method
+    method: Literal["lora", "qlora", "full"] = option(
+        "lora",
+        "Method",
+        "How the weights move: a small adapter (lora), an adapter on 4-bit weights (qlora), all (full).",
+    )
+    objective: Literal["sft"] = option("sft", "Method", "What is learned: the answers in the rows (sft).")
+    lora_r: int = option(16, "Method", "Adapter rank. Larger learns more and needs more memory.", ge=1, le=256)
+    lora_alpha: int = option(32, "Method", "Adapter scale; twice the rank is usual.", ge=1, le=1024)
+    lora_dropout: float = option(0.0, "Method", "Share of adapter inputs dropped while training.", ge=0, lt=1)
+    lora_target_modules: str | list[str] = option(
+        "all-linear", "Method", "Layers that get an adapter: all-linear, or a list of names."
+    )
+    use_rslora: bool = option(False, "Method", "Rank-stabilised scale (rsLoRA); helps at ranks of 64 and above.")
+    use_dora: bool = option(False, "Method", "Weight-decomposed adapter (DoRA): a little better, a good deal slower.")
+
+    # Training
+    learning_rate: float | None = option(
+        None,
+        "Training",
+        "Size of each step. Empty: 2e-4 for adapters (more for small models), 2e-5 for all weights.",
+        gt=0,
+        le=1,
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = option(
+        "linear", "Training", "How the learning rate goes down."
+    )
+    warmup_steps: float = option(
+        0.05, "Training", "Steps in which the learning rate goes up; below 1 it is a share of all steps.", ge=0
+    )
+    num_train_epochs: float = option(2.0, "Training", "How often every row is seen.", gt=0, le=100)
+    max_steps: int = option(-1, "Training", "Stop after this many steps, whatever the epochs say. -1: no limit.", ge=-1)
+    per_device_train_batch_size: int = option(8, "Training", "Rows in one pass through the model.", ge=1, le=1024)
+    gradient_accumulation_steps: int = option(1, "Training", "Passes that are added up into one step.", ge=1, le=1024)
+    max_length: int = option(1024, "Training", "Tokens of a row that are read; longer rows are cut.", ge=8, le=1048576)
+    packing: bool | None = option(
+        None, "Training", "Put several short rows into one, without mixing them. Empty: where it is exact and pays."
+    )
+    packing_length: int | None = option(
+        None, "Training", "Tokens in one packed row. Empty: chosen from the rows' lengths.", ge=8, le=1048576
+    )
+    gradient_checkpointing: bool | None = option(
+        None, "Training", "Compute activations twice to save memory (slower). Empty: only when needed."
+    )
+    weight_decay: float = option(0.0, "Training", "Pull of all trained weights towards zero.", ge=0, le=1)
+    max_grad_norm: float = option(1.0, "Training", "Longest step in any direction (gradient clipping).", ge=0)
+    seed: int = option(42, "Training", "Draws the splits, the order of rows and the first adapter weights.", ge=0)
+
+    # Watching
+    logging_steps: int | None = option(None, "Watching", "Steps between two points of the loss curve.", ge=1)
+    eval_steps: int | None = option(None, "Watching", "Steps between two looks at the validation rows.", ge=1)
+    save_steps: int | None = option(None, "Watching", "Steps between two checkpoints.", ge=1)
+    early_stopping: bool = option(
+        False, "Watching", "Stop when the validation loss no longer falls, and keep the best checkpoint."
+    )
+    early_stopping_patience: int = option(
+        2, "Watching", "Looks at the validation rows without progress before stopping.", ge=1, le=100
+    )
+    sample_prompt: str | None = option(
+        None, "Watching", "A message that is answered while it learns. Empty: the first validation row's."
+    )
+
+    # Proof
+    evaluate: bool = option(True, "Proof", "Compare base and tuned model on the test rows when training is done.")
+    evaluate_rows: int = option(100, "Proof", "Compare on at most this many test rows.", ge=1, le=100_000)
+    few_shot_examples: int = option(4, "Proof", "Examples in the prompt of the rival that gets examples.", ge=0, le=64)
+    rival_system_prompt: str | None = option(
+        None, "Proof", "A better prompt to try on the untuned model, as a rival to tuning."
+    )
+    max_new_tokens: int = option(
+        256, "Proof", "Longest answer, in tokens, when comparing and predicting.", ge=1, le=8192
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _known_roles(cls, columns: dict[str, str]) -> dict[str, str]:
+        for role in columns:
+            if role not in ROLES:
+                raise ValueError(f"{role!r} is no role; roles are {', '.join(ROLES)}")
+        return columns
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        """An emptied box in the form means None where None is allowed; elsewhere the range check speaks."""
+        return None if isinstance(value, str) and value.strip() == "" else value
+
+    @model_validator(mode="after")
+    def _shares_leave_rows(self) -> Recipe:
+        if self.validation_size + self.test_size > 0.8:
+            raise ValueError("validation_size and test_size together leave less than a fifth of the rows to learn from")
+        return self
+
+    @classmethod
+    def make(cls, values: dict[str, Any]) -> Recipe:
+        """Validate outside values; all problems at once, in words. Raises FinetuneError (code bad-recipe)."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _bad_recipe(error, cls) from None
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a YAML recipe. Raises FinetuneError if it is missing, is no YAML, or holds a wrong value."""
+        return cls.make(_read_yaml(path))
+
+    def save(self, path: Path) -> None:
+        """Write every value under its explanation. Written beside and renamed: never half a recipe."""
+        beside = path.with_name(path.name + ".part")
+        beside.write_text(self.as_yaml(), encoding="utf-8")
+        beside.replace(path)
+
+    def as_yaml(self) -> str:
+        lines = ["# A Fijn recipe. Run it with: python -m finetune_core train recipe.yaml"]
+        group = ""
+        values = self.model_dump()
+        for name, field in type(self).model_fields.items():
+            if group_of(name) != group:
+                group = group_of(name)
+                lines.append(f"\n# --- {group} ---")
+            lines.append(f"# {field.description}")
+            lines.append(
+                yaml.safe_dump({name: values[name]}, allow_unicode=True, sort_keys=False, width=10**6).rstrip()
+            )
+        return "\n".join(lines) + "\n"
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with changes, validated again."""
+        return type(self).make(self.model_dump() | changes)
+
+    def changed(self) -> dict[str, Any]:
+        """Only the values that differ from the defaults: what a command line must say."""
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in Recipe.model_fields.items()}
+        return {name: value for name, value in self.model_dump().items() if value != defaults[name]}
+
+
+def group_of(name: str) -> str:
+    """The heading under which an option stands."""
+    return Recipe.model_fields[name].json_schema_extra["group"]  # type: ignore[index,return-value]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Something to try, one click: recipe fields to replace, validated again."""
+
+    says: str
+    changes: dict[str, Any]
+
+
+class Preset(BaseModel):
+    """A starting point for an intent: words for the card, and the few values that differ from the defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    title: str
+    description: str
+    order: int = 100
+    recipe: dict[str, Any] = {}
+
+
+def list_presets(folder: Path = PRESETS_DIR) -> list[Preset]:
+    """All presets, in the order of their cards."""
+    return sorted((load_preset(file.stem, folder) for file in folder.glob("*.yaml")), key=lambda p: (p.order, p.name))
+
+
+def load_preset(name: str, folder: Path = PRESETS_DIR) -> Preset:
+    path = folder / f"{name}.yaml"
+    if Path(name).name != name or not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise FinetuneError(
+            f"There is no preset called {name!r}.", f"{hint}Presets: {', '.join(known)}.", code="bad-recipe"
+        )
+    return Preset(name=name, **_read_yaml(path))
+
+
+def recipe_from_preset(preset: str, **values: Any) -> Recipe:
+    """A preset's recipe with some values replaced. Raises FinetuneError for an unknown preset or value."""
+    return Recipe.make(load_preset(preset).recipe | values)
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """One `field=value` of the command line; a dot reaches into columns.
+
+    >>> parse_override("lora_r=8"), parse_override("columns.completion=answer")
+    ({'lora_r': 8}, {'columns': {'completion': 'answer'}})
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise FinetuneError(f"{text!r} is not a field=value.", "Write for example learning_rate=2e-4.", code="usage")
+    try:
+        parsed = yaml.safe_load(value) if value.strip() else None
+    except yaml.YAMLError:
+        parsed = value
+    if not isinstance(parsed, bool | int | float | str | list | None) and not value.lstrip().startswith("{"):
+        parsed = value  # "Answer: yes or no" is a sentence, 2026-11-23 a text
+    name, dot, inner = name.strip().partition(".")
+    return {name: {inner: str(parsed)}} if dot else {name: parsed}
+
+
+def resolve_recipe(source: str, overrides: list[str] = ()) -> Recipe:  # type: ignore[assignment]
+    """What the command line calls RECIPE: a YAML file or a preset's name, with `field=value` overrides."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.is_dir() or not path.is_file():
+            raise FinetuneError(f"There is no file {source}.", "Check the path of the recipe.", code="bad-recipe")
+        values = _read_yaml(path)
+    else:
+        values = dict(load_preset(source).recipe)
+    for override in overrides:
+        for name, value in parse_override(override).items():
+            old = values.get(name)
+            values[name] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
+    return Recipe.make(values)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FinetuneError(f"There is no file {path}.", "Check the path of the recipe.", code="bad-recipe") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise FinetuneError(
+            f"{path.name} is not a readable YAML file{where}.",
+            "One `field: value` a line; compare it with a file in presets/.",
+            code="bad-recipe",
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise FinetuneError(
+            f"{path.name} does not hold fields and values.", "One `field: value` a line.", code="bad-recipe"
+        )
+    return values
+
+
+def _bad_recipe(error: ValidationError, cls: type[BaseModel]) -> FinetuneError:
+    problems = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"] if part not in ("str", "list[str]")) or "recipe"
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, cls.model_fields, 1)
+            problems.append(f"{name} is not an option" + (f" (did you mean {near[0]}?)" if near else ""))
+        else:
+            words = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {words[0].lower() + words[1:]} (given: {str(item['input'])[:60]!r})")
+    return FinetuneError(
+        "; ".join(problems) + ".", "Correct it in the recipe or under “All settings”.", code="bad-recipe"
+    )

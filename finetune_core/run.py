@@ -1,0 +1,200 @@
+"""A run is one training and one folder. Files are the truth; status is computed, never stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .errors import FinetuneError
+from .events import Event, append_event, read_events
+from .recipe import Recipe
+
+STATUSES = ("new", "running", "finished", "stopped", "failed", "interrupted")
+
+
+def default_runs_dir() -> Path:
+    """FINETUNE_RUNS_DIR, else ./runs. Chosen once, at the edge, and passed down."""
+    return Path(os.environ.get("FINETUNE_RUNS_DIR") or "runs").absolute()
+
+
+@dataclass(frozen=True)
+class Run:
+    path: Path
+
+    @classmethod
+    def create(
+        cls, runs_dir: Path, recipe: Recipe, plan: Mapping[str, Any] | None = None, tail: str | None = None
+    ) -> Run:
+        """Make the folder, with its recipe and plan. The same `tail` twice gives the same run (a double click).
+
+        Raises FinetuneError if the folder cannot be made; nothing half-made stays behind.
+        """
+        tail = tail or secrets.token_urlsafe(6).replace("-", "x").replace("_", "y")
+        if not re.fullmatch(r"[A-Za-z0-9]{4,40}", tail):
+            raise FinetuneError("That is no valid run id.", "Reload the page and start again.", code="bad-id")
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            with FileLock(runs_dir / ".create.lock", timeout=10):
+                if earlier := [file.parent for file in runs_dir.glob(f"*-{tail}/recipe.yaml")]:
+                    return cls(earlier[0])
+                name = f"{time.strftime('%Y-%m-%d-%H%M')}-{_slug(recipe)}-{tail}"
+                making = runs_dir / f".making-{tail}"
+                shutil.rmtree(making, ignore_errors=True)
+                making.mkdir()
+                try:
+                    if plan is not None:
+                        _write_json(making / "plan.json", plan)
+                    recipe.save(making / "recipe.yaml")
+                    making.rename(runs_dir / name)
+                finally:
+                    shutil.rmtree(making, ignore_errors=True)
+        except Timeout:
+            raise FinetuneError("Another run is being made.", "Wait a moment, then start again.", code="busy") from None
+        except PermissionError:
+            raise FinetuneError(
+                f"{runs_dir} cannot be written to.", "Choose another folder with --runs-dir.", code="no-permission"
+            ) from None
+        return cls(runs_dir / name)
+
+    @classmethod
+    def find(cls, runs_dir: Path, name: str) -> Run:
+        """A run by its folder, its id, or the end of its id. Raises FinetuneError if there is none, or several."""
+        folder = Path(name)
+        if folder.is_absolute() or len(folder.parts) > 1:
+            if (folder / "recipe.yaml").is_file():
+                return cls(folder.resolve())
+        elif name not in ("", ".", ".."):
+            if (runs_dir / name / "recipe.yaml").is_file():
+                return cls(runs_dir / name)
+            found = [run for run in list_runs(runs_dir) if run.id.endswith(f"-{name}")]
+            if len(found) == 1:
+                return found[0]
+        raise FinetuneError(
+            f"There is no run {name!r} in {runs_dir}.", "`python -m finetune_core runs` lists them.", code="no-run"
+        )
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def diary(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.load(self.path / "recipe.yaml")
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "worker.log"
+
+    @property
+    def result_dir(self) -> Path:
+        """Where the tuned weights are: adapter/ or, for full fine-tuning, model/."""
+        return self.path / ("model" if self.recipe.method == "full" else "adapter")
+
+    def plan(self) -> dict[str, Any] | None:
+        return _read_json(self.path / "plan.json")
+
+    def report(self) -> dict[str, Any] | None:
+        return _read_json(self.path / "report.json")
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        _write_json(self.path / "report.json", report)
+
+    def events(self) -> list[Event]:
+        return read_events(self.diary)
+
+    def tell(self, kind: str, **data: Any) -> Event:
+        """Append to the diary. Only the worker that holds the lock may."""
+        return append_event(self.diary, kind, **data)
+
+    def lock(self) -> FileLock:
+        return FileLock(self.path / "worker.lock")
+
+    def is_alive(self) -> bool:
+        """True while a worker holds this run's lock. The kernel drops the lock however the worker dies."""
+        if not (self.path / "worker.lock").exists():
+            return False
+        lock = self.lock()
+        try:
+            lock.acquire(timeout=0.1, poll_interval=0.01)  # two pages asking at once must not take each other for one
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def status(self) -> str:
+        """One of STATUSES."""
+        if self.is_alive():
+            return "running"
+        last = self.events()[-1:]
+        if not last:
+            return "new"
+        if last[0].kind == "done":
+            return str(last[0].data.get("outcome", "finished"))
+        return "failed" if last[0].kind == "error" else "interrupted"
+
+    def version(self) -> tuple[int, int, bool]:
+        """Changes whenever there is something new to show; cheap enough to ask every second."""
+        sizes = [_size(self.diary), _size(self.path / "report.json")]
+        return sizes[0], sizes[1], self.is_alive()
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first (checkpoint-N holds the state after step N)."""
+        found = [p for p in (self.path / "checkpoints").glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+        return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+    def has_result(self) -> bool:
+        return any(self.result_dir.glob("*.safetensors"))
+
+    def delete(self) -> None:
+        """Remove the folder. Raises FinetuneError while a worker is alive."""
+        if self.is_alive():
+            raise FinetuneError("This run is still going on.", "Stop it first, then delete it.", code="running")
+        shutil.rmtree(self.path)
+
+
+def list_runs(runs_dir: Path) -> list[Run]:
+    """Newest first. A folder counts as a run once its recipe is in place."""
+    files = [file for file in runs_dir.glob("*/recipe.yaml") if not file.parent.name.startswith(".")]
+    # a recipe is never edited after creation, so its time is the run's, to finer than the minute in the name
+    return [
+        Run(file.parent) for file in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.parent.name), reverse=True)
+    ]
+
+
+def _slug(recipe: Recipe) -> str:
+    parts = [Path(recipe.model_name_or_path).name.lower(), Path(recipe.dataset_name).stem.lower()]
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", part).strip("-")[:28] or "x" for part in parts)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,150 @@
+"""What the trainer writes into the diary while it learns, as one transformers callback."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback
+
+from .errors import FinetuneError
+from .events import Event
+from .render import ChatTokenizer, render_prompt
+from .run import Run
+
+
+class Diary(TrainerCallback):
+    """Steps, validation, samples, checkpoints; obeys the run's `stop` file; refuses a loss that is no number."""
+
+    def __init__(
+        self,
+        run: Run,
+        tell: Callable[..., Event],
+        tokenizer: ChatTokenizer,
+        sample_messages: list[dict],
+        sample_tokens: int,
+    ):
+        self.run, self.tell, self.tokenizer = run, tell, tokenizer
+        self.sample_prompt = sample_messages[-1]["content"] if sample_messages else ""
+        self.sample_ids = render_prompt(sample_messages, tokenizer) if sample_messages else []
+        self.sample_tokens = sample_tokens
+        self.real_tokens = 0  # trained on by this worker, without padding
+        self.busy_seconds = 0.0  # in training steps of this worker, without looks and samples
+        self.peak_gb = 0.0
+        self._model: Any = None
+        self._mark = 0.0
+        self._logged = (0, 0.0)  # tokens and busy seconds at the last log line
+
+    def forget(self) -> None:
+        """Let go of the model, so that its memory can be used for the proof."""
+        self._model = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self._model = model
+        self.tell("stage", name="training", step=state.global_step, total_steps=state.max_steps)
+        if state.global_step == 0:
+            self._sample(0)
+        self._mark = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._mark = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.busy_seconds += time.monotonic() - self._mark
+        if (self.run.path / "stop").exists():
+            control.should_training_stop = True
+            control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        if "loss" not in logs:
+            return
+        loss, step = float(logs["loss"]), state.global_step
+        tokens = int(logs.get("num_tokens", 0))
+        self.real_tokens = tokens  # TRL counts from zero in every worker
+        before_tokens, before_seconds = self._logged
+        spent = self.busy_seconds - before_seconds
+        self._logged = (tokens, self.busy_seconds)
+        self.peak_gb = max(self.peak_gb, _memory_gb())
+        self.tell(
+            "step",
+            step=step,
+            total_steps=state.max_steps,
+            epoch=round(float(state.epoch or 0.0), 4),
+            loss=loss,
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=_finite(logs.get("grad_norm")),
+            tokens=tokens,
+            tokens_per_second=round((tokens - before_tokens) / spent, 1) if spent > 0 else None,
+            memory_gb=round(self.peak_gb, 3),
+            token_accuracy=_rounded(logs.get("mean_token_accuracy")),
+        )
+        if not math.isfinite(loss):
+            raise FinetuneError(
+                f"The loss is no longer a number (step {step}).",
+                "Lower the learning rate (a tenth is a good try) and start again; "
+                "float16 weights can also cause this: choose bfloat16 or float32.",
+                code="loss-not-finite",
+            )
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        metrics = metrics or {}
+        self.tell(
+            "eval",
+            step=state.global_step,
+            loss=_finite(metrics.get("eval_loss")),
+            token_accuracy=_rounded(metrics.get("eval_mean_token_accuracy")),
+        )
+        if not control.should_training_stop or state.global_step >= state.max_steps:
+            self._sample(state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.tell("checkpoint", step=state.global_step, path=f"checkpoints/checkpoint-{state.global_step}")
+
+    @torch.no_grad()
+    def _sample(self, step: int) -> None:
+        """The fixed prompt's answer, greedy; a short one, so that watching costs little."""
+        if not self.sample_ids or self._model is None:
+            return
+        was_training = self._model.training
+        self._model.eval()
+        ids = torch.tensor([self.sample_ids], device=self._model.device)
+        out = self._model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.sample_tokens,
+            do_sample=False,
+            eos_token_id=sorted(self.tokenizer.stop_ids),
+            pad_token_id=self.tokenizer.pad_id,
+        )
+        if was_training:
+            self._model.train()
+        new = [token for token in out[0, len(self.sample_ids) :].tolist() if token not in self.tokenizer.stop_ids]
+        self.tell("sample", step=step, prompt=self.sample_prompt, answer=self.tokenizer.backend.decode(new))
+
+
+def _memory_gb() -> float:
+    """Peak so far in GiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / 1024**3
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset / 1024**3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / (1024**3 if sys.platform == "darwin" else 1024**2)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(float(value)) else round(float(value), 6)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 4)

@@ -1,0 +1,105 @@
+"""Everything offline and small: a two-layer Llama that a laptop trains in a second."""
+
+from __future__ import annotations
+
+import os
+
+# before any library reads them
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+from pathlib import Path
+
+import pytest
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = """The cat sat on the mat. Een kat zat op de mat. What is the capital of France? Paris is the capital.
+Sort this shop message: my kettle is broken and I want it today! {"category": "defect", "urgency": "high"}
+user assistant system prompt answer question message order number delivery return payment de het een en van"""
+
+
+def save_tiny_model(folder: Path, chat_template: str | None = CHATML, layers: int = 2, seed: int = 0) -> Path:
+    """A model folder like any on the Hub: config, safetensors, tokenizer.json, chat template. 512 tokens, 64 wide."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    backend = Tokenizer(models.BPE(unk_token=None))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([WORDS] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=None,
+        eos_token="<|im_end|>" if chat_template else "<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=512,
+    )
+    if chat_template:
+        tokenizer.chat_template = chat_template
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_surprises(monkeypatch, tmp_path):
+    """No token, no network, no runs in the working folder."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FINETUNE_RUNS_DIR", str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def runs_dir(tmp_path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base_dir(tmp_path_factory) -> Path:
+    """A base model: no chat template."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-base"), chat_template=None)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def chat_rows(n: int = 40) -> list[dict]:
+    """n different one-turn conversations whose answers follow from the question."""
+    things = ["kettle", "lamp", "chair", "phone", "coat", "clock"]
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"order {i}: my {things[i % 6]} is broken"},
+                {"role": "assistant", "content": f"defect {things[i % 6]}"},
+            ]
+        }
+        for i in range(n)
+    ]
