@@ -53,6 +53,9 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
             outcome, facts = _train(run, tell, token)
         tell("done", outcome=outcome, seconds=round(time.monotonic() - began, 1), run=run.id, **facts)
         return outcome
+    except _StoppedWaiting:
+        tell("done", outcome="stopped", seconds=round(time.monotonic() - began, 1), run=run.id)
+        return "stopped"
     except FinetuneError as error:
         tell("error", **error.as_dict(), run=run.id)
         raise
@@ -66,6 +69,10 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
         raise told from error
     finally:
         lock.release()
+
+
+class _StoppedWaiting(Exception):
+    """Stop was pressed while the run stood in line."""
 
 
 class _turn:
@@ -86,9 +93,7 @@ class _turn:
                     self.tell("stage", name="waiting for its turn")
                     said = True
             if (self.run.path / "stop").exists():
-                raise FinetuneError(
-                    "Stopped while it was waiting for its turn.", "Press Resume to wait again.", code="stopped-waiting"
-                )
+                raise _StoppedWaiting
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
