@@ -24,7 +24,7 @@ class Event:
         return json.dumps({"kind": self.kind, "time": round(self.time, 3), **_plain(self.data)}, ensure_ascii=False)
 
 
-def append_event(path: Path, kind: str, **data: Any) -> Event:
+def append_event(path: Path, kind: str, /, **data: Any) -> Event:
     """Write one line. A half line left by a killed writer is closed first, so it spoils only itself."""
     if kind not in KINDS:
         raise ValueError(f"unknown event kind {kind!r}; one of {', '.join(KINDS)}")

@@ -50,7 +50,7 @@ def look(
     folder = model_folder(recipe, token)
     tokenizer = load_tokenizer(folder)
     facts = _facts(folder, recipe)
-    prepared = prepare(recipe, token=token, on_progress=on_progress)
+    prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=on_progress)
     diagnosis = check(prepared, tokenizer, recipe)
     lengths, validation = diagnosis.split_lengths()
     asked = recipe

@@ -116,7 +116,7 @@ class Run:
     def events(self) -> list[Event]:
         return read_events(self.diary)
 
-    def tell(self, kind: str, **data: Any) -> Event:
+    def tell(self, kind: str, /, **data: Any) -> Event:
         """Append to the diary. Only the worker that holds the lock may."""
         return append_event(self.diary, kind, **data)
 

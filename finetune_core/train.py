@@ -35,7 +35,7 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
     last line; anything else is a bug, and is written there too before it is raised.
     """
 
-    def tell(kind: str, **data: Any) -> Event:
+    def tell(kind: str, /, **data: Any) -> Event:
         event = run.tell(kind, **data)
         if on_event:
             on_event(event)
@@ -114,7 +114,7 @@ def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]
     from .render import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    train_rows, validation_rows = _rows(run, recipe, token, tell)
+    train_rows, validation_rows = _rows(run, recipe, tokenizer, token, tell)
 
     tell("stage", name="loading the model")
     outcome, facts = _learn(run, recipe, folder, tokenizer, train_rows, validation_rows, tell)
@@ -127,13 +127,17 @@ def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]
     return outcome, facts
 
 
-def _rows(run: Run, recipe: Recipe, token: str | None, tell: Tell) -> tuple[list[dict], list[dict]]:
+def _rows(
+    run: Run, recipe: Recipe, tokenizer: ChatTokenizer, token: str | None, tell: Tell
+) -> tuple[list[dict], list[dict]]:
     """The run's own rows; the first worker writes them, a resumed one reads what was written."""
     folder = run.path / "data"
     if not (folder / "card.json").is_file():
         from .data import prepare
 
-        prepared = prepare(recipe, token=token, on_progress=_fraction_teller(tell, "preparing data"))
+        prepared = prepare(
+            recipe, token=token, tokenizer=tokenizer, on_progress=_fraction_teller(tell, "preparing data")
+        )
         write_data(prepared, folder)
     return read_rows(folder / "train.jsonl"), read_rows(folder / "validation.jsonl")
 
@@ -168,7 +172,7 @@ def _learn(
     tell: Tell,
 ) -> tuple[str, dict[str, Any]]:
     import torch
-    from transformers import AutoTokenizer, EarlyStoppingCallback, set_seed
+    from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
     from trl import SFTTrainer
 
     from .model import load_base, save_tokenizer
@@ -205,6 +209,7 @@ def _learn(
         peft_config=lora_config(recipe),
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)  # the diary says it better
     checkpoints = run.checkpoints()
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)

@@ -44,7 +44,7 @@ def run_in_process(recipe, runs_dir):
     return run
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -196,9 +196,17 @@ def test_early_stopping_keeps_the_best_checkpoint(recipe, runs_dir):
     assert all((result[name] == kept[name]).all() for name in kept)
 
 
-def test_a_loss_that_is_no_number_ends_with_advice(recipe, runs_dir):
+def test_a_loss_that_is_no_number_ends_with_advice(recipe, runs_dir, tiny_model_dir, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(tiny_model_dir, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FinetuneError) as refused:
-        run_in_process(recipe.replace(method="full", learning_rate=1.0, max_grad_norm=0, max_steps=300), runs_dir)
+        run_in_process(recipe.replace(model_name_or_path=str(broken)), runs_dir)
     assert refused.value.code == "loss-not-finite"
 
 
