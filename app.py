@@ -1,0 +1,133 @@
+"""Fijn: one page to fine-tune a language model and see whether it was worth it. Run: python app.py
+
+How it hangs together. The page holds one run id and one open step (two gr.State). `draw` turns them into everything
+around the panels and into the open panel; a timer asks it every second, and it answers only when something changed.
+So a reload, a second tab and a restart of this program are one and the same path. Choose and Check are a draft: their
+truth is in their boxes, and `review` shows what the boxes say now, looking at the rows in the background.
+Training never runs here: it is a process of its own (finetune_core/launch.py), and a run is a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: no request leaves this machine
+
+import gradio as gr
+
+from finetune_core import default_runs_dir, hub, launch
+from finetune_core.recipe import STARTER_MODEL
+from finetune_ui import begin, check, choose, frame, look, prove, share, talk, watch
+from finetune_ui.looking import Looks
+from finetune_ui.pages import Draft, Screen
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+
+
+def build_page(runs_dir: Path) -> gr.Blocks:
+    looks = Looks()
+    with gr.Blocks(title="Fijn", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        held, step, seen, filled = gr.State(None), gr.State(None), gr.State(()), gr.State("")
+        page = frame.Page(runs_dir, held, step)
+        header = frame.build_header()
+        with gr.Row(elem_id="shell"):
+            rail = frame.build_rail()
+            with gr.Column(elem_id="main"):
+                path, folds = frame.build_path()
+                chosen = choose.build(page)
+                checked = check.build(page, looks, chosen.boxes)
+                watched, proved, talked, shared = (panel.build(page) for panel in (watch, prove, talk, share))
+                begun = begin.build(page)
+        clock = gr.Timer(1.0)
+        polling = gr.Timer(0.5, active=False)  # while rows are being read
+
+        # everything that a held run shows
+        screen = Screen(runs_dir, {"train": (watched, watch.show), "prove": (proved, prove.show),
+                                   "chat": (talked, talk.show), "share": (shared, share.show)})  # fmt: skip
+        drawn = [held, step, seen, rail, path, folds, chosen.panel, checked.panel, begun.bar, *screen.outputs]
+        gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUIET)
+
+        # everything that a draft shows
+        draft = Draft(runs_dir, looks, chosen, checked, begun)
+        inputs = [
+            held,
+            step,
+            filled,
+            chosen.preset,
+            chosen.wrong,
+            checked.row,
+            checked.said,
+            checked.undo,
+            *chosen.boxes,
+        ]
+        outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling]
+        review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUIET}
+        fill = [filled, begun.draft, checked.undo, checked.row, chosen.preset, *chosen.boxes]
+        gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUIET).then(**review)
+        gr.on([*chosen.edits, polling.tick], trigger_mode="always_last", **review)
+        for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again):
+            event.then(**review)
+        start = begun.start.click(begin.starting, None, begun.start, queue=False, **QUIET)
+        start = start.then(
+            draft.press, [step, begun.draft, *chosen.boxes], [held, step, begun.draft, begun.problem], **QUIET
+        )
+        start.then(**review)
+        begun.see.click(lambda: "check", None, step, queue=False, **QUIET)
+
+        # moving about
+        rail.pick(screen.pick, None, [held, step], **QUIET)
+        rail.fresh(draft.fresh, None, [held, step, *fill], **QUIET).then(**review)
+        for steps in (path, folds):
+            steps.go(screen.go, [held, step], step, **QUIET)
+        proved.use_row(talked.take_row, held, talked.taken, **QUIET).then(lambda: "chat", None, step, **QUIET)
+
+        demo.load(screen.arrive, None, [held, step], **QUIET)
+        demo.load(lambda: frame.chips(runs_dir), None, header, **QUIET)
+        demo.load(lambda: choose.first_choices(runs_dir), None, [chosen.model, chosen.data], **QUIET)
+    return demo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Open the page on which a language model is fine-tuned.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=None, help="port (default: 7860, or the next that is free)")
+    parser.add_argument("--runs-dir", type=Path, default=None, help="where runs are kept (default: ./runs)")
+    asked = parser.parse_args()
+    runs_dir = (asked.runs_dir or default_runs_dir()).absolute()
+    demo = build_page(runs_dir)
+    demo.queue(max_size=32)
+    _, url, _ = demo.launch(
+        server_name=asked.host,
+        server_port=asked.port,
+        theme=look.theme(),
+        css=look.css(),
+        head=look.HEAD,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        show_error=False,
+        enable_monitoring=False,
+        max_file_size="2gb",
+        blocked_paths=[str(runs_dir)],
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"Fijn is open at {url}", flush=True)
+    threading.Thread(target=bring_starter, args=(runs_dir,), daemon=True).start()
+    demo.block_thread()
+
+
+def bring_starter(runs_dir: Path) -> None:
+    """Have the starter model brought to this machine, by a process of its own, if it is not here."""
+    if hub.local_model(STARTER_MODEL) is None:
+        launch.fetch_starter(runs_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Write answers: a batch of prompts continued token by token, each row until its own end.
+
+The loop is our own because transformers' `generate` keeps computing rows that have ended, reads a beginning that all
+prompts share once per row, and cannot be paused between two tokens to let another model of the same base speak.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+SHARED_MINIMUM = 16  # tokens; a shorter common beginning is not worth a pass of its own
+
+
+@dataclass(frozen=True)
+class Answer:
+    token_ids: list[int]  # without the token that ended it
+    text: str
+    finish_reason: str  # "stop": it ended by itself; "length": max_new_tokens; "cancelled"
+    seconds: float
+
+
+class Decoding:
+    """A batch of prompts on their way: `step` gives the next token of each row that is still going."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        pad_id: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        memory: Memory | None = None,
+    ):
+        self.prompts = [list(prompt) for prompt in prompts]
+        self.rows = list(range(len(prompts)))  # those still going, in the order of the batch
+        self.pad_id, self.temperature, self.top_p, self.seed = pad_id, temperature, top_p, seed
+        self._cache: Any = memory.cache if memory else None
+        self._known = len(memory.token_ids) if memory else 0  # tokens of a single prompt that the cache holds
+        self._generator: torch.Generator | None = None
+        self._last: torch.Tensor | None = None  # [rows] tokens chosen, not yet read by the model
+        self._mask: torch.Tensor | None = None  # [rows, tokens so far], None where nothing is padded
+        self._position: torch.Tensor | None = None  # [rows, 1]
+
+    @torch.inference_mode()
+    def step(self, model: PreTrainedModel) -> list[tuple[int, int]]:
+        """[(row, token id)] for every row still going. The first step reads the prompts."""
+        if self._last is None:
+            logits = self._read_prompts(model)
+        else:
+            if self._mask is not None:
+                self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+                self._position = self._position + 1
+            logits = self._forward(model, self._last[:, None], self._mask, self._position)
+        self._last = self._pick(logits)
+        return list(zip(self.rows, self._last.tolist(), strict=True))
+
+    @torch.inference_mode()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only; the others' memory is given back."""
+        if len(rows) == len(self.rows) or not rows:
+            return
+        places = torch.tensor([self.rows.index(row) for row in rows], device=self._last.device)
+        self._cache.batch_select_indices(places)
+        self._last = self._last[places]
+        if self._mask is not None:
+            self._mask, self._position = self._mask[places], self._position[places]
+        self.rows = list(rows)
+
+    def memory(self, token_ids: Sequence[int]) -> Memory | None:
+        """What the model has read of a single conversation, to be continued without reading it again."""
+        if len(self.prompts) != 1 or not _can_be_cut(self._cache):
+            return None
+        return Memory(list(token_ids)[: self._cache.get_seq_length()], self._cache)
+
+    def _read_prompts(self, model: PreTrainedModel) -> torch.Tensor:
+        device = model.device
+        if self.temperature > 0:
+            self._generator = torch.Generator(device)
+            self._generator.manual_seed(random.getrandbits(63) if self.seed is None else self.seed)
+        if len(self.prompts) == 1:
+            return self._forward(model, torch.tensor([self.prompts[0][self._known :]], device=device))
+        shared = shared_beginning(self.prompts)
+        if shared >= SHARED_MINIMUM and not getattr(model, "_is_stateful", False):
+            self._forward(model, torch.tensor([self.prompts[0][:shared]], device=device))
+            if _can_be_cut(self._cache):
+                self._cache.batch_repeat_interleave(len(self.prompts))
+            else:  # a sliding window counts places, so padding must stay in front of everything
+                self._cache, shared = None, 0
+        else:
+            shared = 0
+        longest = max(len(prompt) for prompt in self.prompts) - shared
+        padding = [longest + shared - len(prompt) for prompt in self.prompts]
+        ids = [[self.pad_id] * pad + prompt[shared:] for pad, prompt in zip(padding, self.prompts, strict=True)]
+        mask = torch.tensor([[1] * shared + [0] * pad + [1] * (longest - pad) for pad in padding], device=device)
+        position = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+        if not any(padding):
+            return self._forward(model, torch.tensor(ids, device=device))
+        self._mask, self._position = mask, position[:, -1:]
+        return self._forward(model, torch.tensor(ids, device=device), mask, position)
+
+    def _forward(
+        self,
+        model: PreTrainedModel,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        position: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[rows, vocabulary] logits after the last token of `ids` [rows, tokens]."""
+        options: dict[str, Any] = {"attention_mask": mask, "position_ids": position, "logits_to_keep": 1}
+        takes = _arguments(type(model))
+        options = {name: value for name, value in options.items() if value is not None and name in takes}
+        name = "past_key_values" if "past_key_values" in takes else "cache_params"
+        out = model(input_ids=ids, use_cache=True, **{name: self._cache}, **options)
+        self._cache = out[name]
+        return out.logits[:, -1]
+
+    def _pick(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._generator is None:
+            return logits.argmax(-1)
+        probabilities = torch.softmax(logits.float() / self.temperature, -1)
+        if self.top_p < 1.0:
+            ordered, order = probabilities.sort(dim=-1, descending=True)
+            ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0.0  # the first always stays
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+        return torch.multinomial(probabilities, 1, generator=self._generator)[:, 0]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A conversation that a model has read: its tokens and their keys and values."""
+
+    token_ids: list[int]
+    cache: Any
+
+    @torch.inference_mode()
+    def cut_to(self, prompt: Sequence[int]) -> Memory | None:
+        """The part that a new prompt begins with (all but its last token at most), or None if that is too little."""
+        shared = min(shared_beginning([self.token_ids, prompt]), len(prompt) - 1)
+        if shared < SHARED_MINIMUM:
+            return None
+        self.cache.crop(shared - len(self.token_ids))  # negative: how many to remove
+        return Memory(self.token_ids[:shared], self.cache)
+
+
+class TextPieces:
+    """Tokens to text as they come, holding back what is not a whole character yet."""
+
+    def __init__(self, backend: Tokenizer):
+        self._backend = backend
+        self._ids: list[int] = []
+        self._from = self._shown = 0  # decoded from, shown up to; some tokenizers need the token before
+
+    def add(self, token_id: int) -> str:
+        self._ids.append(token_id)
+        before = self._decode(self._ids[self._from : self._shown])
+        after = self._decode(self._ids[self._from :])
+        if after.endswith("\ufffd") or len(after) <= len(before):
+            return ""
+        self._from, self._shown = self._shown, len(self._ids)
+        return after[len(before) :]
+
+    def rest(self) -> str:
+        """What was held back, also if it is no whole character."""
+        before = self._decode(self._ids[self._from : self._shown])
+        return self._decode(self._ids[self._from :])[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._backend.decode(ids, skip_special_tokens=True)
+
+
+def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all sequences begin with in common, leaving each its last one.
+
+    >>> shared_beginning([[1, 2, 3, 4], [1, 2, 5]])
+    2
+    """
+    first, last = min(sequences), max(sequences)
+    limit = min(len(sequence) for sequence in sequences) - 1
+    return next((place for place in range(limit) if first[place] != last[place]), max(0, limit))
+
+
+def batches(lengths: Sequence[int], most_rows: int, most_tokens: int) -> list[list[int]]:
+    """Row numbers in batches of rows of like length, longest first: at most so many rows, and tokens with padding.
+
+    >>> batches([3, 9, 4, 8], most_rows=2, most_tokens=100)
+    [[1, 3], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    grouped: list[list[int]] = []
+    for row in order:
+        group = grouped[-1] if grouped else None
+        if group and len(group) < most_rows and lengths[group[0]] * (len(group) + 1) <= most_tokens:
+            group.append(row)
+        else:
+            grouped.append([row])
+    return grouped
+
+
+@torch.inference_mode()
+def answer_logprob(model: PreTrainedModel, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> float:
+    """Natural logarithm of the probability that the model continues the prompt with exactly this answer."""
+    ids = torch.tensor([[*prompt_ids, *answer_ids]], device=model.device)
+    keep = {"logits_to_keep": len(answer_ids) + 1} if "logits_to_keep" in _arguments(type(model)) else {}
+    logits = model(input_ids=ids, use_cache=False, **keep).logits[0, -len(answer_ids) - 1 : -1]
+    picked = torch.log_softmax(logits.float(), -1).gather(-1, ids[0, len(prompt_ids) :, None])
+    return float(picked.sum())
+
+
+def _can_be_cut(cache: Any) -> bool:
+    """True for a plain cache of keys and values: no sliding window, no recurrent state."""
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+
+@cache
+def _arguments(model_class: type) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)

@@ -1,0 +1,156 @@
+"""Rows on disk that read like a list: a million of them take some megabytes of memory, not gigabytes.
+
+One JSON object a line in a temporary file, memory-mapped, and where each line begins. Plain JSON and not Arrow
+columns, because rows differ (messages, tools, text) and an Arrow schema would fill or refuse what differs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import mmap
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+import orjson
+
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """Some of the rows of a RowWriter, in an order of their own; views share the file."""
+
+    def __init__(self, content: Any, starts: np.ndarray, numbers: np.ndarray, change: Change | None = None):
+        self._content = content  # mmap, or b"" where there are no rows
+        self._starts = starts  # int64, one more than there are rows
+        self.numbers = numbers  # int64: which rows of the file this view has
+        self._change = change
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.view(self.numbers[index])
+        return self._row(int(self.numbers[index]))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in self.numbers.tolist():
+            yield self._row(number)
+
+    def _row(self, number: int) -> dict[str, Any]:
+        row = orjson.loads(self._content[self._starts[number] : self._starts[number + 1]])
+        return self._change(row) if self._change else row
+
+    def size(self, number: int) -> int:
+        """Bytes of a row, by its number in the file."""
+        return int(self._starts[number + 1] - self._starts[number])
+
+    def view(self, numbers: np.ndarray) -> Rows:
+        """Other rows of the same file, by their numbers in it (from 0)."""
+        return Rows(self._content, self._starts, numbers, self._change)
+
+    def changed(self, change: Change) -> Rows:
+        """The same rows, each changed as it is read."""
+        before = self._change
+        return Rows(self._content, self._starts, self.numbers, (lambda row: change(before(row))) if before else change)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows>"
+
+
+class RowWriter:
+    """Append rows, then `finish()` for a Rows of all. The file has no name and goes when the last Rows goes."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="fijn-rows-")  # noqa: SIM115 (lives on in the mmap)
+        self._starts = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def append(self, row: dict[str, Any]) -> int:
+        """Returns the number of the row, from 0."""
+        self._starts.append(self._starts[-1] + self._file.write(as_json_line(row)))
+        return len(self._starts) - 2
+
+    def finish(self) -> Rows:
+        self._file.flush()
+        starts = np.frombuffer(self._starts, dtype=np.int64)
+        content = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if starts[-1] else b""
+        self._file.close()
+        return Rows(content, starts, np.arange(len(starts) - 1))
+
+
+def as_json_line(row: dict[str, Any]) -> bytes:
+    """Valid JSON in UTF-8, whatever is in the row: no NaN, no half characters, integers of any size."""
+    try:
+        return orjson.dumps(row) + b"\n"
+    except TypeError:
+        text = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False, default=str)
+        return text.encode("utf-8", "replace") + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> int:
+    """One JSON object a line; beside and renamed, so there is never half a file. Returns how many."""
+    beside = path.with_name(path.name + ".part")
+    count = 0
+    with beside.open("wb") as file:
+        for row in rows:
+            file.write(as_json_line(row))
+            count += 1
+    beside.replace(path)
+    return count
+
+
+def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> int:
+    """system, prompt, completion (or text) for a spreadsheet. A conversation of several turns stands in the prompt
+    as `role: content` lines. A cell that a spreadsheet would run as a formula begins with an apostrophe.
+    """
+    beside = path.with_name(path.name + ".part")
+    count = 0
+    with beside.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["system", "prompt", "completion", "text"])
+        for row in rows:
+            writer.writerow([without_formula(cell) for cell in _cells(row)])
+            count += 1
+    beside.replace(path)
+    return count
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if "text" in row:
+        return ["", "", "", row["text"]]
+    messages = list(row["messages"])
+    system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
+    answer = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else ""
+    if len(messages) == 1:
+        prompt = messages[0]["content"]
+    else:
+        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return [system or "", prompt or "", answer or "", ""]
+
+
+def without_formula(cell: str) -> str:
+    """
+    >>> without_formula("=1+1"), without_formula("fine")
+    ("'=1+1", 'fine')
+    """
+    return "'" + cell if cell[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else cell

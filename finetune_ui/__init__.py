@@ -1,0 +1,1 @@
+"""The screen: panels that show what finetune_core knows, and never import torch."""

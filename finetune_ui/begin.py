@@ -1,0 +1,114 @@
+"""The bar with Start: whether it may begin, what a press does, and the run that comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from finetune_core import launch, preflight
+from finetune_core.errors import FinetuneError, explain
+from finetune_core.run import list_runs
+
+from . import form, words, words_check
+from .look import html
+
+if TYPE_CHECKING:
+    from .frame import Page
+    from .looking import Look, Looks
+
+LOOK_SECONDS = 50.0  # a press waits this long for a look that is still going on
+
+
+@dataclass(frozen=True)
+class Begin:
+    bar: gr.Column
+    draft: gr.State  # names the draft on this page: a double click has the same one, and so starts one run
+    outputs: tuple[Any, ...]  # what show() fills
+    start: gr.Button
+    see: gr.Button
+    problem: gr.HTML
+
+
+def build(page: Page) -> Begin:
+    draft = gr.State("")
+    with gr.Column(elem_classes="begin", elem_id="begin") as bar:
+        problem = html("", elem_classes="begin-problem")
+        with gr.Row(elem_classes="begin-row"):
+            says = html(words_check.bar_waiting())
+            see = gr.Button(words_check.SEE_CHECK, size="md", min_width=120, scale=0)
+            start = gr.Button(words_check.START, variant="primary", size="md", min_width=150, scale=0)
+    return Begin(bar, draft, (says, see, start), start, see, problem)
+
+
+def press(looks: Looks, runs_dir: Path, step: str, draft: str, *boxes: Any) -> tuple[Any, Any, Any, Any]:
+    """What Start does: (held run, step, draft, problem). Warnings are shown once before they are passed over.
+
+    The same draft and recipe give the same run, so a double click starts one.
+    """
+    try:
+        wrong = form.problems(boxes)
+        if wrong:
+            raise form.first_problem(wrong)
+        recipe = form.read(boxes)
+        look = looks.ask(recipe, wait_seconds=LOOK_SECONDS)
+        if look.error:
+            raise look.error
+        if look.seen is None:
+            return gr.skip(), "check", gr.skip(), ""
+        if step != "check" and not _is_clear(look):
+            return gr.skip(), "check", gr.skip(), ""
+        draft = draft or new_draft()
+        tail = hashlib.sha256(f"{draft}\n{recipe.as_yaml()}".encode()).hexdigest()[:12]
+        run = preflight.create_run_from(look.seen, runs_dir, tail)
+        launch.start(run)
+        return run.id, "train", draft, ""
+    except Exception as error:
+        return gr.skip(), gr.skip(), gr.skip(), words.error_card(explain(error))
+
+
+def starting() -> Any:
+    return gr.update(value=words_check.STARTING, interactive=False)
+
+
+def new_draft() -> str:
+    return secrets.token_hex(8)
+
+
+def _is_clear(look: Look) -> bool:
+    """Nothing that a person should have seen before it starts."""
+    seen = look.seen
+    return seen is not None and seen.diagnosis.verdict == "ready" and seen.plan.fits != "no"
+
+
+def show(runs_dir: Path, step: str, look: Look | None, wrong: Sequence[str], problem: FinetuneError | None) -> tuple:
+    """(what it says, the second button, the first button): exactly one next thing to do."""
+    see = gr.update(visible=step == "choose", value=words_check.SEE_CHECK)
+
+    def start(label: str = words_check.START, ready: bool = True) -> Any:
+        return gr.update(value=label, interactive=ready)
+
+    if wrong:
+        return words_check.bar_wrong(len(wrong)), see, start(ready=False)
+    error = problem or (look.error if look else None)
+    if error is not None and error.code == "starter-not-here":
+        return words_check.bar_fetching(launch.fetching(runs_dir)), see, start(ready=False)
+    if error is not None:
+        return words_check.bar_error(error), see, start(ready=False)
+    if look is None or look.seen is None:
+        return words_check.bar_waiting(look.says if look else "", look.fraction if look else None), see, start()
+    diagnosis, plan = look.seen.diagnosis, look.seen.plan
+    queued = any(run.is_alive() for run in list_runs(runs_dir)[:20])
+    says = words_check.bar_ready(diagnosis, plan, queued)
+    if step == "choose" and not _is_clear(look):
+        hidden = gr.update(visible=False)
+        label = words_check.SEE_FIXES if diagnosis.verdict == "blocked" else words_check.see_warnings(diagnosis, plan)
+        return says, hidden, start(label)
+    if diagnosis.verdict == "blocked":
+        return says, see, start(ready=False)
+    return says, see, start(words_check.START if _is_clear(look) else words_check.START_ANYWAY)

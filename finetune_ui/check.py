@@ -1,0 +1,303 @@
+"""Check: what was found in the rows, what the model will read, what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from finetune_core.errors import FinetuneError
+from finetune_core.recipe import ROLES, Suggestion
+
+from . import form, words_check
+from .look import html
+
+if TYPE_CHECKING:
+    from finetune_core.data import Prepared
+    from finetune_core.preflight import Preflight
+
+    from .frame import Page
+    from .looking import Look, Looks
+
+LOOKED_THROUGH = 200_000  # rows of a split that are searched for one of the source
+
+FINDINGS_JS = """
+element.addEventListener('click', (event) => {
+  const data = event.target.closest('button')?.dataset;
+  if (!data) return;
+  if ('apply' in data) trigger('apply', { from: 'finding', index: Number(data.apply), code: data.code });
+  if ('row' in data) trigger('row', { row: Number(data.row) });
+  if ('undo' in data) trigger('undo');
+  if ('repair' in data) trigger('unrepair', { fix: data.repair });
+});
+"""
+MAPPING_JS = """
+element.addEventListener('change', (event) => {
+  if (event.target.dataset.role) trigger('map', { role: event.target.dataset.role, column: event.target.value });
+});
+"""
+TOKENS_JS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-turn]');
+  if (button && !button.disabled) trigger('turn', { row: Number(button.dataset.turn) });
+});
+"""
+# the rows that a shorter or longer max_length would cut are counted here, so that the number moves with the slider
+LENGTHS_JS = """
+const $ = (what) => element.querySelector(what);
+const many = (n) => n.toLocaleString('en') + (n === 1 ? ' row' : ' rows');
+const recount = () => {
+  const card = $('.lengths'), value = Math.max(8, Number($('input').value));
+  const rows = Number(card.dataset.rows), end = Number(card.dataset.end);
+  let cut = 0;
+  for (const [length, n] of JSON.parse(card.dataset.counts)) if (length > value) cut += n;
+  $('.histogram').style.setProperty('--at', (100 * value / end) + '%');
+  $('[data-length]').textContent = value.toLocaleString('en');
+  $('[data-cut]').textContent = cut ? `${many(cut)} cut (${(100 * cut / rows).toFixed(1)}%).` : 'no row is cut.';
+};
+element.addEventListener('input', recount);
+element.addEventListener('change', () => trigger('cut', { length: Math.max(8, Number($('input').value)) }));
+"""
+PLAN_JS = """
+element.addEventListener('click', (event) => {
+  const data = event.target.closest('button')?.dataset;
+  if (data && 'ladder' in data) trigger('apply', { from: 'plan', index: Number(data.ladder), code: '' });
+});
+"""
+VERDICT_JS = """
+element.addEventListener('click', (event) => {
+  const data = event.target.closest('button')?.dataset;
+  if (!data) return;
+  if ('cancel' in data) trigger('cancel');
+  if ('again' in data) trigger('again');
+});
+"""
+
+
+@dataclass(frozen=True)
+class Checked:
+    panel: gr.Column
+    row: gr.State  # which row the token view shows, from 0
+    said: gr.State  # what to say above it
+    undo: gr.State  # ((what was applied, the boxes before), ...), newest last
+    outputs: tuple[Any, ...]  # what show() fills
+    fills: tuple[Any, ...]  # events of ours that changed boxes: look again after them
+    turns: tuple[Any, ...]  # events of ours after which show() is enough
+    again: tuple[Any, ...]  # events that ask for a new look
+
+
+def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
+    row, said, undo = gr.State(0), gr.State(""), gr.State(())
+    with gr.Column(visible=False, elem_classes=["panel", "check"]) as panel:
+        verdict = html(words_check.looking(), js_on_load=VERDICT_JS)
+        findings = html("", js_on_load=FINDINGS_JS)
+        mapping = html("", js_on_load=MAPPING_JS)
+        tokens = html("", js_on_load=TOKENS_JS)
+        with gr.Row(elem_classes="boxes", equal_height=True):
+            lengths = html("", js_on_load=LENGTHS_JS)
+            plan = html("", js_on_load=PLAN_JS)
+
+    # gradio hands over what was clicked only to a function that names it itself, which a partial does not
+    def on_apply(event: gr.EventData, *values: Any) -> list[Any]:
+        return apply(looks, event, *values)
+
+    def on_map(event: gr.EventData, *values: Any) -> list[Any]:
+        return map_column(looks, event, *values)
+
+    def on_row(event: gr.EventData, *values: Any) -> tuple[int, str]:
+        return find_row(looks, event, *values)
+
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    fills = (
+        findings.apply(on_apply, [undo, *boxes], [undo, *boxes], **quiet),
+        plan.apply(on_apply, [undo, *boxes], [undo, *boxes], **quiet),
+        findings.undo(take_back, [undo, *boxes], [undo, *boxes], **quiet),
+        findings.unrepair(unrepair, [undo, *boxes], [undo, *boxes], **quiet),
+        mapping.map(on_map, [undo, *boxes], [undo, *boxes], **quiet),
+        lengths.cut(set_length, [undo, *boxes], [undo, *boxes], **quiet),
+    )
+    turns = (
+        tokens.turn(turn, None, [row, said], **quiet),
+        findings.row(on_row, list(boxes), [row, said], **quiet),
+    )
+    again = (
+        verdict.cancel(partial(cancel, looks), list(boxes), None, **quiet),
+        verdict.again(partial(look_again, looks), list(boxes), None, **quiet),
+    )
+    outputs = (verdict, findings, mapping, tokens, lengths, plan)
+    return Checked(panel, row, said, undo, outputs, fills, turns, again)
+
+
+# --- handlers: what a click changes ---
+
+
+def apply(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
+    """One click on a finding's fix, or on a step of the memory ladder."""
+    seen = looks.ask(form.read(boxes)).seen
+    suggestion = _suggestion(seen, event._data) if seen else None
+    if suggestion is None:
+        return [undo, *boxes]
+    return _changed(undo, boxes, suggestion.changes, suggestion.says)
+
+
+def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
+    """The boxes as they were before the last fix."""
+    if not undo:
+        return [undo, *boxes]
+    return [tuple(undo[:-1]), *undo[-1][1]]
+
+
+def unrepair(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
+    """Take one repair of the rows out again."""
+    fixes = [fix for fix in form.read(boxes).fixes if fix != event.fix]
+    return _changed(undo, boxes, {"fixes": fixes}, words_check.unrepaired(str(event.fix)))
+
+
+def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
+    """Another column for a role; only a column that is there."""
+    recipe = form.read(boxes)
+    seen = looks.ask(recipe).seen
+    if seen is None or event.role not in ROLES or event.column not in ("", *seen.prepared.columns):
+        return [undo, *boxes]
+    columns = {**roles_of(seen.prepared), event.role: event.column}
+    columns = {role: column for role, column in columns.items() if column}
+    return _changed(undo, boxes, {"columns": columns}, words_check.mapped(str(event.role), str(event.column)))
+
+
+def set_length(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
+    length = int(event.length)
+    return _changed(undo, boxes, {"max_length": length}, words_check.length_set(length))
+
+
+def turn(event: gr.EventData) -> tuple[int, str]:
+    """The row before or after."""
+    return max(0, int(event.row)), ""
+
+
+def find_row(looks: Looks, event: gr.EventData, *boxes: Any) -> tuple[int, str]:
+    """The token view's index of a row of the source, or why it has none."""
+    seen = looks.ask(form.read(boxes)).seen
+    wanted = int(event.row)
+    index = row_index(seen.prepared, wanted) if seen else None
+    return (0, words_check.row_left_out(wanted)) if index is None else (index, "")
+
+
+def cancel(looks: Looks, *boxes: Any) -> None:
+    if not form.problems(boxes):
+        looks.cancel(form.read(boxes))
+
+
+def look_again(looks: Looks, *boxes: Any) -> None:
+    if not form.problems(boxes):
+        looks.again(form.read(boxes))
+
+
+def _suggestion(seen: Preflight, said: Mapping[str, Any]) -> Suggestion | None:
+    """The suggestion that was clicked, if it is still the one that the page showed."""
+    index = int(said.get("index", -1))
+    if said.get("from") == "plan":
+        return seen.plan.suggestions[index] if 0 <= index < len(seen.plan.suggestions) else None
+    if not 0 <= index < len(seen.diagnosis.findings) or seen.diagnosis.findings[index].code != said.get("code"):
+        return None
+    return seen.diagnosis.findings[index].suggestion
+
+
+def _changed(undo: Sequence[Any], boxes: Sequence[Any], changes: Mapping[str, Any], says: str) -> list[Any]:
+    """The boxes with fields replaced and validated; unchanged if the result would be wrong."""
+    try:
+        recipe = form.read(boxes).replace(**changes)
+    except FinetuneError:
+        return [undo, *boxes]
+    return [(*undo, (says, tuple(boxes))), *form.to_boxes(recipe)]
+
+
+# --- rows ---
+
+
+def row_index(prepared: Prepared, wanted: int) -> int | None:
+    """Index over train, validation and test rows of the source's row `wanted` (from 1); None if it was left out."""
+    start = 0
+    for rows in prepared.splits().values():
+        for index, number in enumerate(rows.numbers[:LOOKED_THROUGH].tolist()):
+            if prepared.place(number).row == wanted:
+                return start + index
+        start += len(rows)
+    return None
+
+
+def row_at(prepared: Prepared, index: int) -> tuple[str, Any, int] | None:
+    """(split, row, its number in the source) at an index over train, validation and test rows."""
+    for split, rows in prepared.splits().items():
+        if index < len(rows):
+            return split, rows[index], prepared.place(int(rows.numbers[index])).row
+        index -= len(rows)
+    return None
+
+
+def roles_of(prepared: Prepared) -> dict[str, str]:
+    """Role → column, as recognised, as chosen, or else as proposed."""
+    known = prepared.mapping or prepared.proposal
+    return {role: column for role, column in known.items() if role in ROLES}
+
+
+def wanted_roles(prepared: Prepared) -> tuple[str, ...]:
+    """Roles worth a drop-down: none for rows that are conversations already."""
+    if not prepared.columns or "messages" in prepared.mapping:
+        return ()
+    roles = roles_of(prepared)
+    usual = ("text", "label") if "label" in roles else ("prompt", "completion", "system")
+    return tuple(role for role in ROLES if role in usual or role in roles)
+
+
+# --- drawing ---
+
+
+def show(look: Look | None, problem: FinetuneError | None, row: int, said: str, undo: Sequence[Any]) -> tuple[Any, ...]:
+    """Everything in `outputs`: while it is read, when it failed, and when it is known."""
+    if problem or (look and look.error):
+        return words_check.failed(problem or look.error), "", "", "", "", ""
+    if look is None or look.seen is None:
+        return (words_check.looking(look.says, look.fraction) if look else words_check.looking(), *[gr.skip()] * 5)
+    seen = look.seen
+    prepared, diagnosis = seen.prepared, seen.diagnosis
+    longest = seen.plan.recipe.max_length
+    repairs = {fix: _repair_words(fix) for fix in look.recipe.fixes}
+    return (
+        words_check.verdict(diagnosis, seen.plan),
+        words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs),
+        words_check.mapping(prepared.columns, roles_of(prepared), shape_words(prepared), wanted_roles(prepared)),
+        token_view(seen, row, said),
+        look.once(("lengths", longest), lambda: words_check.lengths(diagnosis.token_lengths, longest)),
+        words_check.plan(seen.plan),
+    )
+
+
+def token_view(seen: Preflight, index: int, said: str = "") -> str:
+    """One row, rendered by the function that the trainer uses."""
+    from finetune_core.render import render
+
+    found = row_at(seen.prepared, index) or row_at(seen.prepared, 0)
+    if found is None:
+        return ""
+    split, row, number = found
+    rows = sum(len(part) for part in seen.prepared.splits().values())
+    try:
+        pieces = render(row, seen.tokenizer, seen.plan.recipe.max_length).pieces()
+    except FinetuneError as error:
+        pieces, said = [], f"{error.problem} {error.fix}"
+    return words_check.tokens(pieces, min(index, rows - 1), rows, number, split, said)
+
+
+def shape_words(prepared: Prepared) -> str:
+    from finetune_core.columns import SHAPES
+
+    return SHAPES.get(prepared.shape, prepared.shape)
+
+
+def _repair_words(fix: str) -> str:
+    from finetune_core.data import FIXES
+
+    return FIXES.get(fix, fix.replace("-", " "))

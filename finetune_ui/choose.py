@@ -1,0 +1,363 @@
+"""Choose: an intent, a model, the rows; everything else is filled in and waits under “All settings”."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from finetune_core import hub
+from finetune_core.errors import FinetuneError, explain
+from finetune_core.recipe import DATA_DIR, STARTER_DATA, STARTER_MODEL, Recipe
+from finetune_core.run import list_runs
+
+from . import form, uploads, words, words_choose
+from .look import html
+
+if TYPE_CHECKING:
+    from .frame import Page
+    from .looking import Look
+
+FIRST_PRESET = "quick-look"
+RECENT = 12  # models and data sets of earlier runs offered again
+
+PRESETS_JS = """
+const cards = () => [...element.querySelectorAll('[data-preset]')];
+const pick = (card) => { trigger('pick', { preset: card.dataset.preset }); card.focus(); };
+element.addEventListener('click', (event) => {
+  const card = event.target.closest('[data-preset]');
+  if (card) pick(card);
+});
+element.addEventListener('keydown', (event) => {
+  const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const here = cards().indexOf(document.activeElement);
+  if (!move || here < 0) return;
+  event.preventDefault();
+  pick(cards()[(here + move + cards().length) % cards().length]);
+});
+"""
+
+# the whole card takes a dropped file; pasting several lines anywhere in it is taken as rows
+DROP_JS = """
+const $ = (what) => element.querySelector(what);
+const says = (text) => { $('.drop-says').textContent = text; };
+const send = async (file) => {
+  if (!file) return;
+  says('Uploading ' + file.name + ' …');
+  $('.drop').classList.add('busy');
+  try {
+    const { path } = await upload(file);
+    says('');
+    trigger('dropped', { path: path });
+  } catch (error) {
+    says('That file did not arrive: ' + (error.message || 'it may be too large') + '. Give its path above instead.');
+  }
+  $('.drop').classList.remove('busy');
+};
+const open = (shown) => {
+  $('.paste').hidden = !shown;
+  $('.drop').hidden = shown;
+  if (shown) $('textarea').focus();
+};
+element.addEventListener('change', (event) => {
+  if (event.target.type === 'file') { send(event.target.files[0]); event.target.value = ''; }
+});
+element.addEventListener('click', (event) => {
+  if (event.target.closest('[data-paste]')) open(true);
+  if (event.target.closest('[data-cancel]')) open(false);
+  if (event.target.closest('[data-use]')) { trigger('pasted', { text: $('textarea').value }); open(false); }
+});
+queueMicrotask(() => {
+  const card = element.closest('.data-card') || element;
+  card.addEventListener('dragover', (event) => { event.preventDefault(); card.classList.add('over'); });
+  card.addEventListener('dragleave', (event) => {
+    if (!card.contains(event.relatedTarget)) card.classList.remove('over');
+  });
+  card.addEventListener('drop', (event) => {
+    card.classList.remove('over');
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    send(event.dataTransfer.files[0]);
+  });
+  card.addEventListener('paste', (event) => {
+    const text = (event.clipboardData || window.clipboardData).getData('text');
+    if (event.target.id === 'paste-rows' || !text.trim().includes('\\n')) return;
+    event.preventDefault();
+    open(true);
+    $('textarea').value = text;
+  });
+});
+"""
+
+SEARCH_JS = """
+const filter = () => {
+  const words = element.querySelector('input').value.toLowerCase().split(/\\s+/).filter(Boolean);
+  const home = element.closest('.settings') || document;
+  let any = false;
+  home.querySelectorAll('.settings-part').forEach((part) => {
+    let here = false;
+    part.querySelectorAll('.field').forEach((field) => {
+      const text = (field.textContent + ' ' + field.id).toLowerCase();
+      const fits = words.every((word) => text.includes(word));
+      field.classList.toggle('unfit', !fits);
+      here = here || fits;
+    });
+    part.classList.toggle('unfit', !here);
+    any = any || here;
+  });
+  element.querySelector('.settings-none').hidden = any;
+};
+element.addEventListener('input', filter);
+"""
+
+COPY_JS = """
+element.addEventListener('click', async (event) => {
+  const button = event.target.closest('[data-copy]');
+  if (!button) return;
+  const said = button.querySelector('span');
+  try { await navigator.clipboard.writeText(button.dataset.copy); said.textContent = 'Copied'; }
+  catch { said.textContent = 'Press Ctrl+C'; getSelection().selectAllChildren(element.querySelector('code')); }
+  setTimeout(() => { said.textContent = 'Copy'; }, 1600);
+});
+"""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    panel: gr.Column
+    boxes: tuple[Any, ...]  # one for each recipe field that leaves a choice, in the recipe's order
+    preset: gr.State  # name of the preset that was picked last
+    wrong: gr.State  # fields that are marked as wrong now
+    presets: gr.HTML
+    model: gr.Dropdown
+    data: gr.Dropdown
+    outputs: tuple[Any, ...]  # what show() fills
+    edits: tuple[Any, ...]  # events after which the choice must be looked at again
+    fills: tuple[Any, ...]  # events of our own that changed boxes
+
+
+def build(page: Page) -> Chosen:
+    first = Recipe.make(form.preset(FIRST_PRESET).recipe)
+    preset, wrong = gr.State(FIRST_PRESET), gr.State(())
+    with gr.Column(elem_classes=["panel", "choose"]) as panel:
+        html(words_choose.heading())
+        about = html("", elem_classes="about-run")
+        cards = html(words_choose.preset_cards(form.presets(), FIRST_PRESET, {}), js_on_load=PRESETS_JS)
+        with gr.Row(elem_classes="boxes", equal_height=True):
+            with gr.Column(elem_classes=["card", "box-card"], min_width=280):
+                model = _name_box(words_choose.MODEL_TITLE, words_choose.MODEL_HELP, STARTER_MODEL)
+                model_note = html(words_choose.model_note())
+            with gr.Column(elem_classes=["card", "box-card", "data-card"], min_width=280):
+                data = _name_box(words_choose.DATA_TITLE, words_choose.DATA_HELP, STARTER_DATA)
+                data_note = html(words_choose.data_note())
+                drop = html(words_choose.drop_zone(), js_on_load=DROP_JS, elem_classes="drop-home")
+        trouble = html("", elem_classes="trouble")
+        boxes: dict[str, Any] = {"model_name_or_path": model, "dataset_name": data}
+        with gr.Accordion(words_choose.SETTINGS_TITLE, open=False, elem_classes="settings") as settings:
+            html(words_choose.settings_search(), js_on_load=SEARCH_JS, elem_classes="settings-find")
+            for title, names in form.groups().items():
+                with gr.Column(elem_classes="settings-part"):
+                    html(words_choose.settings_group(title))
+                    with gr.Column(elem_classes="fields"):
+                        boxes |= {name: form.component(name) for name in names}
+        with gr.Accordion(words_choose.COMMAND_TITLE, open=False, elem_classes="settings"):
+            command = html("", js_on_load=COPY_JS)
+
+    ordered = tuple(boxes[name] for name in form.FIELDS if name in boxes)
+    for box, value in zip(ordered, form.to_boxes(first), strict=True):
+        box.value = value
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+
+    picked = cards.pick(pick_preset, [preset, *ordered], [preset, *ordered], **quiet)
+    dropped = drop.dropped(_taking(page.runs_dir, keep_drop), None, [data, trouble], **quiet)
+    pasted = drop.pasted(_taking(page.runs_dir, keep_paste), None, [data, trouble], **quiet)
+    model.key_up(search_models, None, model, trigger_mode="multiple", **quiet)
+    data.key_up(search_data, None, data, trigger_mode="multiple", **quiet)
+
+    settable = tuple(boxes[name] for name in form.settings())
+    return Chosen(
+        panel=panel,
+        boxes=ordered,
+        preset=preset,
+        wrong=wrong,
+        presets=cards,
+        model=model,
+        data=data,
+        outputs=(cards, model_note, data_note, trouble, about, settings, command, wrong, *settable),
+        # gradio's Textbox.input misses Backspace and pasted text; change misses nothing
+        edits=tuple(box.change for box in ordered),
+        fills=(picked, dropped, pasted),
+    )
+
+
+def _name_box(label: str, info: str, value: str) -> gr.Dropdown:
+    return gr.Dropdown(
+        [value], value=value, label=label, info=info, allow_custom_value=True, filterable=True, elem_classes="name-box"
+    )
+
+
+def _taking(runs_dir: Path, take: Any) -> Any:
+    def handler(event: gr.EventData) -> tuple[Any, Any]:
+        return take(runs_dir, event)
+
+    return handler
+
+
+# --- handlers ---
+
+
+def pick_preset(event: gr.EventData, before: str, *boxes: Any) -> list[Any]:
+    """The preset's settings. Model and rows that the person chose themselves stay."""
+    picked = form.preset(str(event.preset))
+    old, new = _start(before), Recipe.make(picked.recipe)
+    now = form.raw(boxes)
+    kept = {
+        name: now[name]
+        for name in form.OWN_PLACE
+        if now[name] not in (getattr(old, name), "") and now[name] != getattr(Recipe(), name)
+    }
+    return [picked.name, *form.to_boxes(new.replace(**kept))]
+
+
+def fresh() -> list[Any]:
+    """“New”: the first preset, as on a first visit."""
+    return [FIRST_PRESET, *form.to_boxes(_start(FIRST_PRESET))]
+
+
+def reopen(recipe: Recipe) -> list[Any]:
+    """The boxes of a run that is already made."""
+    return [FIRST_PRESET, *form.to_boxes(recipe)]
+
+
+def _start(preset: str) -> Recipe:
+    return Recipe.make(form.preset(preset).recipe)
+
+
+def keep_drop(runs_dir: Path, event: gr.EventData) -> tuple[Any, Any]:
+    """Keep an uploaded file and choose it."""
+    try:
+        return _choose_file(uploads.keep_file(runs_dir, str(event.path), Path(get_upload_folder())))
+    except (FinetuneError, OSError) as error:
+        return gr.skip(), words.error_card(explain(error))
+
+
+def keep_paste(runs_dir: Path, event: gr.EventData) -> tuple[Any, Any]:
+    """Keep pasted rows and choose them."""
+    try:
+        return _choose_file(uploads.keep_text(runs_dir, str(event.text)))
+    except (FinetuneError, OSError) as error:
+        return gr.skip(), words.error_card(explain(error))
+
+
+def _choose_file(path: Path) -> tuple[Any, Any]:
+    return gr.update(choices=[(path.name, str(path)), *data_choices()], value=str(path)), ""
+
+
+def search_models(event: gr.KeyUpData) -> Any:
+    """The Hub's answers while typing; unchanged when it is away."""
+    found = hub.search("model", event.input_value or "")
+    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
+
+
+def search_data(event: gr.KeyUpData) -> Any:
+    found = hub.search("dataset", event.input_value or "")
+    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
+
+
+def first_choices(runs_dir: Path, *held: Any) -> list[Any]:
+    """What the two boxes offer before anything is typed: starters, recently used, and models in the Hub's cache."""
+    recipes = []
+    for run in list_runs(runs_dir)[:RECENT]:
+        try:
+            recipes.append(run.recipe)
+        except FinetuneError:
+            continue
+    models = [STARTER_MODEL, *(recipe.model_name_or_path for recipe in recipes), *cached_models()]
+    data = [*data_choices(), *(_file_choice(recipe.dataset_name) for recipe in recipes)]
+    return [gr.update(choices=list(dict.fromkeys(models))), gr.update(choices=list(dict.fromkeys(data)))]
+
+
+def data_choices() -> list[tuple[str, str]]:
+    """The starter data that comes with Fijn."""
+    return [(folder.name, folder.name) for folder in sorted(DATA_DIR.iterdir()) if folder.is_dir()]
+
+
+def _file_choice(name: str) -> tuple[str, str]:
+    return (Path(name).name if os.sep in name and Path(name).is_file() else name, name)
+
+
+def cached_models(limit: int = 20) -> list[str]:
+    """Complete models in the Hub's cache, newest first."""
+    from huggingface_hub import constants
+
+    folders = [f for f in Path(constants.HF_HUB_CACHE).glob("models--*--*") if f.is_dir()]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    names = ["/".join(folder.name.split("--")[1:]) for folder in folders]
+    return [name for name in names if hub.local_model(name) is not None][:limit]
+
+
+# --- drawing ---
+
+
+def show(
+    boxes: Sequence[Any], preset: str, wrong: Sequence[str], look: Look | None, costs: Mapping[str, str], made: str = ""
+) -> tuple[Any, ...]:
+    """Everything in `outputs` for what the boxes say now. `made`: title of the run whose recipe this is."""
+    problems = form.problems(boxes)
+    seen = look.seen if look else None
+    marks = tuple(_mark(name, problems, wrong, seen) for name in form.settings())
+    if problems:
+        start, changed, command = None, 0, words_choose.command("", words_choose.NO_COMMAND)
+    else:
+        start, recipe = _start(preset), form.read(boxes)
+        changed = sum(getattr(recipe, name) != getattr(start, name) for name in form.settings())
+        command = words_choose.command(form.command_line(recipe, preset, form.preset(preset).recipe))
+    return (
+        words_choose.preset_cards(form.presets(), preset, costs),
+        words_choose.model_note(*_model_words(look)),
+        words_choose.data_note(*_data_words(look)),
+        gr.skip() if look is None or look.pending else "",
+        words_choose.reopened(made) if made else "",
+        gr.update(label=words_choose.settings_title(changed)),
+        command,
+        tuple(problems),
+        *marks,
+    )
+
+
+def _mark(name: str, problems: Mapping[str, str], wrong: Sequence[str], seen: Any) -> Any:
+    """A field's help, or what is wrong with its value; and what was chosen for an empty one."""
+    changes: dict[str, Any] = {}
+    if name in problems:
+        changes |= {"info": words_choose.field_wrong(problems[name]), "elem_classes": ["field", "wrong"]}
+    elif name in wrong:
+        changes |= {"info": words_choose.field_help(name), "elem_classes": ["field"]}
+    if seen is not None and form.parts(name)[1] and name in seen.plan.settings:
+        chosen = words_choose.left_open(form.to_box(name, seen.plan.settings[name]))
+        kinds = form.parts(name)[0]
+        if form.literals(name) or bool in kinds:
+            changes["choices"] = form.choices(name, chosen)
+        else:
+            changes["placeholder"] = chosen
+    return gr.update(**changes) if changes else gr.skip()
+
+
+def _model_words(look: Look | None) -> tuple[str, str, str]:
+    if look is None or look.pending:
+        return "", "", ""
+    if look.seen is None:
+        return words_choose.unknown_model(look.error)
+    return words_choose.model_facts(look.seen.plan, look.seen.facts)
+
+
+def _data_words(look: Look | None) -> tuple[str, str, str]:
+    if look is None or look.pending:
+        return "", "", ""
+    if look.seen is None:
+        return words_choose.unknown_data(look.error)
+    return words_choose.data_facts(look.seen.diagnosis)

@@ -1,0 +1,224 @@
+"""What stands around the panels: header, rail of runs, stepper, folded steps; and which run and step are open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import gradio as gr
+
+from finetune_core import Progress, Recipe, Run, hub, list_runs, summarize
+from finetune_core.machine import this_machine
+
+from . import words_frame, words_run
+from .look import html
+from .words import STEPS, short_data
+
+RAIL_LIMIT = 60  # newest runs shown; the others are still on disk and on the command line
+
+HEADER_JS = """
+const dark = () => document.body.classList.contains('dark');
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-do]');
+  if (!button) return;
+  if (button.dataset.do === 'rail') document.body.classList.toggle('rail-open');
+  if (button.dataset.do === 'theme') {
+    const next = dark() ? 'light' : 'dark';
+    try { localStorage.setItem('fijn-theme', next); } catch {}
+    document.body.classList.toggle('dark', next === 'dark');
+  }
+});
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape') document.body.classList.remove('rail-open');
+});
+"""
+
+RAIL_JS = """
+const close = () => document.body.classList.remove('rail-open');
+element.addEventListener('click', (event) => {
+  if (event.target.closest('[data-new]')) { close(); trigger('fresh'); return; }
+  const link = event.target.closest('[data-run]');
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  close();
+  trigger('pick', { run: link.dataset.run });
+});
+const shade = document.createElement('button');
+shade.className = 'rail-shade';
+shade.setAttribute('aria-label', 'Close the list of runs');
+shade.addEventListener('click', close);
+document.body.append(shade);
+"""
+
+# the address bar follows the page, so that a reload or a second tab shows the same
+PATH_JS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-go]');
+  if (button && !button.disabled) trigger('go', { to: button.dataset.go });
+});
+const follow = () => {
+  const place = element.querySelector('[data-place]');
+  if (!place) return;
+  const url = new URL(location.href);
+  for (const key of ['run', 'step', 'new']) url.searchParams.delete(key);
+  if (place.dataset.run) { url.searchParams.set('run', place.dataset.run); }
+  else url.searchParams.set('new', '1');
+  if (place.dataset.step !== 'choose' || place.dataset.run) url.searchParams.set('step', place.dataset.step);
+  if (url.href !== location.href) history.replaceState(null, '', url);
+};
+watch('value', follow);
+"""
+
+FOLDS_JS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-go]');
+  if (button) trigger('go', { to: button.dataset.go });
+});
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What every panel gets: where runs are, which run is held, and which step is open."""
+
+    runs_dir: Path
+    held: gr.State  # run id, "" for none
+    step: gr.State  # one of STEPS
+
+
+@dataclass(frozen=True)
+class Frame:
+    header: gr.HTML
+    rail: gr.HTML
+    path: gr.HTML
+    folds: gr.HTML
+
+
+def build_header() -> gr.HTML:
+    return html(words_frame.header(), js_on_load=HEADER_JS, elem_id="top")
+
+
+def build_rail() -> gr.HTML:
+    return html(words_frame.rail((), ""), js_on_load=RAIL_JS, elem_id="rail")
+
+
+def build_path() -> tuple[gr.HTML, gr.HTML]:
+    return html("", js_on_load=PATH_JS, elem_id="path"), html("", js_on_load=FOLDS_JS, elem_id="folds")
+
+
+def chips(runs_dir: Path) -> str:
+    """The header with this machine and the Hub, asked off the page's critical path."""
+    return words_frame.header(this_machine(runs_dir).title, hub.reachable())
+
+
+# --- which run, which step ---
+
+
+def arrive(runs_dir: Path, asked: str | None, step: str | None, new: bool = False) -> tuple[str, str]:
+    """Where a fresh page opens: the run asked for, else the running one, else the newest, else Choose."""
+    runs = {run.id: run for run in list_runs(runs_dir)}
+    if new and asked not in runs:
+        return "", step if step in ("choose", "check") else "choose"
+    run = runs.get(asked or "") or next((r for r in runs.values() if r.is_alive()), next(iter(runs.values()), None))
+    if run is None:
+        return "", "choose"
+    return run.id, step if step in reachable_steps(run) else natural_step(run)
+
+
+def natural_step(run: Run) -> str:
+    """Where a run opens when nothing else is asked: its proof if there is one, else its training."""
+    return "prove" if run.report() is not None and not run.is_alive() else "train"
+
+
+def reachable_steps(run: Run | None) -> tuple[str, ...]:
+    """Steps that have something to show."""
+    if run is None:
+        return ("choose", "check")
+    if run.has_result():
+        return STEPS
+    return ("choose", "check", "train", "chat") if run.checkpoints() else ("choose", "check", "train")
+
+
+def finished_steps(run: Run | None) -> tuple[str, ...]:
+    if run is None:
+        return ()
+    done = ["choose", "check"]
+    if run.status() in ("finished", "stopped"):
+        done.append("train")
+    if run.report() is not None:
+        done.append("prove")
+    return tuple(done)
+
+
+def find(runs_dir: Path, run_id: str) -> Run | None:
+    """The run with this id, or None. Ids come from the browser, so only a plain folder name counts."""
+    if not run_id or Path(run_id).name != run_id or run_id.startswith("."):
+        return None
+    run = Run(runs_dir / run_id)
+    return run if (run.path / "recipe.yaml").is_file() else None
+
+
+# --- drawing ---
+
+
+def draw_path(run: Run | None, step: str) -> str:
+    place = f'<div data-place hidden data-run="{run.id if run else ""}" data-step="{step}"></div>'
+    return place + words_frame.stepper(step, finished_steps(run), reachable_steps(run))
+
+
+def draw_folds(run: Run | None, step: str) -> str:
+    """Lines for the finished steps before the open one."""
+    if run is None:
+        return ""
+    lines = {}
+    for name in STEPS[: STEPS.index(step)]:
+        if name in finished_steps(run):
+            lines[name] = _fold_line(run, name)
+    return words_frame.folds(lines)
+
+
+def _fold_line(run: Run, step: str) -> str:
+    match step:
+        case "choose":
+            return words_frame.chosen_line(_recipe(run.path))
+        case "check":
+            return words_frame.checked_line(run.plan())
+        case "train":
+            return words_run.trained_line(_progress(run.path, run.version()), _recipe(run.path))
+        case _:
+            return words_run.proved_line(run.report())
+
+
+def draw_rail(runs_dir: Path, held: str) -> str:
+    return words_frame.rail([_rail_run(run) for run in list_runs(runs_dir)[:RAIL_LIMIT]], held)
+
+
+def rail_version(runs_dir: Path) -> tuple:
+    """Changes whenever the rail would look different."""
+    return tuple((run.id, run.version()) for run in list_runs(runs_dir)[:RAIL_LIMIT])
+
+
+def _rail_run(run: Run) -> words_frame.RailRun:
+    recipe, status = _recipe(run.path), run.status()
+    progress = _progress(run.path, run.version())
+    began = (run.path / "recipe.yaml").stat().st_mtime
+    return words_frame.RailRun(
+        id=run.id,
+        title=short_data(recipe.dataset_name),
+        under=words_frame.rail_under(recipe, status, began, left=progress.seconds_left),
+        status=status,
+        loss=progress.loss,
+        verdict=words_run.verdict_short(run.report()),
+    )
+
+
+@lru_cache(maxsize=256)
+def _recipe(path: Path) -> Recipe:
+    """A run's recipe never changes, so it is read once."""
+    return Run(path).recipe
+
+
+@lru_cache(maxsize=256)
+def _progress(path: Path, _version: tuple) -> Progress:
+    return summarize(Run(path).events())

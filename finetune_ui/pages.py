@@ -1,0 +1,143 @@
+"""What the page shows: `Screen` for the run that is held, `Draft` for the choices of a run that is not made yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from finetune_core.errors import FinetuneError
+from finetune_core.run import Run
+
+from . import begin, check, choose, form, frame, looking, words
+from .words import STEPS
+
+DRAFT_STEPS = ("choose", "check")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Panels of a held run by step: what was built, and the function that fills it."""
+
+    runs_dir: Path
+    panels: Mapping[str, tuple[Any, Callable[[Run], tuple[Any, ...]]]]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Each panel, then everything that the panels fill."""
+        built = [panel for panel, _ in self.panels.values()]
+        return [*(panel.panel for panel in built), *(output for panel in built for output in panel.outputs)]
+
+    def arrive(self, request: gr.Request) -> tuple[str, str]:
+        asked = request.query_params
+        return frame.arrive(self.runs_dir, asked.get("run"), asked.get("step"), "new" in asked)
+
+    def pick(self, event: gr.EventData) -> tuple[str, str]:
+        """A run in the rail."""
+        run = frame.find(self.runs_dir, str(event.run))
+        return (run.id, frame.natural_step(run)) if run else ("", "choose")
+
+    def go(self, event: gr.EventData, held: str, step: str) -> str:
+        """A step of the path, if it has something to show."""
+        run = frame.find(self.runs_dir, held)
+        return event.to if event.to in frame.reachable_steps(run) else step
+
+    def draw(self, held: str | None, step: str | None, seen: Sequence[Any]) -> list[Any]:
+        """Everything around the panels and in the open one; nothing at all while nothing changed."""
+        if held is None or step is None:  # the page has not arrived yet
+            return [gr.skip()] * (9 + len(self.outputs))
+        run = frame.find(self.runs_dir, held)
+        if run is None and held:  # deleted, here or elsewhere
+            held, step = "", "choose"
+        if step not in STEPS or (run is None and step not in DRAFT_STEPS):
+            step = "choose"
+        version = (run.version() if run else (), held, step)
+        now = (frame.rail_version(self.runs_dir), version)
+        if now == seen:
+            return [gr.skip()] * (9 + len(self.outputs))
+        changed = len(seen) < 2 or seen[1] != version
+        return [
+            held,
+            step,
+            now,
+            frame.draw_rail(self.runs_dir, held),
+            frame.draw_path(run, step),
+            frame.draw_folds(run, step),
+            gr.update(visible=step == "choose"),
+            gr.update(visible=step == "check"),
+            gr.update(visible=step in DRAFT_STEPS),
+            *(gr.update(visible=step == name) for name in self.panels),
+            *self._fill(run if changed else None, step),
+        ]
+
+    def _fill(self, run: Run | None, step: str) -> list[Any]:
+        filled: list[Any] = []
+        for name, (panel, show) in self.panels.items():
+            filled += show(run) if run is not None and name == step else [gr.skip()] * len(panel.outputs)
+        return filled
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Choose, Check and Start over one set of boxes."""
+
+    runs_dir: Path
+    looks: looking.Looks
+    chosen: choose.Chosen
+    checked: check.Checked
+    begun: begin.Begin
+
+    def fill(self, held: str | None, step: str | None, filled: str) -> list[Any]:
+        """When Choose or Check is opened for another run, its choices go into the boxes."""
+        if held is None or step not in DRAFT_STEPS or held == filled:
+            return [gr.skip()] * (5 + len(self.chosen.boxes))
+        run = frame.find(self.runs_dir, held)
+        values = choose.reopen(run.recipe) if run else choose.fresh()
+        return [held, begin.new_draft(), (), 0, *values]
+
+    def fresh(self) -> list[Any]:
+        """“New”."""
+        return ["", "choose", "", begin.new_draft(), (), 0, *choose.fresh()]
+
+    def press(self, step: str, draft: str, *boxes: Any) -> tuple[Any, ...]:
+        return begin.press(self.looks, self.runs_dir, step, draft, *boxes)
+
+    def review(
+        self,
+        held: str | None,
+        step: str | None,
+        filled: str,
+        preset: str,
+        wrong: Sequence[str],
+        row: int,
+        said: str,
+        undo: Sequence[Any],
+        *boxes: Any,
+        request: gr.Request | None = None,
+    ) -> list[Any]:
+        """What the boxes say now, in the open panel and in the bar; the timer goes on while rows are being read."""
+        chosen, checked, bar = (len(part.outputs) for part in (self.chosen, self.checked, self.begun))
+        if held is None or step not in DRAFT_STEPS:
+            return [*[gr.skip()] * (chosen + checked + bar), gr.Timer(active=False)]
+        problems = form.problems(boxes)
+        look = None
+        if not problems:
+            look = self.looks.ask(form.read(boxes), who=(request and request.session_hash) or "", wait_seconds=0.15)
+        problem = form.first_problem(problems) if problems else None
+        run = frame.find(self.runs_dir, filled)
+        made = words.short_data(run.recipe.dataset_name) if run else ""
+        costs = looking.preset_costs(look)
+        return [
+            *(choose.show(boxes, preset, wrong, look, costs, made) if step == "choose" else [gr.skip()] * chosen),
+            *(check.show(look, problem, row, said, undo) if step == "check" else [gr.skip()] * checked),
+            *begin.show(self.runs_dir, step, look, list(problems), problem),
+            gr.Timer(active=look is not None and (look.pending or is_on_its_way(look.error))),
+        ]
+
+
+def is_on_its_way(error: FinetuneError | None) -> bool:
+    """The starter model is being fetched: ask again until it is there."""
+    return error is not None and error.code == "starter-not-here"

@@ -1,0 +1,86 @@
+"""What chat and share both ask about a run: whether its server is awake, which models it has, rows to ask about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from finetune_core import launch
+from finetune_core.run import Run, list_runs
+
+from .words_talk import Suggestion, suggestion
+
+SUGGESTIONS = 6
+
+
+def state_of(run: Run) -> str:
+    """awake, loading, asleep, or away when there is nothing to talk to; training when another has the machine."""
+    if not run.has_result():
+        return "away"
+    runs_dir = run.path.parent
+    server = launch.serving(runs_dir)
+    if server and server.run_id == run.id:
+        return "awake"
+    if is_starting(runs_dir):
+        return "loading"
+    return "training" if training_now(runs_dir) else "asleep"
+
+
+def is_starting(runs_dir: Path) -> bool:
+    """True while some page waits for the server to load its model."""
+    if not (runs_dir / ".serve-start.lock").exists():
+        return False
+    lock = FileLock(runs_dir / ".serve-start.lock")
+    try:
+        lock.acquire(timeout=0.1, poll_interval=0.01)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def training_now(runs_dir: Path, newest: int = 20) -> bool:
+    return any(run.is_alive() for run in list_runs(runs_dir)[:newest])
+
+
+def models(run: Run) -> list[str]:
+    """base, tuned, and the checkpoints that are still there, newest first."""
+    kept = [checkpoint.name for checkpoint in reversed(run.checkpoints())]
+    return ["base", "tuned", *kept] if run.recipe.method != "full" else ["base", "tuned"]
+
+
+def suggestions(run: Run) -> tuple[Suggestion, ...]:
+    """Rows that were kept out of training, with different questions; validation rows, else test rows."""
+    for name in ("validation", "test"):
+        found: dict[str, Suggestion] = {}
+        for row in first_rows(run, name, 4 * SUGGESTIONS):
+            each = suggestion(row)
+            if each and each.question.strip() and len(each.question) < 2000:
+                found.setdefault(each.question, each)
+        if found:
+            return tuple(found.values())[:SUGGESTIONS]
+    return ()
+
+
+def a_question(run: Run) -> Suggestion:
+    """One row to show in an example, with the system prompt that the run's rows have."""
+    for name in ("validation", "train"):
+        for row in first_rows(run, name, 1):
+            if each := suggestion(row):
+                return each
+    return Suggestion("Hello")
+
+
+def first_rows(run: Run, name: str, most: int) -> list[dict[str, Any]]:
+    """The first rows of a split. A half-written or missing file gives fewer, never an error."""
+    rows: list[dict[str, Any]] = []
+    try:
+        with (run.path / "data" / f"{name}.jsonl").open(encoding="utf-8") as lines:
+            for line, _ in zip(lines, range(most), strict=False):
+                rows.append(json.loads(line))
+    except (OSError, ValueError):
+        return rows
+    return rows

@@ -1,0 +1,212 @@
+"""Train: where a run is, its curves, what it says as it learns, and the few buttons that it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from finetune_core import launch, preflight
+from finetune_core.errors import FinetuneError
+from finetune_core.progress import summarize
+from finetune_core.run import Run
+
+from . import charts, look, words, words_loss, words_run
+from .held import held_run, told
+
+if TYPE_CHECKING:
+    from .frame import Page
+
+LOG_JS = """
+let pinned = true;
+const log = () => element.querySelector('.log');
+element.addEventListener('scroll', () => {
+  const area = log(); if (area) pinned = area.scrollTop + area.clientHeight > area.scrollHeight - 40;
+}, true);
+watch('value', () => { const area = log(); if (area && pinned) area.scrollTop = area.scrollHeight; });
+"""
+
+
+@dataclass(frozen=True)
+class Watch:
+    panel: gr.Column
+    outputs: tuple[Any, ...]
+
+
+def build(page: Page) -> Watch:
+    with gr.Column(visible=False, elem_classes=["panel", "watch"]) as panel:
+        head = look.html(js_on_load=None)
+        problem = look.html(visible=False, js_on_load=None)
+        with gr.Row(elem_classes="run-actions", visible=False) as row:
+            gentler = gr.Button(visible=False, size="md")
+            prove = gr.Button("See whether it was worth it", visible=False, size="md")
+            talk = gr.Button("Talk to it", visible=False, size="md")
+            start = gr.Button(visible=False, size="md")
+            change = gr.Button("Change the recipe", visible=False, size="md")
+            stop = gr.Button(visible=False, size="md")
+        loss = look.html(js_on_load=charts.HOVER_JS)
+        samples = look.html(js_on_load=None)
+        with gr.Accordion("Log", open=False, elem_classes="log-fold") as fold:
+            log = look.html(words_loss.log_text(""), js_on_load=LOG_JS)
+        discard = gr.Button(elem_classes="discard", size="md")
+        with gr.Row(elem_classes="confirm", visible=False) as confirm:
+            look.html(words_run.DISCARD_QUESTION, js_on_load=None)
+            keep = gr.Button("Keep it", size="md")
+            delete = gr.Button("Delete this run", variant="stop", size="md")
+    log_timer = gr.Timer(2, active=False)
+    log_seen = gr.State("")
+
+    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    once = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
+
+    busy = partial(gr.update, interactive=False)
+    start.click(lambda: busy(value="Starting…"), None, start, queue=False, **quick).then(
+        partial(start_run, page.runs_dir), page.held, [start, problem], **once
+    )
+    gentler.click(lambda: busy(value="Making a new run…"), None, gentler, queue=False, **quick).then(
+        partial(start_gentler, page.runs_dir), page.held, [gentler, problem, page.held], **once
+    )
+    stop.click(partial(stop_run, page.runs_dir), page.held, [stop, problem], **quick)
+    discard.click(lambda: gr.update(visible=True), None, confirm, queue=False, **quick)
+    keep.click(lambda: gr.update(visible=False), None, confirm, queue=False, **quick)
+    delete.click(lambda: busy(value="Deleting…"), None, delete, queue=False, **quick).then(
+        partial(discard_run, page.runs_dir), page.held, [delete, confirm, problem, page.held], **once
+    )
+    page.held.change(lambda: gr.update(visible=False), None, confirm, queue=False, **quick)
+    prove.click(lambda: "prove", None, page.step, queue=False, **quick)
+    talk.click(lambda: "chat", None, page.step, queue=False, **quick)
+    change.click(lambda: "choose", None, page.step, queue=False, **quick)
+    tail = partial(read_log, page.runs_dir)
+    fold.expand(lambda: gr.Timer(active=True), None, log_timer, queue=False, **quick).then(
+        tail, [page.held, log_seen], [log, log_seen], **quick
+    )
+    fold.collapse(lambda: gr.Timer(active=False), None, log_timer, queue=False, **quick)
+    log_timer.tick(tail, [page.held, log_seen], [log, log_seen], **quick)
+
+    outputs = (head, problem, row, gentler, prove, talk, start, change, stop, discard, loss, samples)
+    return Watch(panel=panel, outputs=outputs)
+
+
+def show(run: Run) -> tuple[Any, ...]:
+    """Everything on the panel, from the run's files alone."""
+    recipe = run.recipe
+    status, progress = run.status(), summarize(run.events())
+    checkpoint = last_checkpoint(run)
+    can = words_run.actions(
+        status,
+        progress,
+        checkpoint=checkpoint,
+        has_result=run.has_result(),
+        has_report=(run.path / "report.json").is_file(),
+        stop_asked=(run.path / "stop").exists(),
+        gentler=(words_run.gentler(recipe) or ("",))[0],
+    )
+    problem = words_run.problem_card(status, progress)
+    return (
+        words_run.head(status, progress, recipe, checkpoint=checkpoint),
+        gr.update(value=problem, visible=bool(problem)),
+        gr.update(visible=can != words_run.Actions()),
+        *_buttons(can),
+        gr.update(value="Discard this run…" if status == "running" else "Delete this run…"),
+        gr.update(
+            value=words_loss.loss_card(status, progress, recipe, int((run.plan() or {}).get("steps") or 0)),
+            visible=status in ("running", "new") or bool(progress.loss),
+        ),
+        gr.update(
+            value=words_loss.samples_card(progress), visible=status in ("running", "new") or bool(progress.samples)
+        ),
+    )
+
+
+def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
+    """gentler, prove, talk, start, change, stop: at most one of them is primary."""
+    first = words_run.primary(can)
+
+    def button(name: str, shown: bool, **more: Any) -> Any:
+        return gr.update(visible=shown, interactive=True, variant="primary" if name == first else "secondary", **more)
+
+    return (
+        button("gentler", bool(can.gentler), value=can.gentler),
+        button("prove", can.prove),
+        button("talk", can.talk),
+        button("start", bool(can.start), value=can.start),
+        button("change", can.change),
+        gr.update(visible=bool(can.stop), interactive=not can.stopping, value=can.stop),
+    )
+
+
+def last_checkpoint(run: Run) -> int | None:
+    """The step from which a resume goes on."""
+    checkpoints = run.checkpoints()
+    return int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else None
+
+
+# --- handlers: the id comes from a page and is looked up anew each time ---
+
+
+def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
+    """Start, resume or try again. The tick redraws the panel once the worker lives."""
+    try:
+        launch.start(held_run(runs_dir, run_id))
+    except Exception as error:
+        return gr.update(interactive=True, value="Try again"), _problem(error)
+    return gr.skip(), gr.update(visible=False)
+
+
+def start_gentler(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any]:
+    """A new run with the next setting that needs less memory: a run's own recipe is never edited."""
+    try:
+        run = held_run(runs_dir, run_id)
+        step = words_run.gentler(run.recipe)
+        if step is None:
+            raise FinetuneError(
+                "There is no setting left that saves memory here.",
+                "Choose a smaller model, or a machine with more memory.",
+                code="out-of-memory",
+            )
+        new = preflight.create_run(run.recipe.replace(**step[1], accept_warnings=True), runs_dir)
+        launch.start(new)
+    except Exception as error:
+        return gr.update(interactive=True, value="Try again"), _problem(error), gr.skip()
+    return gr.skip(), gr.skip(), new.id
+
+
+def stop_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
+    try:
+        launch.stop(held_run(runs_dir, run_id))
+    except Exception as error:
+        return gr.skip(), _problem(error)
+    return gr.update(interactive=False, value="Stopping after this step…"), gr.skip()
+
+
+def discard_run(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any, Any]:
+    """End the worker if there is one and delete the folder; then the page holds no run."""
+    button = gr.update(interactive=True, value="Delete this run")
+    try:
+        run = held_run(runs_dir, run_id)
+        server = launch.serving(runs_dir)
+        if server and server.run_id == run.id:
+            launch.stop_serving(runs_dir)
+        launch.discard(run)
+    except Exception as error:
+        return button, gr.update(visible=False), _problem(error), gr.skip()
+    return button, gr.update(visible=False), gr.update(visible=False), ""
+
+
+def read_log(runs_dir: Path, run_id: str, seen: str) -> tuple[Any, Any]:
+    """The log's end, when it grew."""
+    try:
+        run = held_run(runs_dir, run_id)
+        now = f"{run.id}:{run.log_path.stat().st_size if run.log_path.is_file() else 0}"
+    except (FinetuneError, OSError):
+        return words_loss.log_text(""), ""
+    if now == seen:
+        return gr.skip(), gr.skip()
+    return words_loss.log_text(launch.tail(run.log_path)), now
+
+
+def _problem(error: Exception) -> Any:
+    return gr.update(value=words.error_card(told(error)), visible=True)

@@ -1,0 +1,37 @@
+"""Runs as a training leaves them, made in a moment: a tiny model and adapters that do change what it says."""
+
+import json
+from pathlib import Path
+
+from finetune_core.recipe import Recipe
+from finetune_core.run import Run
+
+
+def make_tuned_run(runs_dir: Path, model_dir: Path, *, method: str = "lora", result: bool = True, **values) -> Run:
+    """A run with a result and one checkpoint (checkpoint-20), which differ from the base model and from each other."""
+    recipe = Recipe(model_name_or_path=str(model_dir), method=method, dtype="float32", **values)
+    run = Run.create(runs_dir, recipe)
+    save_weights(run.path / "checkpoints" / "checkpoint-20", model_dir, method, seed=20)
+    (run.path / "checkpoints" / "checkpoint-20" / "trainer_state.json").write_text(json.dumps({"global_step": 20}))
+    if result:
+        save_weights(run.result_dir, model_dir, method, seed=1)
+    return run
+
+
+def save_weights(folder: Path, model_dir: Path, method: str, seed: int) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from finetune_core.model import load_base, save_tokenizer
+    from finetune_core.render import load_tokenizer
+
+    torch.manual_seed(seed)
+    model = load_base(model_dir, dtype="float32", device="cpu", for_training=True)
+    if method != "full":
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if method == "full" or "lora_B" in name:
+                weight += (0.1 if method == "full" else 0.5) * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    save_tokenizer(load_tokenizer(model_dir), model_dir, folder)
