@@ -1,54 +1,25 @@
-"""One verb per thing a user does. `--json` on stdout, everything else on stderr; exit 0 good, 1 refused or failed,
-2 usage, 3 stopped. Heavy imports wait inside the verbs."""
+"""The command line: one verb per thing a user does. `--json` on stdout, everything else on stderr; exit 0 good,
+1 refused or failed, 2 usage, 3 stopped. What a verb does is in verbs.py."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
 
-from . import hub, launch
+from . import verbs
 from .errors import FinetuneError, explain, redact
-from .events import Event
-from .machine import this_machine
-from .progress import summarize
-from .recipe import STARTER_MODEL, Recipe, list_presets, resolve_recipe
-from .run import Run, default_runs_dir, list_runs
-
-GOOD, REFUSED, USAGE, STOPPED = 0, 1, 2, 3
-
-
-class Output:
-    """Where answers go: words for a person, or one JSON object (or line) for a program."""
-
-    def __init__(self, as_json: bool, stream: TextIO):
-        self.as_json, self.stream = as_json, stream
-
-    def json(self, value: Any) -> None:
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str), file=self.stream, flush=True)
-
-    def say(self, words: str) -> None:
-        if not self.as_json:
-            print(redact(words), file=self.stream, flush=True)
-
-    def give(self, value: Any, words: str) -> None:
-        if self.as_json:
-            self.json(value)
-        else:
-            self.say(words)
+from .output import Output, own_stdout
+from .run import default_runs_dir
+from .verbs import GOOD, REFUSED, STOPPED, USAGE
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     options = parser().parse_args(arguments)
-    with _own_stdout(options.json) as stream:
+    with own_stdout(options.json) as stream:
         out = Output(options.json, stream)
         try:
             return options.do(options, out)
@@ -63,315 +34,6 @@ def main(arguments: list[str] | None = None) -> int:
             return _refuse(explain(error), out, options.debug or not sys.stderr.isatty())
 
 
-# --- verbs ---
-
-
-def presets(options: argparse.Namespace, out: Output) -> int:
-    found = []
-    for preset in list_presets():
-        recipe = Recipe.make(preset.recipe)
-        found.append(
-            {"name": preset.name, "title": preset.title, "description": preset.description}
-            | recipe.model_dump(include={"model_name_or_path", "dataset_name", "method"})
-        )
-    out.give(found, "\n".join(f"{p['name']:24}{p['title']}: {p['description']}" for p in found))
-    return GOOD
-
-
-def check(options: argparse.Namespace, out: Output) -> int:
-    seen = _look(options, out)
-    answer = seen.diagnosis.as_dict()
-    lines = [f"{answer['verdict']}: {answer['rows']} rows, {answer['train_rows']} to learn from"]
-    lines += [f"  {f['level']:8}{f['says']} {f['fix']}" for f in answer["findings"]]
-    out.give(answer, "\n".join(lines))
-    return REFUSED if answer["verdict"] == "blocked" else GOOD
-
-
-def plan(options: argparse.Namespace, out: Output) -> int:
-    made = _look(options, out).plan
-    total = made.memory_gb["total"]
-    words = f"{made.fits}: {total:.1f} of {made.available_gb:.1f} GB, {made.steps} steps, about {made.seconds:.0f} s\n"
-    out.give(made.as_dict(), words + "\n".join(f"  {reason}" for reason in made.reasons))
-    return GOOD
-
-
-def train(options: argparse.Namespace, out: Output) -> int:
-    from .train import train as work
-
-    run = _run_to_train(options, out)
-    launch.stop_serving(run.path.parent)  # the chat's memory is needed now
-    (run.path / "stop").unlink(missing_ok=True)
-    out.say(f"Run {run.id}")
-
-    def show(event: Event) -> None:
-        if out.as_json:
-            out.json(json.loads(event.as_json()))
-        elif words := _line(event):
-            out.say(words)
-
-    with _ctrl_c_stops(run):
-        try:
-            outcome = work(run, on_event=show, token=os.environ.get("HF_TOKEN"))
-        except FinetuneError as error:
-            if error.code == "running" and out.as_json:
-                out.json({"error": error.as_dict(), "run": run.id})
-            if not out.as_json:
-                raise
-            return REFUSED
-    return STOPPED if outcome == "stopped" else GOOD
-
-
-def runs(options: argparse.Namespace, out: Output) -> int:
-    found = []
-    for run in list_runs(options.runs_dir):
-        progress = summarize(run.events())
-        report = run.report() or {}
-        found.append(
-            {
-                "id": run.id,
-                "status": run.status(),
-                "step": progress.step,
-                "total_steps": progress.total_steps,
-                "stage": progress.stage,
-                "loss": progress.loss[-1][1] if progress.loss else None,
-                "verdict": (report.get("verdict") or {}).get("sentence"),
-                "path": str(run.path),
-            }
-        )
-    words = "\n".join(f"{r['id']:64}{r['status']:12}{r['step']}/{r['total_steps']}" for r in found)
-    out.give(found, words or "No runs yet.")
-    return GOOD
-
-
-def stop(options: argparse.Namespace, out: Output) -> int:
-    run = Run.find(options.runs_dir, options.run)
-    launch.stop(run)
-    out.give({"id": run.id, "stopping": True}, "It stops after this step and keeps what was learned.")
-    return GOOD
-
-
-def delete(options: argparse.Namespace, out: Output) -> int:
-    run = Run.find(options.runs_dir, options.run)
-    if run.is_alive():
-        run.delete()  # refuses, in words
-    if (server := launch.serving(run.path.parent)) and server.run_id == run.id:
-        launch.stop_serving(run.path.parent)
-    run.delete()
-    out.give({"id": run.id, "deleted": True}, f"Deleted {run.id}.")
-    return GOOD
-
-
-def evaluate(options: argparse.Namespace, out: Output) -> int:
-    from .evaluate import evaluate as compare
-
-    run = _finished(options)
-    report = compare(run, tell=_progress_line(out))
-    out.give(report, (report.get("verdict") or {}).get("sentence") or "Compared; see report.json.")
-    return GOOD
-
-
-def predict(options: argparse.Namespace, out: Output) -> int:
-    from .model import load_for_chat
-    from .predict import predict_file
-
-    run = Run.find(options.runs_dir, options.run)
-    if not options.base:
-        _needs_result(run)
-    count = predict_file(
-        lambda: load_for_chat(run),
-        Path(options.input),
-        Path(options.output),
-        base=options.base,
-        max_new_tokens=options.max_new_tokens or run.recipe.max_new_tokens,
-        on_progress=lambda fraction, words="": print(f"\r{fraction:.0%} {words}", end="", file=sys.stderr),
-    )
-    out.give({"rows": count, "output": options.output}, f"{count} answers in {options.output}")
-    return GOOD
-
-
-def chat(options: argparse.Namespace, out: Output) -> int:
-    from .model import load_for_chat
-    from .render import render_prompt
-
-    run = Run.find(options.runs_dir, options.run)
-    if not options.base:
-        _needs_result(run)
-    chatter = load_for_chat(run)
-    name = "base" if options.base else "tuned"
-    history = [{"role": "system", "content": options.system}] if options.system else []
-
-    def answer(message: str) -> str:
-        ids = render_prompt([*history, {"role": "user", "content": message}], chatter.tokenizer)
-        text = ""
-        for piece in chatter.stream(
-            name, ids, max_new_tokens=options.max_new_tokens or 256, temperature=options.temperature
-        ):
-            text += piece
-            if not out.as_json:
-                print(piece, end="", file=out.stream, flush=True)
-        out.say("")
-        return text
-
-    if options.message is not None:
-        text = answer(options.message)
-        if out.as_json:
-            out.json({"model": name, "message": options.message, "answer": text})
-        return GOOD
-    out.say("Type a message; an empty line ends.")
-    while message := sys.stdin.readline().strip():
-        text = answer(message)
-        if out.as_json:
-            out.json({"model": name, "message": message, "answer": text})
-        history += [{"role": "user", "content": message}, {"role": "assistant", "content": text}]
-    return GOOD
-
-
-def serve(options: argparse.Namespace, out: Output) -> int:
-    from .serve import serve as work
-
-    run = Run.find(options.runs_dir, options.run)
-
-    def announce(value: dict[str, Any]) -> None:
-        out.give(value, f"Answering at {value['url']}/v1 as {', '.join(value['models'])}. Ctrl-C ends it.")
-
-    work(run, port=options.port, idle_seconds=options.idle_seconds or None, announce=announce)
-    return GOOD
-
-
-def fetch(options: argparse.Namespace, out: Output) -> int:
-    from filelock import FileLock
-
-    options.runs_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(options.runs_dir / ".fetch.lock"):
-        folder, where = _fetch_starter(out)
-    out.give({"path": str(folder), "where": where}, f"The starter model is in {folder}.")
-    return GOOD
-
-
-def env(options: argparse.Namespace, out: Output) -> int:
-    from .starter import where_is_starter
-    from .train import versions
-
-    folder, where = where_is_starter()
-    machine = this_machine(options.runs_dir)
-    missing = [name for name in ("torch", "transformers", "trl", "peft", "datasets") if name not in versions()]
-    answer = {
-        "versions": versions(),
-        "machine": machine.as_dict(),
-        "hub": {"endpoint": hub.endpoint(), "reachable": hub.reachable(), "signed_in": _signed_in()},
-        "starter_model": {"name": STARTER_MODEL, "path": str(folder) if folder else None, "where": where},
-        "runs_dir": str(options.runs_dir),
-        "missing": missing,
-    }
-    words = [
-        machine.title + (" · bfloat16" if machine.has_bf16 else " · float32"),
-        f"Hub: {'reachable' if answer['hub']['reachable'] else 'away'}",
-        f"Starter model: {folder or 'not here yet (python -m finetune_core fetch)'}",
-        f"Runs: {options.runs_dir}",
-        "  ".join(f"{name} {number}" for name, number in answer["versions"].items()),
-    ]
-    if missing:
-        words.append(f"Missing: {', '.join(missing)}. Run: pip install -r requirements.txt")
-    out.give(answer, "\n".join(words))
-    return GOOD
-
-
-# --- parts of verbs ---
-
-
-def _look(options: argparse.Namespace, out: Output) -> Any:
-    from .preflight import look
-
-    recipe = resolve_recipe(options.recipe, options.overrides)
-    _bring_starter(recipe, out)
-    return look(recipe, token=os.environ.get("HF_TOKEN"))
-
-
-def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
-    """RECIPE makes a new run; RUN is an earlier one that goes on."""
-    from .preflight import create_run
-
-    given = options.recipe
-    if (Path(given) / "recipe.yaml").is_file() or (options.runs_dir / given / "recipe.yaml").is_file():
-        if options.overrides:
-            raise FinetuneError("A run's recipe is never changed.", "Start a new run to change values.", code="usage")
-        return Run.find(options.runs_dir, given)
-    recipe = resolve_recipe(given, options.overrides)
-    _bring_starter(recipe, out)
-    return create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
-
-
-def _bring_starter(recipe: Recipe, out: Output) -> None:
-    wanted = recipe.model_name_or_path == STARTER_MODEL and recipe.model_revision is None
-    if wanted and hub.local_model(STARTER_MODEL) is None:
-        _fetch_starter(out)
-
-
-def _fetch_starter(out: Output) -> tuple[Path, str]:
-    from .starter import ensure_starter
-
-    def show(fraction: float, words: str = "") -> None:
-        if out.as_json and getattr(out, "streams", False):
-            out.json({"fraction": round(fraction, 3), "says": words})
-        else:
-            print(f"{fraction:4.0%} {words}", file=sys.stderr)
-
-    return ensure_starter(on_progress=show)
-
-
-def _finished(options: argparse.Namespace) -> Run:
-    run = Run.find(options.runs_dir, options.run)
-    _needs_result(run)
-    return run
-
-
-def _needs_result(run: Run) -> None:
-    if not run.has_result():
-        raise FinetuneError(
-            f"This run has no tuned model yet (it is {run.status()}).",
-            f"Finish it first: python -m finetune_core train {run.id}",
-            code="no-result",
-        )
-
-
-def _progress_line(out: Output) -> Callable[..., None]:
-    def tell(kind: str, **data: Any) -> None:
-        if kind == "stage" and data.get("fraction") is not None:
-            print(f"\r{data['fraction']:.0%} {data.get('says', '')}", end="", file=sys.stderr)
-
-    return tell
-
-
-def _line(event: Event) -> str:
-    data = event.data
-    match event.kind:
-        case "stage":
-            far = f" {data['fraction']:.0%}" if data.get("fraction") is not None else ""
-            return f"{data['name']}{far} {data.get('says', '')}".rstrip()
-        case "step":
-            accuracy = data.get("token_accuracy")
-            return (
-                f"step {data['step']}/{data['total_steps']}  loss {data['loss']:.3f}"
-                + (f"  tokens right {accuracy:.0%}" if accuracy is not None else "")
-                + (f"  {data['tokens_per_second']:.0f} tokens/s" if data.get("tokens_per_second") else "")
-            )
-        case "eval":
-            return f"validation loss {data['loss']:.3f}" if data.get("loss") is not None else ""
-        case "sample":
-            return f"  it now answers: {data['answer'][:100]!r}"
-        case "warning":
-            return f"warning: {data.get('says', '')}"
-        case "done":
-            return f"{data['outcome']} after {data['seconds']:.0f} s"
-    return ""
-
-
-def _signed_in() -> bool:
-    from huggingface_hub import get_token
-
-    return bool(get_token())
-
-
 def _refuse(error: FinetuneError, out: Output, with_traceback: bool) -> int:
     if out.as_json:
         out.json({"error": error.as_dict()})
@@ -381,79 +43,15 @@ def _refuse(error: FinetuneError, out: Output, with_traceback: bool) -> int:
     return USAGE if error.code == "usage" else REFUSED
 
 
-class _Redacting:
-    """A text stream without tokens, for everything that libraries print."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._stream.write(redact(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def _own_stdout(as_json: bool) -> Iterator[TextIO]:
-    """With --json, nothing but our JSON reaches stdout: what libraries print (also from C) goes to stderr."""
-    old = sys.stdout, sys.stderr
-    sys.stderr = _Redacting(sys.stderr)  # type: ignore[assignment]
-    if not as_json:
-        try:
-            yield sys.stdout
-        finally:
-            sys.stdout, sys.stderr = old
-        return
-    try:
-        number = sys.stdout.fileno()
-    except (OSError, ValueError):  # a stand-in without a file, in tests
-        number = None
-    stream: TextIO = sys.stdout
-    if number is not None:
-        sys.stdout.flush()
-        stream = os.fdopen(os.dup(number), "w", encoding="utf-8")
-        os.dup2(2, number)
-    sys.stdout = sys.stderr
-    try:
-        yield stream
-    finally:
-        sys.stdout, sys.stderr = old
-        if number is not None:
-            stream.flush()
-            os.dup2(stream.fileno(), number)
-            stream.close()
-
-
-@contextmanager
-def _ctrl_c_stops(run: Run) -> Iterator[None]:
-    """The first Ctrl-C asks for a stop that keeps what was learned; the second ends at once."""
-
-    def ask(*_: object) -> None:
-        print("\nstopping after this step; press Ctrl-C again to end now", file=sys.stderr)
-        (run.path / "stop").touch()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
     top = argparse.ArgumentParser(
         prog="python -m finetune_core", description="Fine-tune a language model and see whether it helped."
     )
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    subparsers = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, do: Callable[..., int], says: str) -> argparse.ArgumentParser:
-        one = verbs.add_parser(name, help=says, description=says)
+        one = subparsers.add_parser(name, help=says, description=says)
         one.add_argument("--json", action="store_true", help="JSON on stdout, everything else on stderr")
         one.add_argument(
             "--runs-dir", type=lambda text: Path(text).absolute(), default=default_runs_dir(), help="where runs live"
@@ -472,28 +70,28 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("run", metavar="RUN", help="a run's folder or id")
         return one
 
-    verb("presets", presets, "list the starting points")
-    recipe_verb("check", check, "look at the rows before training")
-    recipe_verb("plan", plan, "memory, minutes and settings")
-    recipe_verb("train", train, "train a recipe, or go on with a run", "RECIPE | RUN")
-    verb("runs", runs, "list the runs")
-    run_verb("stop", stop, "stop after this step and keep what was learned")
-    run_verb("delete", delete, "delete a run's folder")
-    run_verb("evaluate", evaluate, "compare base and tuned model on the test rows")
-    one = run_verb("predict", predict, "answer the rows of a file")
+    verb("presets", verbs.presets, "list the starting points")
+    recipe_verb("check", verbs.check, "look at the rows before training")
+    recipe_verb("plan", verbs.plan, "memory, minutes and settings")
+    recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
+    verb("runs", verbs.runs, "list the runs")
+    run_verb("stop", verbs.stop, "stop after this step and keep what was learned")
+    run_verb("delete", verbs.delete, "delete a run's folder")
+    run_verb("evaluate", verbs.evaluate, "compare base and tuned model on the test rows")
+    one = run_verb("predict", verbs.predict, "answer the rows of a file")
     one.add_argument("--input", required=True, help="JSONL with `messages` or `prompt` in each row")
     one.add_argument("--output", required=True, help="JSONL to write: `id` and `prediction`")
     one.add_argument("--base", action="store_true", help="the untuned model")
     one.add_argument("--max-new-tokens", type=int)
-    one = run_verb("chat", chat, "talk to the tuned model")
+    one = run_verb("chat", verbs.chat, "talk to the tuned model")
     one.add_argument("--base", action="store_true", help="the untuned model")
     one.add_argument("--message", help="one question; without it, a conversation on the terminal")
     one.add_argument("--system", help="a system prompt")
     one.add_argument("--temperature", type=float, default=0.0)
     one.add_argument("--max-new-tokens", type=int)
-    one = run_verb("serve", serve, "answer the OpenAI chat-completions protocol on this machine")
+    one = run_verb("serve", verbs.serve, "answer the OpenAI chat-completions protocol on this machine")
     one.add_argument("--port", type=int, default=0, help="0: any free port")
     one.add_argument("--idle-seconds", type=int, default=0, help="end after this long without a question")
-    verb("fetch", fetch, "bring the starter model to this machine")
-    verb("env", env, "what this installation and machine have")
+    verb("fetch", verbs.fetch, "bring the starter model to this machine")
+    verb("env", verbs.env, "what this installation and machine have")
     return top
