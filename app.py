@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: no request leaves this machine
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the terminal shows one calm line
 
 import gradio as gr
 
 from finetune_core import default_runs_dir, hub, launch
 from finetune_core.recipe import STARTER_MODEL
-from finetune_ui import begin, check, choose, frame, look, prove, share, talk, watch
+from finetune_ui import begin, check, choose, frame, look, names, prove, share, talk, watch
 from finetune_ui.looking import Looks
 from finetune_ui.pages import Draft, Screen
 
@@ -32,6 +33,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
     looks = Looks()
     with gr.Blocks(title="Fijn", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         held, step, seen, filled = gr.State(None), gr.State(None), gr.State(()), gr.State("")
+        kept = gr.BrowserState({}, storage_key="fijn-draft", secret="fijn")  # no secret: a draft holds none
         page = frame.Page(runs_dir, held, step)
         header = frame.build_header()
         with gr.Row(elem_id="shell"):
@@ -64,7 +66,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             checked.undo,
             *chosen.boxes,
         ]
-        outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling]
+        outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling, kept]
         review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUIET}
         fill = [filled, begun.draft, checked.undo, checked.row, chosen.preset, *chosen.boxes]
         gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUIET).then(**review)
@@ -85,9 +87,10 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             steps.go(screen.go, [held, step], step, **QUIET)
         proved.use_row(talked.take_row, held, talked.taken, **QUIET).then(lambda: "chat", None, step, **QUIET)
 
+        demo.load(draft.restore, kept, [chosen.preset, *chosen.boxes], **QUIET)
         demo.load(screen.arrive, None, [held, step], **QUIET)
         demo.load(lambda: frame.chips(runs_dir), None, header, **QUIET)
-        demo.load(lambda: choose.first_choices(runs_dir), None, [chosen.model, chosen.data], **QUIET)
+        demo.load(lambda: names.first_choices(runs_dir), None, [chosen.model, chosen.data], **QUIET)
     return demo
 
 

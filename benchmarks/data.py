@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import resource
 import subprocess
@@ -81,6 +82,7 @@ def measure(path: Path) -> dict:
         "megabytes": round(path.stat().st_size / 1e6),
         "seconds": round(steps[-1][1] - steps[0][1], 1),
         "seconds_by_step": seconds,
+        "cpu_seconds": round(sum(os.times()[:2]), 1),  # of all cores: what it costs whatever else is running
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "splits": [answer["train_rows"], answer["validation_rows"], answer["test_rows"]],
         "lengths": answer["lengths"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,6 @@ class AdapterModels:
         self._active = "base"
         if "tuned" in places:
             self._load("tuned")
-            self._switch("base")
 
     def activate(self, name: str) -> PreTrainedModel:
         if name != "base" and name not in self._loaded:
@@ -67,7 +67,7 @@ class AdapterModels:
         self._with_adapters.eval().requires_grad_(False)
         self._layers = [layer for layer in self._base.modules() if isinstance(layer, BaseTunerLayer)]
         self._loaded.add(name)
-        self._active = name
+        self._switch(name)
 
     def _switch(self, name: str) -> None:
         """What peft's set_adapter and disable_adapter_layers do, without their walk over every weight's requires_grad:
@@ -191,18 +191,24 @@ class Chatter:
     def logprob(self, name: str, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> float:
         """Natural logarithm of the probability of exactly this answer after this prompt."""
         self._room([*prompt_ids, *answer_ids], 1)
+        with self.borrow(name) as model:
+            return answer_logprob(model, prompt_ids, answer_ids)
+
+    @contextlib.contextmanager
+    def borrow(self, name: str) -> Iterator[PreTrainedModel]:
+        """One of the models itself, for as long as the block lasts; nobody else switches it meanwhile."""
         with self._lock:
-            return answer_logprob(self._model(name), prompt_ids, answer_ids)
+            yield self._model(name)
 
     def warm_up(self) -> None:
         """Read all weights once, so that the first question is answered as fast as the second."""
         for name in ("base", "tuned"):
             if name in self._names:
-                list(self.stream(name, [self.tokenizer.pad_id], max_new_tokens=1))
+                list(self.stream(name, [self.tokenizer.pad_id] * 32, max_new_tokens=2))
 
     def _step(self, name: str, decoding: Decoding) -> list[tuple[int, int]]:
-        with self._lock:
-            return decoding.step(self._model(name))
+        with self.borrow(name) as model:
+            return decoding.step(model)
 
     def _model(self, name: str) -> PreTrainedModel:
         if name not in self._names:
@@ -211,10 +217,9 @@ class Chatter:
 
     def _most(self, name: str) -> tuple[int, int]:
         """Rows and tokens in one pass."""
-        with self._lock:
-            model = self._model(name)
-        rows, tokens = MOST_ON_GPU if model.device.type == "cuda" else MOST_ON_CPU
-        return (1 if model._is_stateful else rows), tokens  # padding would become part of a state
+        with self.borrow(name) as model:
+            rows, tokens = MOST_ON_GPU if model.device.type == "cuda" else MOST_ON_CPU
+            return (1 if model._is_stateful else rows), tokens  # padding would become part of a state
 
     def _room(self, prompt: Sequence[int], max_new_tokens: int) -> int:
         """How many tokens may follow the prompt."""

@@ -178,7 +178,8 @@ def _conversation_shape(value: Any) -> str | None:
         return "messages" if '"role"' in value else "sharegpt" if '"from"' in value else None
     if not isinstance(value, list):
         return None
-    return "sharegpt" if any(isinstance(turn, Mapping) and "from" in turn and "value" in turn for turn in value) else "messages"
+    is_sharegpt = any(isinstance(turn, Mapping) and "from" in turn and "value" in turn for turn in value)
+    return "sharegpt" if is_sharegpt else "messages"
 
 
 def _is_verdict(value: Any) -> bool:

@@ -85,17 +85,13 @@ def prepare_contest(
         chosen = sample(list(places), max_rows or recipe.evaluate_rows, recipe.seed)
         found = [rows[place] for place in chosen]
         return Contest(found, [""] * len(found), METRICS["loss"], 0, split, len(rows), _note(split, len(rows), 0))
-    fits = [
-        place
-        for place in asked
-        if len(prompt_ids(question(rows[place]), tokenizer, rows[place])) + 2 < tokenizer.model_max_length
-    ]
+    fits = [place for place in asked if _can_be_read(question(rows[place]), tokenizer, rows[place])]
     chosen = sample(fits, max_rows or recipe.evaluate_rows, recipe.seed)
     found = [rows[place] for place in chosen]
     references = [reference(row) for row in found]
     kind = metric or choose_metric([reference(row) for row in (*found, *filter(can_be_asked, known))])
     longest = max((len(code.ids) for code in tokenizer.backend.encode_batch(references)), default=0)
-    useful = 2 * longest if kind == "text" else longest + SPARE_TOKENS
+    useful = longest + SPARE_TOKENS if kind in ("label", "json") else 2 * longest
     left_out = len(rows) - len(fits)
     return Contest(
         rows=found,
@@ -106,6 +102,14 @@ def prepare_contest(
         available=len(fits),
         note=_note(split, len(fits), left_out),
     )
+
+
+def _can_be_read(messages: Messages, tokenizer: ChatTokenizer, row: Row, answer: int = 2) -> bool:
+    """The template takes it, and it leaves room for an answer of so many tokens."""
+    try:
+        return len(prompt_ids(messages, tokenizer, row)) + answer < tokenizer.model_max_length
+    except FinetuneError:
+        return False
 
 
 def sample(places: list[int], size: int, seed: int) -> list[int]:
@@ -131,18 +135,17 @@ def enter_rivals(
     if contest.metric.kind != "loss" and set(names) & {"examples", "retrieved", "system"}:
         pool = draw_pool(train(), recipe.seed)
         entered += _with_examples(contest, recipe, pool, tokenizer, names)
-        entered += _with_system(contest, recipe, pool)
+        entered += _with_system(contest, recipe, pool, tokenizer)
     return [rival for name in RIVALS for rival in entered if rival.name == name and name in names]
 
 
 def _with_examples(
     contest: Contest, recipe: Recipe, pool: Sequence[Row], tokenizer: ChatTokenizer, names: Iterable[str]
 ) -> list[Rival]:
-    room = tokenizer.model_max_length - contest.max_new_tokens
     found = []
 
     def fits(row: Row, examples: Sequence[Row]) -> bool:
-        return len(prompt_ids(with_examples(question(row), examples), tokenizer, row)) <= room
+        return _can_be_read(with_examples(question(row), examples), tokenizer, row, contest.max_new_tokens)
 
     examples = choose_examples(pool, recipe.few_shot_examples, recipe.seed) if "examples" in names else []
     widest = max(contest.rows, key=lambda row: len(prompt_ids(question(row), tokenizer, row)), default=None)
@@ -172,16 +175,19 @@ def _with_examples(
     return found
 
 
-def _with_system(contest: Contest, recipe: Recipe, pool: Sequence[Row]) -> list[Rival]:
+def _with_system(contest: Contest, recipe: Recipe, pool: Sequence[Row], tokenizer: ChatTokenizer) -> list[Rival]:
     own = recipe.rival_system_prompt
     system = own or suggested_system_prompt([reference(row) for row in pool[:5000]], contest.metric.kind)
-    if not system:
+
+    def messages(row: Row) -> Messages:
+        return with_system(question(row), system or "", replace=bool(own))
+
+    if not system or not all(_can_be_read(messages(row), tokenizer, row) for row in contest.rows):
         return []
     note = ("Your prompt: " if own else "Written from the training answers: ") + system
     return [
         Rival(
-            "system", "Base with a better prompt", "a better prompt", "base",
-            lambda row: with_system(question(row), system, replace=bool(own)), note,
+            "system", "Base with a better prompt", "a better prompt", "base", messages, note,
         )
     ]  # fmt: skip
 
@@ -204,5 +210,7 @@ def _note(split: str, available: int, left_out: int) -> str:
             "stop, which flatters the tuned model a little."
         )
     if left_out:
-        notes.append(f"{left_out} rows were left out: no question and answer, or longer than the model can read.")
+        notes.append(
+            f"{left_out} rows were left out: no question and answer, refused by the chat template, or too long to read."
+        )
     return " ".join(notes)

@@ -32,8 +32,9 @@ class TokenFinder:
         while match := self._first.search(text, position):
             position = match.start() + 1
             for length in self._lengths:
-                if text[match.start() : match.start() + length] in self.tokens:
-                    position = match.start() + length
+                token = text[match.start() : match.start() + length]
+                if token in self.tokens:
+                    position = match.start() + len(token)
                     yield match.start(), position
                     break
 

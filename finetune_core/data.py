@@ -14,7 +14,7 @@ import numpy as np
 from .columns import SHAPES
 from .duplicates import Keys, groups, near_pairs, repeats
 from .findings import Finding, Place
-from .hubdata import choices
+from .hubdata import choices, revisions
 from .intake import Intake, Places, take_in
 from .labels import LabelTable, find_labels, one_spelling, unseen_labels
 from .leaks import duplicate_findings, later_of, leak_findings, shared_with_train, with_split
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .measure import Measures
     from .render import ChatTokenizer
 
-__all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "save_pasted", "write_csv",
-           "write_rows", "write_splits"]  # fmt: skip
+__all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "revisions", "save_pasted",
+           "write_csv", "write_rows", "write_splits"]  # fmt: skip
 
 OnProgress = Callable[[float | None, str], None]
 MAX_NEAR_ROWS = 2_000_000  # beyond this near duplicates are not looked for
@@ -150,7 +150,7 @@ def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) 
         _drop(kept, shared.in_train, "leaks", dropped)
 
     tell(0.88, "splitting")
-    numbers = _sampled(np.flatnonzero(kept), intake.splits, recipe, dropped)
+    numbers = _sampled(np.flatnonzero(kept), in_split, recipe, dropped)
     parts = _split(numbers, groups(keys, pairs), in_split, own, labels, recipe)
     if labels is not None and (count := unseen_labels(labels, parts["train"], _others(parts))):
         findings.append(_unseen(count))

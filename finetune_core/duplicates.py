@@ -32,7 +32,8 @@ class Keys:
     exact: np.ndarray  # everything
     folded: np.ndarray  # everything, apart from capitals, spaces and the end's punctuation
     prompt: np.ndarray  # all before the last answer, folded
-    opening: np.ndarray  # the first exchange of a longer conversation, else the prompt; folded
+    opening: np.ndarray  # all before the first answer, folded
+    second: np.ndarray  # all before the second answer, where there is one; folded
     answer: np.ndarray  # the last answer, folded
     answer_length: np.ndarray  # characters
 
@@ -62,19 +63,19 @@ def row_keys(row: dict[str, Any]) -> tuple[int, ...]:
     if "text" in row:
         text = fold(row["text"])
         key = _hash(text)
-        return _hash(row["text"]), key, key, key, key, len(text)
+        return _hash(row["text"]), key, key, key, key, key, len(text)
     messages = row["messages"]
     said = [f"{message['role']}\0{message['content']}{message.get('tool_calls', '')}" for message in messages]
     folded = [fold(part) for part in said]
     turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    last, first = turns[-1], turns[0]
-    opening = folded[: first + 1] if len(turns) > 1 else folded[:last]
+    last = turns[-1]
     answer = fold(messages[last]["content"])
     return (
         _hash("\1".join(said)),
         _hash("\1".join(folded)),
         _hash("\1".join(folded[:last])),
-        _hash("\1".join(opening)),
+        _hash("\1".join(folded[: turns[0]])),
+        _hash("\1".join(folded[: turns[1] if len(turns) > 1 else last])),
         _hash(answer or folded[last]),
         len(answer),
     )
@@ -223,12 +224,12 @@ def shingles(text: str) -> set[int]:
 
 
 def groups(keys: Keys, pairs: np.ndarray) -> np.ndarray:
-    """A group number for each row: rows that are the same or near, have the same prompt, or begin with the same
-    exchange share one. Where one key would hold a tenth of all rows (a fixed greeting), it does not count.
+    """A group number for each row: rows that are the same or near, have the same prompt, or begin the same share
+    one. Where one key would hold a tenth of all rows (a fixed greeting), it does not count.
     """
     count = len(keys)
     links = [pairs]
-    for key in (keys.folded, keys.prompt, keys.opening):
+    for key in (keys.folded, keys.prompt, keys.opening, keys.second):
         _, first, inverse, sizes = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
         counts = (sizes[inverse] > 1) & ((sizes[inverse] <= max(10, count // 10)) | (key is keys.folded))
         later = np.flatnonzero(counts & (first[inverse] != np.arange(count)))

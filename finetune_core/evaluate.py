@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .contest import RIVALS, Contest, enter_rivals, held_out, prepare_contest, prompt_ids, read_rows
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .chatter import Chatter
 
 Tell = Callable[..., Any]
+Scorer = Callable[[Contest, Sequence[str]], dict[str, list[float]]]  # scores by series, one for each row
 QUICK = ("base", "tuned")
 KNOWN_ROWS = 500  # training rows that are looked at to choose the metric
 
@@ -35,12 +37,14 @@ def evaluate(
     max_rows: int | None = None,
     metric: str | None = None,
     forgetting: bool | None = None,
+    check_file: Path | None = None,
 ) -> dict[str, Any]:
     """Compare a run's tuned model with its rivals and write report.json. Returns the report.
 
     quick: base and tuned only, no probe. rivals: names out of RIVALS. max_rows, metric: instead of the recipe's and of
-    the one that fits the answers. `tell` gets diary lines ("stage", name="evaluating", fraction=...). A `stop` file
-    written meanwhile ends it after the current rival. Raises FinetuneError if the run has no result.
+    the one that fits the answers. check_file: a Python file of the person's own that scores (own_check.py). `tell` gets
+    diary lines ("stage", name="evaluating", fraction=...). A `stop` file written meanwhile ends it, and what is done by
+    then is reported. Raises FinetuneError if the run has no result.
     """
     began = time.time()
     tell = _seldom(tell)
@@ -63,12 +67,14 @@ def evaluate(
     data = run.path / "data"
     split, rows = held_out(data)
     known = read_rows(data / "train.jsonl", KNOWN_ROWS)
+    metric = "check" if check_file else metric
     contest = prepare_contest(rows, split, recipe, chatter.tokenizer, max_rows=max_rows, metric=metric, known=known)
     line_up = enter_rivals(names, contest, recipe, lambda: read_rows(data / "train.jsonl"), chatter.tokenizer)
     line_up = [*line_up, *_last_checkpoint(run, chatter, names)]
 
     share = 0.75 if forgetting else 0.95
-    entries = hold(chatter, contest, line_up, tell=lambda part: tell(share * part), should_stop=stopped)
+    scorer = check_scorer(check_file) if check_file else score_answers
+    entries = hold(chatter, contest, line_up, scorer, tell=lambda part: tell(share * part), should_stop=stopped)
     loss = measure_loss(chatter, contest, ("base", "tuned"), recipe.max_length)
     tell(share + 0.05)
     probe = None
@@ -148,6 +154,7 @@ def hold(
     chatter: Chatter,
     contest: Contest,
     line_up: Sequence[Rival],
+    scorer: Scorer | None = None,
     tell: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[Entry]:
@@ -169,9 +176,23 @@ def hold(
         if any(answer.finish_reason == "cancelled" for answer in answers):
             break
         seconds = time.monotonic() - began
-        scores = score(contest.metric.kind, [answer.text for answer in answers], contest.references)
+        scores = (scorer or score_answers)(contest, [answer.text for answer in answers])
         entries.append(Entry(rival, answers, [len(prompt) for prompt in prompts], scores, seconds))
     return entries
+
+
+def score_answers(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
+    return score(contest.metric.kind, answers, contest.references)
+
+
+def check_scorer(file: Path) -> Scorer:
+    """Scores by a person's own check, in a sandbox."""
+    from .own_check import run_check
+
+    def scorer(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
+        return {"check": run_check(file, answers, contest.references, contest.rows).scores}
+
+    return scorer
 
 
 def measure_loss(chatter: Chatter, contest: Contest, names: Sequence[str], max_length: int) -> dict[str, list[float]]:

@@ -54,6 +54,18 @@ def choices(name: str, revision: str | None = None, token: str | None = None) ->
         raise _in_words(error, name) from error
 
 
+def revisions(name: str, token: str | None = None) -> list[str]:
+    """Branches and tags of a data set. Raises FinetuneError."""
+    hub.require_reachable(f"The data set {name}")
+    from huggingface_hub import HfApi
+
+    try:
+        refs = HfApi(token=token).list_repo_refs(name, repo_type="dataset")
+    except Exception as error:
+        raise _in_words(error, name) from error
+    return [ref.name for ref in (*refs.branches, *refs.tags)]
+
+
 def read_hub(recipe: Recipe, name: str, token: str | None, tell: Callable[[float, str], None]) -> tuple[
     HubFacts, list[Reading]
 ]:  # fmt: skip
@@ -71,7 +83,9 @@ def read_hub(recipe: Recipe, name: str, token: str | None, tell: Callable[[float
         builder = datasets.load_dataset_builder(name, recipe.dataset_config, **options)
         size = max(builder.info.download_size or 0, facts.bytes)
         if size > STREAM_BYTES:
-            found = datasets.load_dataset(name, recipe.dataset_config, streaming=True, **options)
+            found = _streamed(
+                datasets.load_dataset(name, recipe.dataset_config, streaming=True, **options), name, recipe
+            )
         else:
             builder.download_and_prepare()
             found = builder.as_dataset()
@@ -79,6 +93,20 @@ def read_hub(recipe: Recipe, name: str, token: str | None, tell: Callable[[float
         return facts, [_reading(name, split, found[split], role) for split, role in names.items()]
     except Exception as error:
         raise _in_words(error, name) from error
+
+
+def _streamed(splits: Any, name: str, recipe: Recipe) -> dict[str, Any]:
+    """Of each split as many rows as are wanted, drawn from a window of ten thousand."""
+    if recipe.max_rows is None:
+        raise FinetuneError(
+            f"The data set {name} is larger than {STREAM_BYTES // 1024**3} GB.",
+            "Set max_rows, for example to 100000: so many rows are then drawn from its stream.",
+            code="too-large",
+        )
+    return {
+        split: rows.shuffle(seed=recipe.seed, buffer_size=10_000).take(recipe.max_rows)
+        for split, rows in splits.items()
+    }
 
 
 def _wanted(splits: list[str], train: str, name: str) -> dict[str, str]:
@@ -170,6 +198,12 @@ def _in_words(error: Exception, name: str) -> FinetuneError:
         return FinetuneError(
             f"The Hub knows no data set {name}, or it is private and you are not signed in.",
             "Check the spelling (owner/name), or sign in with an account that may read it (`hf auth login`).",
+            code="not-found",
+        )
+    if kind == "RevisionNotFoundError":
+        return FinetuneError(
+            f"The Hub knows {name}, but not this revision of it.",
+            "Clear dataset_revision, or copy the name of a branch, tag or commit from its page.",
             code="not-found",
         )
     if "Config name is missing" in words or "BuilderConfig" in words:

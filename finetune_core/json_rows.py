@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import orjson
 
+from .columns import MESSAGES, TOOLS
 from .encoding import Encoding
 from .unpack import SPLITS
 
@@ -72,11 +73,11 @@ def as_record(row: int, line: int, value: Any, is_repaired: bool = False, split:
     return Record(row, line, None, "unknown-shape", f"{kind} instead of an object", json.dumps(value)[:200])
 
 
-def is_rows(value: Any) -> bool:
-    """A list of rows, and not the messages of one row."""
+def is_rows(key: str, value: Any) -> bool:
+    """A list of rows, and not the messages or tools of one row."""
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
-    return not ({"role", "from"} & value[0].keys() or value[0].get("type") == "function")
+    return key.casefold() not in (*MESSAGES, *TOOLS) and not {"role", "from"} & value[0].keys()
 
 
 def json_lines(stream: IO[bytes], encoding: Encoding) -> Iterator[Record]:
@@ -136,7 +137,7 @@ def json_values(text: IO[str]) -> Iterator[Record]:
                         continue
                     values = scan.elements()
                     start = list(itertools.islice(values, 1))
-                    if start and is_rows([start[0][1]]):
+                    if start and is_rows(key, [start[0][1]]):
                         found = True
                         for at, value in itertools.chain(start, values):
                             row += 1

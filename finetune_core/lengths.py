@@ -24,6 +24,7 @@ def length_findings(prepared: Prepared, measures: Measures, tokenizer: ChatToken
         _nothing_trained(prepared, measures, recipe),
         _cut(prepared, measures, tokenizer, recipe),
         _stop(prepared, measures, recipe),
+        _left_out(prepared, measures),
         _special(prepared, measures, recipe),
         _beyond_model(tokenizer, recipe, measures),
     ]
@@ -114,6 +115,23 @@ def _stop(prepared: Prepared, measures: Measures, recipe: Recipe) -> Finding | N
         seen.rows,
         seen.count,
         "Give the last answer of each row a weight of 1.",
+        None,
+        seen.lines,
+    )
+
+
+def _left_out(prepared: Prepared, measures: Measures) -> Finding | None:
+    if not measures.left_out:
+        return None
+    seen = _seen(prepared, np.array(list(measures.left_out)))
+    return Finding(
+        "answer-left-out",
+        "warning",
+        f"In {count_rows(seen.count)} the model's chat template leaves out a part of an answer (thinking, or words "
+        f"beside a tool call): {seen.words()}. That part is not learned.",
+        seen.rows,
+        seen.count,
+        "Go on if that is meant, or choose a model whose template writes it.",
         None,
         seen.lines,
     )

@@ -40,6 +40,7 @@ class Measures:
     max_length: int
     refused: dict[int, FinetuneError] = field(default_factory=dict)  # by number
     special: dict[int, tuple[str, ...]] = field(default_factory=dict)  # control tokens written in the row, by number
+    left_out: set[int] = field(default_factory=set)  # numbers of rows of whose answer the template writes only a part
     estimated: set[int] = field(default_factory=set)  # numbers of rows so long that only their beginning was rendered
 
     def take(self, kept: np.ndarray) -> Measures:
@@ -50,6 +51,7 @@ class Measures:
             self.max_length,
             {number: error for number, error in self.refused.items() if number in numbers},
             {number: tokens for number, tokens in self.special.items() if number in numbers},
+            self.left_out & numbers,
             self.estimated & numbers,
         )
 
@@ -90,6 +92,8 @@ def measure(
                 columns["trained"].append(int(len(trained) * scale))
                 columns["trained_kept"].append(int(np.searchsorted(trained, max_length)))
                 columns["stops"].append(int(rendered.stop_trained))
+                if rendered.left_out:
+                    measures.left_out.add(number)
                 if rendered.special_in_content:
                     measures.special[number] = rendered.special_in_content
             measures.refused.update({numbers[index]: error for index, error in refused.items()})

@@ -52,6 +52,7 @@ METRICS: dict[str, Metric] = {
             "Overlap of letter sequences with the reference, from 0 to 100 (chrF, Popović 2015).",
             ("chrf", "token_f1", "rouge_l", "exact"),
         ),
+        Metric("check", "Your own check", "The function check of your own Python file says what counts.", ("check",)),
         Metric(
             "loss",
             "Loss",
@@ -71,6 +72,7 @@ SERIES_TITLES = {
     "chrf": "chrF",
     "token_f1": "Words right (F1)",
     "rouge_l": "ROUGE-L",
+    "check": "Your own check",
     "loss": "Loss",
     "macro_f1": "Macro-F1 over the labels",
 }

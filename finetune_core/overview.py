@@ -9,7 +9,16 @@ from .findings import Finding, count_rows, listing, place_words
 from .intake import Intake
 from .recipe import Recipe, Suggestion
 from .source import Source
+from .unpack import SUFFIXES
 
+KINDS = {  # of a file, in words, and the suffixes that say so
+    "excel": ("an Excel workbook", (".xlsx", ".xlsm", ".xls", ".ods")),
+    "parquet": ("a Parquet file", (".parquet", ".pq")),
+    "arrow": ("an Arrow file", (".arrow", ".feather")),
+    "csv": ("a table (CSV)", (".csv", ".tsv", ".tab", ".txt", ".text")),
+    "jsonl": ("a file of JSON lines", (".jsonl", ".ndjson", ".json")),
+    "json": ("a JSON file", (".jsonl", ".ndjson", ".json")),
+}
 EXAMPLE = (
     '{"messages": [{"role": "user", "content": "Is it open today?"}, {"role": "assistant", "content": "Yes, to 6."}]}'
 )
@@ -155,15 +164,10 @@ def _header(source: Source, intake: Intake, recipe: Recipe) -> Finding | None:
 
 def _renamed(source: Source) -> Finding | None:
     """A file that is something else than its name says."""
-    names = {
-        "excel": (".xlsx", ".xlsm", ".xls", ".ods"),
-        "parquet": (".parquet", ".pq"),
-        "arrow": (".arrow", ".feather"),
-    }
     for file in source.files:
-        suffixes = names.get(file.kind, ())
-        if suffixes and source.place != "hub" and not file.name.casefold().endswith(suffixes):
-            kind = "an Excel workbook" if file.kind == "excel" else f"a {file.kind.capitalize()} file"
+        name = file.name.casefold().removesuffix(".gz").removesuffix(".zst")
+        kind, suffixes = KINDS.get(file.kind, ("", ()))
+        if kind and name.endswith(SUFFIXES) and not name.endswith(suffixes):
             return Finding("renamed", "note", f"{file.name} is {kind} under another name; it was read as that.")
     return None
 

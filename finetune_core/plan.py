@@ -322,7 +322,7 @@ def _packing(
 
 def _rhythm(recipe: Recipe, steps: int) -> dict[str, int]:
     """How often to log, look at the validation rows and save: enough to see, few enough to stay cheap."""
-    looks = 3 if steps < 60 else 6 if steps < 300 else 10
+    looks = 2 if steps < 100 else 5 if steps < 500 else 10
     eval_steps = recipe.eval_steps or max(1, math.ceil(steps / looks))
     return {
         "logging_steps": recipe.logging_steps or max(1, steps // 300),

@@ -17,6 +17,9 @@ from .errors import FinetuneError
 from .json_rows import Record, is_rows, json_lines, json_values, parse_json
 from .unpack import DataFile
 
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+PROSE_SUFFIXES = (".txt", ".text", ".md")
 SAMPLE = 65_536  # characters read to recognise a table
 TEXT_ROW = 2_000  # characters of plain text in one row, about 500 tokens
 
@@ -67,14 +70,32 @@ def _text_file(file: DataFile, suffix: str, fixes: list[str]) -> Reading:
             f"{file.name} is empty: there is nothing but blank lines.", "Choose a file with rows.", code="empty"
         )
     first = sample.lstrip()
-    if suffix in (".jsonl", ".ndjson") or (first[0] in "{[" and suffix not in (".csv", ".tsv", ".tab", ".md")):
+    dialect = tables.find_dialect(sample, _wished_delimiter(fixes))
+    kind = _text_kind(first, suffix, dialect)
+    if kind == "json":
         return _json_file(file, encoding, first)
-    dialect = tables.find_dialect(sample, _wished_delimiter(fixes) or ("\t" if suffix in (".tsv", ".tab") else None))
-    if suffix in (".csv", ".tsv", ".tab") or (suffix not in (".txt", ".text", ".md") and dialect.is_table):
+    if kind == "csv":
         return _csv(file, encoding, sample, dialect.delimiter, fixes)
     stream, fraction = _tracked(file.path)
     lines = io.TextIOWrapper(stream, encoding.codec, errors="replace")
     return Reading(file.name, "text", _closing(lines, paragraphs(lines)), fraction, encoding)
+
+
+def _text_kind(first: str, suffix: str, dialect: tables.Dialect) -> str:
+    """json, csv or text: by the name, unless the content is plainly something else."""
+    line = first.partition("\n")[0]
+    try:
+        is_json = first[0] in "{[" and isinstance(parse_json(line.encode("utf-8", "replace"))[0], dict | list)
+    except (ValueError, RecursionError):
+        is_json = False
+    if suffix in JSON_SUFFIXES:
+        return "csv" if first[0] not in '{["' and dialect.is_table else "json"
+    if suffix in TABLE_SUFFIXES:
+        return "json" if is_json else "csv"
+    if suffix in PROSE_SUFFIXES:
+        is_export = dialect.is_table and dialect.delimiter == "\t" and dialect.records > 2
+        return "json" if is_json else "csv" if is_export else "text"
+    return "json" if first[0] in "{[" else "csv" if dialect.is_table else "text"
 
 
 def wish(fixes: Iterable[str], prefix: str) -> str | None:
@@ -112,7 +133,7 @@ def _json_file(file: DataFile, encoding: Encoding, first: str) -> Reading:
     line, newline, rest = first.partition("\n")
     try:
         value, _ = parse_json(line.encode("utf-8", "surrogatepass"))
-        holds_rows = isinstance(value, list) or any(is_rows(item) for item in value.values())
+        holds_rows = isinstance(value, list) or any(is_rows(key, item) for key, item in value.items())
         is_lines = bool(rest.strip()) or (isinstance(value, dict) and not holds_rows)
     except (ValueError, RecursionError, AttributeError):
         # a broken first line, or a value over several lines
@@ -126,6 +147,8 @@ def _json_file(file: DataFile, encoding: Encoding, first: str) -> Reading:
 
 def _csv(file: DataFile, encoding: Encoding, sample: str, delimiter: str, fixes: list[str]) -> Reading:
     head = [cells for _, cells in itertools.islice(tables.read_csv(io.StringIO(sample, newline=""), delimiter), 200)]
+    if not head:
+        raise FinetuneError(f"{file.name} is empty: no cell holds anything.", "Choose a file with rows.", code="empty")
     header = _wished_header(fixes, head)
     stream, fraction = _tracked(file.path)
     text = io.TextIOWrapper(stream, encoding.codec, errors="replace", newline="")

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .control import marked_tokens, without_marks
+from .conversation import Conversation
 from .errors import FinetuneError
 from .tokenizer import NOWHERE, ChatTokenizer, Encoded, default_template, load_tokenizer
-from .turns import Conversation
 
 __all__ = [
     "ChatTokenizer",
@@ -159,7 +159,7 @@ def _written(rows: Sequence[Mapping[str, Any]], tokenizer: ChatTokenizer) -> lis
         except FinetuneError as error:
             written.append(error)
     chats = [number for number, item in enumerate(written) if isinstance(item, tuple)]
-    for number, conversation in zip(chats, tokenizer.turns.conversations([written[n] for n in chats]), strict=True):
+    for number, conversation in zip(chats, tokenizer.conversations.render([written[n] for n in chats]), strict=True):
         written[number] = conversation
     return written
 
@@ -201,8 +201,10 @@ def _rendered_chat(
     for spans in conversation.turns:
         for span in spans:
             start, end = without_marks(conversation.text, span) if code.text is not conversation.text else span
-            # a token that straddles a border belongs to the answer
+            # a token that straddles a border belongs to the answer, unless it is a header token that swallowed spaces
             first, behind = bisect_right(ends, start), bisect_left(starts, end)
+            if first < behind and starts[first] < start and ids[first] in tokenizer.added_ids:
+                first += 1
             labels[first:behind] = ids[first:behind]
             trained += max(0, min(behind, length) - first)
             last = behind - 1

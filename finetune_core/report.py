@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .contest import Contest
-from .intervals import mean_interval, statistic_interval
+from .intervals import is_binary, mean_interval, statistic_interval
 from .metrics import macro_f1, perplexity
 from .recipe import Recipe
 from .rivals import Rival, question
@@ -101,8 +101,9 @@ def left_to_win(contest: Contest, strongest: Entry) -> dict[str, Any]:
     scores = strongest.scores[contest.metric.main]
     n, mean = len(scores), float(np.mean(scores))
     low, high = mean_interval(scores)
-    reached = f"{round(sum(scores))} of {n} correctly" if contest.metric.main == "exact" else f"{100 * mean:.0f} of 100"
-    verb = "answers" if contest.metric.main == "exact" else "scores"
+    counted = contest.metric.main in ("exact", "check") and is_binary(scores)
+    reached = f"{round(sum(scores))} of {n} correctly" if counted else f"{100 * mean:.0f} of 100"
+    verb = "answers" if counted else "scores"
     with_help = "as it is" if strongest.rival.name == "base" else f"with {strongest.rival.phrase}"
     least, most = 100 * (1 - high), 100 * (1 - low)
     if most < 5:

@@ -22,7 +22,7 @@ ROLES = {  # exact names of OpenAI, ShareGPT and their descendants
 }  # fmt: skip
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio", "video", "video_url", "file")
-PLACEHOLDER = re.compile(r"\{([^{}\n]+)\}")
+PLACEHOLDER = re.compile(r"(?<!\{)\{([^{}\n]+)\}(?!\})")  # {column}, and not {{anything}}
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,9 @@ def download(
         raise
     except Exception as error:
         known = explain(error)
+        if type(error).__module__.startswith("httpx") or isinstance(error, ConnectionError | TimeoutError):
+            lost = "The connection to the Hub was lost."
+            known = FinetuneError(lost, "Try again; what has arrived is kept.", code="hub-away")
         if known.code == "bug":
             raise
         raise FinetuneError(f"{name}: {known.problem}", known.fix, code=known.code) from error

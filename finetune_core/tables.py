@@ -27,10 +27,11 @@ class Dialect:
     delimiter: str
     columns: int
     agreement: float  # share of the first records that have this many columns
+    records: int = 0  # looked at
 
     @property
     def is_table(self) -> bool:
-        return self.columns > 1 and self.agreement >= 0.7
+        return self.columns > 1 and self.agreement >= 0.9 and self.records > 1
 
 
 def find_dialect(sample: str, prefer: str | None = None) -> Dialect:
@@ -55,7 +56,7 @@ def find_dialect(sample: str, prefer: str | None = None) -> Dialect:
         except csv.Error:
             continue
         width, count = max(widths.items(), key=lambda item: (item[0] > 1, item[1])) if widths else (1, 0)
-        found = Dialect(delimiter, width, count / total if total else 0.0)
+        found = Dialect(delimiter, width, count / total if total else 0.0, total)
         if (found.columns > 1, found.agreement, found.columns) > (best.columns > 1, best.agreement, best.columns):
             best = found
     return best

@@ -122,7 +122,10 @@ class ChatTemplate:
     def turn_end(self) -> str | None:
         """The token that ends an answer, or None if the template writes none after the last one."""
         run: list[tuple[int, int]] = []
-        after = self._answered[1]
+        try:
+            after = self._answered[1]
+        except FinetuneError:  # said when a row is rendered
+            return None
         for start, end in self._tokens.find(after):
             if run and start != run[-1][1]:
                 break  # only tokens in one unbroken run: Phi-3 writes <|end|>, a newline, <|endoftext|>

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from tokenizers import AddedToken, Tokenizer
 
 from .control import MARKED, is_marked
+from .conversation import ConversationRenderer
 from .errors import FinetuneError, first_line
 from .template import ChatTemplate
-from .turns import TurnFinder
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LENGTH_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_sequence_length")
@@ -51,8 +51,12 @@ class ChatTokenizer:
         return _template_of(self.backend, self.chat_template, self.special_tokens, self.stop_ids)
 
     @cached_property
-    def turns(self) -> TurnFinder:
-        return TurnFinder(self.template)
+    def conversations(self) -> ConversationRenderer:
+        return ConversationRenderer(self.template)
+
+    @cached_property
+    def added_ids(self) -> frozenset[int]:
+        return frozenset(self.backend.get_added_tokens_decoder())
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -106,27 +110,25 @@ class ChatTokenizer:
         that is not the first is encoded behind a newline, so that SentencePiece adds no space of its own."""
         if not part:
             return []
-        lead = "" if first else "\n"
-        if not as_text:
-            code = self.backend.encode(lead + part, add_special_tokens=False)
-            skip = len(self.backend.encode(lead, add_special_tokens=False).ids) if lead else 0
-            if code.offsets[:skip] and code.offsets[skip - 1][1] > len(lead):  # it melted into the newline
-                code, skip, lead = self.backend.encode(part, add_special_tokens=False), 0, ""
-            return [
-                (id, (max(start - len(lead), 0), end - len(lead)))
-                for id, (start, end) in zip(code.ids[skip:], code.offsets[skip:], strict=True)
-            ]
-        ids, newline = self._without_added_tokens(lead + part), self._without_added_tokens(lead) if lead else []
-        ids = ids[len(newline) :] if ids[: len(newline)] == newline else self._without_added_tokens(part)
-        # its inner borders do not matter: the first token shows the whole of it
-        return [(id, (0, len(part)) if number == 0 else (len(part), len(part))) for number, id in enumerate(ids)]
+        encode = self._without_added_tokens if as_text else self._with_added_tokens
+        tokens, newline = encode(part), [] if first else encode("\n")
+        behind = encode("\n" + part) if newline else []
+        if newline and [id for id, _ in behind[: len(newline)]] == [id for id, _ in newline]:
+            tokens = [(id, (max(start - 1, 0), end - 1)) for id, (start, end) in behind[len(newline) :]]
+        if as_text:  # its inner borders do not matter: the first token shows the whole of it
+            tokens = [(id, (len(part) if n else 0, len(part))) for n, (id, _) in enumerate(tokens)]
+        return tokens
 
-    def _without_added_tokens(self, text: str) -> list[int]:
+    def _with_added_tokens(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        code = self.backend.encode(text, add_special_tokens=False)
+        return list(zip(code.ids, code.offsets, strict=True))
+
+    def _without_added_tokens(self, text: str) -> list[tuple[int, tuple[int, int]]]:
         if self.backend.normalizer is not None:
             text = self.backend.normalizer.normalize_str(text)
         splitter = self.backend.pre_tokenizer
         words = [word for word, _ in splitter.pre_tokenize_str(text)] if splitter is not None else [text]
-        return [token.id for word in words for token in self.backend.model.tokenize(word)]
+        return [(token.id, NOWHERE) for word in words for token in self.backend.model.tokenize(word)]
 
 
 def load_tokenizer(folder: Path) -> ChatTokenizer:
@@ -229,8 +231,8 @@ def _load_backend(folder: Path) -> Tokenizer:
             f"{folder.name} has no tokenizer.json."
             if missing
             else f"The tokenizer.json of {folder.name} cannot be read: {first_line(error)}",
-            "Choose a model with a fast tokenizer (a tokenizer.json file). If it is your own, save it again with "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
+            "Choose a model with a fast tokenizer (a tokenizer.json file). If it is your own, load it with "
+            "transformers' AutoTokenizer and write it again with save_pretrained.",
             code="no-tokenizer",
         ) from None
     backend.no_truncation()  # some files carry the settings of their last use

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .render import ChatTokenizer
 
 Tell = Callable[..., Event]
-SAMPLE_TOKENS = 48
+SAMPLE_TOKENS = 32
 
 
 def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None) -> str:

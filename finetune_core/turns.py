@@ -3,204 +3,29 @@
 Found by asking the template, not by knowing it. An answer begins where the rendering with it leaves the rendering that
 only asks for it (`add_generation_prompt=True`), and ends with its end-of-turn token. A stand-in for the answer keeps
 equal-looking words from blurring that border. Templates that rewrite history (drop thinking from earlier turns, end the
-last turn differently) get the stand-in inside the whole conversation. Conversations of the same roles share one such
-analysis (`Shape`); a row uses it only if its own rendering is exactly the analysed one with its contents put in, or if
-the template was shown to write such contents as they are (`is_see_through`), and then its rendering can be left out.
+last turn differently) get the stand-in inside the whole conversation.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import date
-from itertools import pairwise
 from typing import Any
 
 from .control import blank
 from .errors import FinetuneError
-from .shape import Literals, Shape, Span, Spans, is_see_through
-from .template import STAND_IN, ChatTemplate, Messages, common, content_of, unclear
-
-_SLOT = "\U000f1e58"  # another private-use character
-_MOST_SHAPES = 1000  # analyses kept; rows of ever new roles are analysed one by one
-_OFTEN = 20  # uses of a shape from which it pays to find out whether contents can simply be put in
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A rendered conversation: its text (control tokens in contents still marked) and what of it is trained."""
-
-    text: str
-    turns: tuple[Spans, ...] = ()  # for each trained assistant turn its spans
-    closed: bool = False  # the last trained turn ends with its end-of-turn token
-    closing: str | None = None  # what to append where the template leaves the last answer open; "" for the model's eos
-    left_out: bool = False  # the template does not write all of a trained answer (thinking, words beside a tool call)
-
-
-@dataclass
-class _Row:
-    """A row on its way to its turns."""
-
-    adapted: list[dict[str, Any]]
-    tools: Any
-    trained: list[bool]  # for each assistant turn
-    known: _Known | None
-    text: str | None = None
-
-    @property
-    def contents(self) -> list[str]:
-        return [content_of(message) for message in self.adapted]
-
-    @property
-    def needs_itself(self) -> bool:
-        """Rendered in a call of its own: tools are one for all in a call, and tool calls may need another try."""
-        return bool(self.tools) or any("tool_calls" in message for message in self.adapted)
-
-
-@dataclass
-class _Known:
-    """What has been found out about the conversations with the same roles."""
-
-    roles: tuple[str, ...]
-    shape: Shape | None
-    uses: int = 0
-    is_see_through: bool | None = None
+from .outline import Span, Spans
+from .template import STAND_IN, ChatTemplate, Messages, common, unclear
 
 
 class TurnFinder:
-    """Renders conversations with one template and finds their trained turns; remembers the shapes it has seen."""
+    """Finds the turns of conversations that one template rendered."""
 
     def __init__(self, template: ChatTemplate):
         self.template = template
-        self._known: dict[tuple[Any, ...], _Known] = {}
-        self._literals = Literals(template.source)
-        self._is_dated = "strftime_now" in template.source
         self._has_marks = re.search(r"\{%-?\s*generation\s*-?%\}", template.source) is not None
 
-    def conversations(self, rows: Sequence[tuple[Messages, Any]]) -> list[Conversation | FinetuneError]:
-        """Render rows of (messages, tools); an error stands in the place of a row that the template refuses."""
-        begun: list[_Row | FinetuneError] = []
-        for messages, tools in rows:
-            try:
-                begun.append(self._begin(messages, tools))
-            except FinetuneError as error:
-                begun.append(error)
-        todo = [row for row in begun if isinstance(row, _Row) and row.text is None and not row.needs_itself]
-        with suppress(FinetuneError):  # one of them is refused: then each is rendered by itself
-            for row, text in zip(todo, self.template.render_many([row.adapted for row in todo]), strict=True):
-                row.text = text
-        found: list[Conversation | FinetuneError] = []
-        for row in begun:
-            try:
-                found.append(self._finish(row) if isinstance(row, _Row) else row)
-            except FinetuneError as error:
-                found.append(error)
-        return found
-
-    def _begin(self, messages: Messages, tools: Any) -> _Row:
-        row = _Row(
-            adapted=self.template.adapt(messages),
-            tools=self.template.adapt_tools(tools),
-            trained=[message.get("weight", 1) != 0 for message in messages if message["role"] == "assistant"],
-            known=None,
-        )
-        row.known = self._look_up(row)
-        if row.known is not None and self._is_see_through(row.known):
-            contents = row.contents
-            if all(map(self._literals.is_plain, contents)):
-                row.text = row.known.shape.text(contents)
-        return row
-
-    def _finish(self, row: _Row) -> Conversation:
-        text = self.template.render(row.adapted, row.tools) if row.text is None else row.text
-        if True not in row.trained:
-            return Conversation(text)
-        turns, closed, closing, left_out = None, (), None, False
-        if row.known is not None and row.known.shape is not None:
-            turns = row.known.shape.place(text, row.contents)
-            closed, closing = row.known.shape.closed, row.known.shape.closing
-        if turns is None:
-            turns, closed, closing = self._turns(row.adapted, row.tools, text)
-            left_out = self._is_left_out(row, text, turns)
-        last = len(row.trained) - 1 - row.trained[::-1].index(True)
-        return Conversation(
-            text=text,
-            turns=tuple(spans for spans, is_trained in zip(turns, row.trained, strict=True) if is_trained),
-            closed=closed[last],
-            closing=closing if last == len(row.trained) - 1 else None,
-            left_out=left_out,
-        )
-
-    def _is_left_out(self, row: _Row, text: str, turns: Sequence[Spans]) -> bool:
-        answers = [content_of(message).strip() for message in row.adapted if message["role"] == "assistant"]
-        ends = [0, *(spans[-1][1] for spans in turns)]  # an answer may begin in the prompt, with its <think>
-        parts = [text[start:end] for start, end in pairwise(ends)]
-        return any(
-            is_trained and answer not in part
-            for is_trained, answer, part in zip(row.trained, answers, parts, strict=True)
-        )
-
-    # ---- shapes ----
-
-    def _look_up(self, row: _Row) -> _Known | None:
-        """What is known of conversations with these roles; None where each row must be looked at by itself."""
-        if row.tools or max(map(len, row.adapted)) > 2:
-            return None
-        roles = tuple(message["role"] for message in row.adapted)
-        key = (date.today(), *roles) if self._is_dated else roles
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= _MOST_SHAPES:
-                return None
-            try:
-                known = _Known(roles, self._analyse(roles))
-            except FinetuneError:
-                known = _Known(roles, None)
-            self._known[key] = known
-        return known
-
-    def _is_see_through(self, known: _Known) -> bool:
-        known.uses += 1
-        if known.is_see_through is None and known.uses >= _OFTEN:
-            known.is_see_through = known.shape is not None and is_see_through(
-                known.shape,
-                self._literals,
-                lambda contents: self.template.attempt(self._messages(known.roles, contents)),
-            )
-        return bool(known.is_see_through)
-
-    def _messages(self, roles: Sequence[str], contents: Sequence[str]) -> list[dict[str, Any]]:
-        return [self.template.message(role, content) for role, content in zip(roles, contents, strict=True)]
-
-    def _analyse(self, roles: Sequence[str]) -> Shape | None:
-        contents = [f"{_SLOT}{number}{_SLOT}" for number in range(len(roles))]
-        messages = self._messages(roles, contents)
-        text = self.template.render(messages)
-        around, borders, position = [], [], 0
-        for content in contents:
-            start = text.find(content, position)
-            if start < 0 or text.count(content) != 1:
-                return None
-            around.append(text[position:start])
-            position = start + len(content)
-            borders.append((start, position))
-        around.append(text[position:])
-        turns, closed, closing = self._turns(messages, None, text)
-
-        def border(place: int) -> tuple[int, int]:
-            before = [end - start for start, end in borders if end <= place]
-            return len(before), place - sum(before)
-
-        placed = tuple(tuple((border(start), border(end)) for start, end in spans) for spans in turns)
-        return Shape(tuple(around), placed, closed, closing)
-
-    # ---- one conversation ----
-
-    def _turns(
-        self, messages: Messages, tools: Any, text: str
-    ) -> tuple[tuple[Spans, ...], tuple[bool, ...], str | None]:
+    def find(self, messages: Messages, tools: Any, text: str) -> tuple[tuple[Spans, ...], tuple[bool, ...], str | None]:
         """For every assistant turn its spans, and whether it ends with an end-of-turn token; and what must be appended
         to close the last one (None: nothing)."""
         plain = blank(text)
@@ -231,9 +56,11 @@ class TurnFinder:
                 prompt = self.template.attempt(history, tools, prompt=True)
             if prompt is not None:
                 start = common(prompt, until[:content])
-                is_whole = start == len(prompt) or (bool(header) and until.endswith(header, 0, start))
-                if is_whole and floor <= start <= same:
-                    return (start + len(header) if header and text.startswith(header, start) else start), None
+                is_after_header = header != "" and until.endswith(header, 0, start)
+                if (is_after_header or start == len(prompt)) and floor <= start <= same:
+                    # DiffusionGemma's prompt has no header behind a tool's answer, but its written answer has
+                    skipped = len(header) if not is_after_header and text.startswith(header, start) else 0
+                    return start + skipped, None
             start = self._after_header(until, floor, content, same)
             if start is not None:
                 return start, None
@@ -302,7 +129,7 @@ class TurnFinder:
             place = replaced.find(STAND_IN)
             if text[:place] == replaced[:place] and any(a <= place < b for spans in turns for a, b in spans):
                 raise FinetuneError(
-                    f"The model's chat template writes a {messages[index]['role']} message into the assistant's own words.",
+                    f"The model's chat template writes a {messages[index]['role']} message into the assistant's words.",
                     "Leave the content of messages with tool_calls empty, or choose another model.",
                     code="template-refused",
                 )

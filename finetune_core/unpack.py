@@ -5,6 +5,7 @@ Archives are never trusted: no path of theirs is used on disk, and what they gro
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -204,8 +205,15 @@ def _open_zip(path: Path, name: str, inbox: Inbox) -> list[DataFile]:
                     f"{name} holds another zip ({inside.name}).", "Unpack it and choose the file inside.",
                     code="unsafe-archive",
                 )  # fmt: skip
-            with archive.open(member) as source:
-                target = inbox.take(source, inside.name)
+            try:
+                with archive.open(member) as source:
+                    target = inbox.take(source, inside.name)
+            except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError):
+                raise _broken(name) from None
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # a position that is not in the file
+                    raise _broken(name) from None
+                raise
             files += _open(target, inside.as_posix(), inbox)
         return files
 
@@ -284,4 +292,4 @@ def _pasted_suffix(text: str) -> str:
         return ".tsv"  # cells copied from a spreadsheet
     from .tables import find_dialect
 
-    return ".csv" if find_dialect(text[:65536]).is_table else ".txt"
+    return ".csv" if find_dialect(f"{text[:65536]}\n").is_table else ".txt"

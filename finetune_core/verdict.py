@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .intervals import difference_interval, needed_rows
+from .intervals import difference_interval, is_binary, needed_rows
 from .metrics import METRICS, Metric, perplexity
 from .progress import Progress, smooth
 from .recipe import Recipe
@@ -88,11 +88,12 @@ def _scores(a: Sequence[float], b: Sequence[float], names: tuple[str, str], metr
             f"{first} {verbs[0]} a loss of {mean_a:.2f} nats per token (perplexity {perplexity(mean_a):.3g}) "
             f"where {names[1]} {verbs[1]} {mean_b:.2f} (perplexity {perplexity(mean_b):.3g})"
         )
-    if metric.main == "exact":
+    if metric.main in ("exact", "check") and is_binary(a) and is_binary(b):
         verbs = _verb(names[0], "answer"), _verb(names[1], "answer")
         return f"{first} {verbs[0]} {round(sum(a))} of {len(a)} correctly where {names[1]} {verbs[1]} {round(sum(b))}"
     verbs = _verb(names[0], "score"), _verb(names[1], "score")
-    return f"{first} {verbs[0]} {100 * mean_a:.0f} in {metric.title} where {names[1]} {verbs[1]} {100 * mean_b:.0f}"
+    title = metric.title if metric.kind == "text" else metric.title[0].lower() + metric.title[1:]
+    return f"{first} {verbs[0]} {100 * mean_a:.0f} in {title} where {names[1]} {verbs[1]} {100 * mean_b:.0f}"
 
 
 def _verb(name: str, verb: str) -> str:

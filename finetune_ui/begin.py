@@ -15,7 +15,7 @@ from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.run import list_runs
 
-from . import form, words, words_check
+from . import form, words, words_plan
 from .look import html
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def build(page: Page) -> Begin:
     with gr.Column(elem_classes="begin", elem_id="begin") as bar:
         problem = html("", elem_classes="begin-problem")
         with gr.Row(elem_classes="begin-row"):
-            says = html(words_check.bar_waiting())
-            see = gr.Button(words_check.SEE_CHECK, size="md", min_width=120, scale=0)
-            start = gr.Button(words_check.START, variant="primary", size="md", min_width=150, scale=0)
+            says = html(words_plan.bar_waiting())
+            see = gr.Button(words_plan.SEE_CHECK, size="md", min_width=120, scale=0)
+            start = gr.Button(words_plan.START, variant="primary", size="md", min_width=150, scale=0)
     return Begin(bar, draft, (says, see, start), start, see, problem)
 
 
@@ -73,7 +73,7 @@ def press(looks: Looks, runs_dir: Path, step: str, draft: str, *boxes: Any) -> t
 
 
 def starting() -> Any:
-    return gr.update(value=words_check.STARTING, interactive=False)
+    return gr.update(value=words_plan.STARTING, interactive=False)
 
 
 def new_draft() -> str:
@@ -88,27 +88,27 @@ def _is_clear(look: Look) -> bool:
 
 def show(runs_dir: Path, step: str, look: Look | None, wrong: Sequence[str], problem: FinetuneError | None) -> tuple:
     """(what it says, the second button, the first button): exactly one next thing to do."""
-    see = gr.update(visible=step == "choose", value=words_check.SEE_CHECK)
+    see = gr.update(visible=step == "choose", value=words_plan.SEE_CHECK)
 
-    def start(label: str = words_check.START, ready: bool = True) -> Any:
+    def start(label: str = words_plan.START, ready: bool = True) -> Any:
         return gr.update(value=label, interactive=ready)
 
     if wrong:
-        return words_check.bar_wrong(len(wrong)), see, start(ready=False)
+        return words_plan.bar_wrong(len(wrong)), see, start(ready=False)
     error = problem or (look.error if look else None)
     if error is not None and error.code == "starter-not-here":
-        return words_check.bar_fetching(launch.fetching(runs_dir)), see, start(ready=False)
+        return words_plan.bar_fetching(launch.fetching(runs_dir)), see, start(ready=False)
     if error is not None:
-        return words_check.bar_error(error), see, start(ready=False)
+        return words_plan.bar_error(error), see, start(ready=False)
     if look is None or look.seen is None:
-        return words_check.bar_waiting(look.says if look else "", look.fraction if look else None), see, start()
+        return words_plan.bar_waiting(look.says if look else "", look.fraction if look else None), see, start()
     diagnosis, plan = look.seen.diagnosis, look.seen.plan
     queued = any(run.is_alive() for run in list_runs(runs_dir)[:20])
-    says = words_check.bar_ready(diagnosis, plan, queued)
+    says = words_plan.bar_ready(diagnosis, plan, queued)
     if step == "choose" and not _is_clear(look):
         hidden = gr.update(visible=False)
-        label = words_check.SEE_FIXES if diagnosis.verdict == "blocked" else words_check.see_warnings(diagnosis, plan)
+        label = words_plan.SEE_FIXES if diagnosis.verdict == "blocked" else words_plan.see_warnings(diagnosis, plan)
         return says, hidden, start(label)
     if diagnosis.verdict == "blocked":
         return says, see, start(ready=False)
-    return says, see, start(words_check.START if _is_clear(look) else words_check.START_ANYWAY)
+    return says, see, start(words_plan.START if _is_clear(look) else words_plan.START_ANYWAY)

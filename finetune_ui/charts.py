@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 Point = tuple[int, float]  # (step, value)
 SIZE = 1000.0  # of the drawing square, in its own units
+SPARK_POINTS = 60
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def sparkline(points: Sequence[Point] | Sequence[float], label: str = "loss") ->
     values = [point[1] if isinstance(point, tuple) else float(point) for point in points]
     if len(values) < 2:
         return '<svg class="spark" viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true"></svg>'
+    values = [*values[: -1 : math.ceil(len(values) / SPARK_POINTS)], values[-1]]
     scale = Scale(min(values), max(values))
     steps = [index * SIZE / (len(values) - 1) for index in range(len(values))]
     line = "L".join(f"{x:.0f} {60 + 880 * (1 - scale(value)):.0f}" for x, value in zip(steps, values, strict=True))
@@ -175,6 +177,7 @@ class Bar:
     says: str  # the score in words and units, such as "81%"
     interval: str  # the interval in words
     note: str = ""  # a quiet second line, such as the cost of a request
+    help: str = ""  # more about it, for who points at its name
 
 
 def interval_bars(bars: Iterable[Bar]) -> str:
@@ -185,8 +188,10 @@ def interval_bars(bars: Iterable[Bar]) -> str:
 def _bar(bar: Bar) -> str:
     score, low, high = (100 * min(1.0, max(0.0, value)) for value in (bar.score, bar.low, bar.high))
     note = f"<small>{html.escape(bar.note)}</small>" if bar.note else ""
+    title = f' title="{html.escape(bar.help, quote=True)}"' if bar.help else ""
     return (
-        f'<div class="rival {bar.css}" role="listitem"><div class="rival-name">{html.escape(bar.title)}{note}</div>'
+        f'<div class="rival {bar.css}" role="listitem">'
+        f'<div class="rival-name"{title}>{html.escape(bar.title)}{note}</div>'
         f'<div class="rival-track" aria-hidden="true"><i class="rival-fill" style="width:{score:.2f}%"></i>'
         f'<i class="rival-whisker" style="left:{low:.2f}%;width:{high - low:.2f}%"></i></div>'
         f'<div class="rival-says">{html.escape(bar.says)}<small>{html.escape(bar.interval)}</small></div></div>'

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -12,8 +14,10 @@ import gradio as gr
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import ROLES, Suggestion
 
-from . import form, words_check
+from . import form, scripts, words_check, words_plan, words_tokens
+from .downloads import download
 from .look import html
+from .words import short_data
 
 if TYPE_CHECKING:
     from finetune_core.data import Prepared
@@ -23,58 +27,6 @@ if TYPE_CHECKING:
     from .looking import Look, Looks
 
 LOOKED_THROUGH = 200_000  # rows of a split that are searched for one of the source
-
-FINDINGS_JS = """
-element.addEventListener('click', (event) => {
-  const data = event.target.closest('button')?.dataset;
-  if (!data) return;
-  if ('apply' in data) trigger('apply', { from: 'finding', index: Number(data.apply), code: data.code });
-  if ('row' in data) trigger('row', { row: Number(data.row) });
-  if ('undo' in data) trigger('undo');
-  if ('repair' in data) trigger('unrepair', { fix: data.repair });
-});
-"""
-MAPPING_JS = """
-element.addEventListener('change', (event) => {
-  if (event.target.dataset.role) trigger('map', { role: event.target.dataset.role, column: event.target.value });
-});
-"""
-TOKENS_JS = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-turn]');
-  if (button && !button.disabled) trigger('turn', { row: Number(button.dataset.turn) });
-});
-"""
-# the rows that a shorter or longer max_length would cut are counted here, so that the number moves with the slider
-LENGTHS_JS = """
-const $ = (what) => element.querySelector(what);
-const many = (n) => n.toLocaleString('en') + (n === 1 ? ' row' : ' rows');
-const recount = () => {
-  const card = $('.lengths'), value = Math.max(8, Number($('input').value));
-  const rows = Number(card.dataset.rows), end = Number(card.dataset.end);
-  let cut = 0;
-  for (const [length, n] of JSON.parse(card.dataset.counts)) if (length > value) cut += n;
-  $('.histogram').style.setProperty('--at', (100 * value / end) + '%');
-  $('[data-length]').textContent = value.toLocaleString('en');
-  $('[data-cut]').textContent = cut ? `${many(cut)} cut (${(100 * cut / rows).toFixed(1)}%).` : 'no row is cut.';
-};
-element.addEventListener('input', recount);
-element.addEventListener('change', () => trigger('cut', { length: Math.max(8, Number($('input').value)) }));
-"""
-PLAN_JS = """
-element.addEventListener('click', (event) => {
-  const data = event.target.closest('button')?.dataset;
-  if (data && 'ladder' in data) trigger('apply', { from: 'plan', index: Number(data.ladder), code: '' });
-});
-"""
-VERDICT_JS = """
-element.addEventListener('click', (event) => {
-  const data = event.target.closest('button')?.dataset;
-  if (!data) return;
-  if ('cancel' in data) trigger('cancel');
-  if ('again' in data) trigger('again');
-});
-"""
 
 
 @dataclass(frozen=True)
@@ -92,13 +44,24 @@ class Checked:
 def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
     row, said, undo = gr.State(0), gr.State(""), gr.State(())
     with gr.Column(visible=False, elem_classes=["panel", "check"]) as panel:
-        verdict = html(words_check.looking(), js_on_load=VERDICT_JS)
-        findings = html("", js_on_load=FINDINGS_JS)
-        mapping = html("", js_on_load=MAPPING_JS)
-        tokens = html("", js_on_load=TOKENS_JS)
+        verdict = html(words_check.looking(), js_on_load=scripts.VERDICT)
+        findings = html("", js_on_load=scripts.FINDINGS)
+        tokens = html("", js_on_load=scripts.TOKENS)
+        rows = html("", js_on_load=scripts.ROWS)
         with gr.Row(elem_classes="boxes", equal_height=True):
-            lengths = html("", js_on_load=LENGTHS_JS)
-            plan = html("", js_on_load=PLAN_JS)
+            lengths = html("", js_on_load=scripts.LENGTHS)
+            plan = html("", js_on_load=scripts.PLAN)
+        problem = html(visible=False)
+        save = download(
+            words_check.DOWNLOAD,
+            partial(write_rows, looks),
+            list(boxes),
+            problem,
+            name="rows",
+            visible=False,
+            size="md",
+            elem_classes="save-rows",
+        )
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
     def on_apply(event: gr.EventData, *values: Any) -> list[Any]:
@@ -116,7 +79,8 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         plan.apply(on_apply, [undo, *boxes], [undo, *boxes], **quiet),
         findings.undo(take_back, [undo, *boxes], [undo, *boxes], **quiet),
         findings.unrepair(unrepair, [undo, *boxes], [undo, *boxes], **quiet),
-        mapping.map(on_map, [undo, *boxes], [undo, *boxes], **quiet),
+        rows.map(on_map, [undo, *boxes], [undo, *boxes], **quiet),
+        rows.line(set_line, [undo, *boxes], [undo, *boxes], **quiet),
         lengths.cut(set_length, [undo, *boxes], [undo, *boxes], **quiet),
     )
     turns = (
@@ -127,7 +91,7 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         verdict.cancel(partial(cancel, looks), list(boxes), None, **quiet),
         verdict.again(partial(look_again, looks), list(boxes), None, **quiet),
     )
-    outputs = (verdict, findings, mapping, tokens, lengths, plan)
+    outputs = (verdict, findings, tokens, rows, lengths, plan, save)
     return Checked(panel, row, said, undo, outputs, fills, turns, again)
 
 
@@ -169,7 +133,31 @@ def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: A
 
 def set_length(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
     length = int(event.length)
-    return _changed(undo, boxes, {"max_length": length}, words_check.length_set(length))
+    return _changed(undo, boxes, {"max_length": length}, words_tokens.length_set(length))
+
+
+def set_line(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
+    """A system prompt or a template line for all rows."""
+    if event.field not in ("system_prompt", "template"):
+        return [undo, *boxes]
+    text = str(event.text).strip()
+    return _changed(undo, boxes, {event.field: text or None}, words_check.line_set(event.field, text))
+
+
+def write_rows(looks: Looks, *given: Any) -> Path:
+    """The rows as they would be trained on, in their splits, as one zip file."""
+    from finetune_core.data import write_splits
+
+    *boxes, folder = given
+    look = looks.ask(form.read(boxes), wait_seconds=60)
+    if look.seen is None:
+        raise look.error or FinetuneError("The rows are still being read.", "Try again in a moment.", "busy")
+    zipped = folder / f"{short_data(look.recipe.dataset_name)}-cleaned.zip"
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in write_splits(look.seen.prepared, folder):
+            archive.write(path, path.name)
+            path.unlink()
+    return zipped
 
 
 def turn(event: gr.EventData) -> tuple[int, str]:
@@ -258,9 +246,9 @@ def wanted_roles(prepared: Prepared) -> tuple[str, ...]:
 def show(look: Look | None, problem: FinetuneError | None, row: int, said: str, undo: Sequence[Any]) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known."""
     if problem or (look and look.error):
-        return words_check.failed(problem or look.error), "", "", "", "", ""
+        return words_check.failed(problem or look.error), *[""] * 5, gr.update(visible=False)
     if look is None or look.seen is None:
-        return (words_check.looking(look.says, look.fraction) if look else words_check.looking(), *[gr.skip()] * 5)
+        return (words_check.looking(look.says, look.fraction) if look else words_check.looking(), *[gr.skip()] * 6)
     seen = look.seen
     prepared, diagnosis = seen.prepared, seen.diagnosis
     longest = seen.plan.recipe.max_length
@@ -268,10 +256,19 @@ def show(look: Look | None, problem: FinetuneError | None, row: int, said: str, 
     return (
         words_check.verdict(diagnosis, seen.plan),
         words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs),
-        words_check.mapping(prepared.columns, roles_of(prepared), shape_words(prepared), wanted_roles(prepared)),
         token_view(seen, row, said),
-        look.once(("lengths", longest), lambda: words_check.lengths(diagnosis.token_lengths, longest)),
-        words_check.plan(seen.plan),
+        words_check.rows_card(
+            prepared.source,
+            shape_words(prepared),
+            diagnosis.readiness,
+            prepared.columns,
+            roles_of(prepared),
+            wanted_roles(prepared),
+            look.recipe,
+        ),
+        look.once(("lengths", longest), lambda: words_tokens.lengths(diagnosis.token_lengths, longest)),
+        words_plan.plan(seen.plan),
+        gr.update(visible=True),
     )
 
 
@@ -288,7 +285,7 @@ def token_view(seen: Preflight, index: int, said: str = "") -> str:
         pieces = render(row, seen.tokenizer, seen.plan.recipe.max_length).pieces()
     except FinetuneError as error:
         pieces, said = [], f"{error.problem} {error.fix}"
-    return words_check.tokens(pieces, min(index, rows - 1), rows, number, split, said)
+    return words_tokens.tokens(pieces, min(index, rows - 1), rows, number, split, said)
 
 
 def shape_words(prepared: Prepared) -> str:

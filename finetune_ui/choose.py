@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from finetune_core import hub
 from finetune_core.errors import FinetuneError, explain
-from finetune_core.recipe import DATA_DIR, STARTER_DATA, STARTER_MODEL, Recipe
-from finetune_core.run import list_runs
+from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe
 
-from . import form, uploads, words, words_choose
+from . import form, names, scripts, uploads, words, words_choose
 from .look import html
 
 if TYPE_CHECKING:
@@ -24,107 +21,6 @@ if TYPE_CHECKING:
     from .looking import Look
 
 FIRST_PRESET = "quick-look"
-RECENT = 12  # models and data sets of earlier runs offered again
-
-PRESETS_JS = """
-const cards = () => [...element.querySelectorAll('[data-preset]')];
-const pick = (card) => { trigger('pick', { preset: card.dataset.preset }); card.focus(); };
-element.addEventListener('click', (event) => {
-  const card = event.target.closest('[data-preset]');
-  if (card) pick(card);
-});
-element.addEventListener('keydown', (event) => {
-  const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-  const here = cards().indexOf(document.activeElement);
-  if (!move || here < 0) return;
-  event.preventDefault();
-  pick(cards()[(here + move + cards().length) % cards().length]);
-});
-"""
-
-# the whole card takes a dropped file; pasting several lines anywhere in it is taken as rows
-DROP_JS = """
-const $ = (what) => element.querySelector(what);
-const says = (text) => { $('.drop-says').textContent = text; };
-const send = async (file) => {
-  if (!file) return;
-  says('Uploading ' + file.name + ' …');
-  $('.drop').classList.add('busy');
-  try {
-    const { path } = await upload(file);
-    says('');
-    trigger('dropped', { path: path });
-  } catch (error) {
-    says('That file did not arrive: ' + (error.message || 'it may be too large') + '. Give its path above instead.');
-  }
-  $('.drop').classList.remove('busy');
-};
-const open = (shown) => {
-  $('.paste').hidden = !shown;
-  $('.drop').hidden = shown;
-  if (shown) $('textarea').focus();
-};
-element.addEventListener('change', (event) => {
-  if (event.target.type === 'file') { send(event.target.files[0]); event.target.value = ''; }
-});
-element.addEventListener('click', (event) => {
-  if (event.target.closest('[data-paste]')) open(true);
-  if (event.target.closest('[data-cancel]')) open(false);
-  if (event.target.closest('[data-use]')) { trigger('pasted', { text: $('textarea').value }); open(false); }
-});
-queueMicrotask(() => {
-  const card = element.closest('.data-card') || element;
-  card.addEventListener('dragover', (event) => { event.preventDefault(); card.classList.add('over'); });
-  card.addEventListener('dragleave', (event) => {
-    if (!card.contains(event.relatedTarget)) card.classList.remove('over');
-  });
-  card.addEventListener('drop', (event) => {
-    card.classList.remove('over');
-    if (!event.dataTransfer.files.length) return;
-    event.preventDefault();
-    send(event.dataTransfer.files[0]);
-  });
-  card.addEventListener('paste', (event) => {
-    const text = (event.clipboardData || window.clipboardData).getData('text');
-    if (event.target.id === 'paste-rows' || !text.trim().includes('\\n')) return;
-    event.preventDefault();
-    open(true);
-    $('textarea').value = text;
-  });
-});
-"""
-
-SEARCH_JS = """
-const filter = () => {
-  const words = element.querySelector('input').value.toLowerCase().split(/\\s+/).filter(Boolean);
-  const home = element.closest('.settings') || document;
-  let any = false;
-  home.querySelectorAll('.settings-part').forEach((part) => {
-    let here = false;
-    part.querySelectorAll('.field').forEach((field) => {
-      const text = (field.textContent + ' ' + field.id).toLowerCase();
-      const fits = words.every((word) => text.includes(word));
-      field.classList.toggle('unfit', !fits);
-      here = here || fits;
-    });
-    part.classList.toggle('unfit', !here);
-    any = any || here;
-  });
-  element.querySelector('.settings-none').hidden = any;
-};
-element.addEventListener('input', filter);
-"""
-
-COPY_JS = """
-element.addEventListener('click', async (event) => {
-  const button = event.target.closest('[data-copy]');
-  if (!button) return;
-  const said = button.querySelector('span');
-  try { await navigator.clipboard.writeText(button.dataset.copy); said.textContent = 'Copied'; }
-  catch { said.textContent = 'Press Ctrl+C'; getSelection().selectAllChildren(element.querySelector('code')); }
-  setTimeout(() => { said.textContent = 'Copy'; }, 1600);
-});
-"""
 
 
 @dataclass(frozen=True)
@@ -147,7 +43,7 @@ def build(page: Page) -> Chosen:
     with gr.Column(elem_classes=["panel", "choose"]) as panel:
         html(words_choose.heading())
         about = html("", elem_classes="about-run")
-        cards = html(words_choose.preset_cards(form.presets(), FIRST_PRESET, {}), js_on_load=PRESETS_JS)
+        cards = html(words_choose.preset_cards(form.presets(), FIRST_PRESET, {}), js_on_load=scripts.PRESETS)
         with gr.Row(elem_classes="boxes", equal_height=True):
             with gr.Column(elem_classes=["card", "box-card"], min_width=280):
                 model = _name_box(words_choose.MODEL_TITLE, words_choose.MODEL_HELP, STARTER_MODEL)
@@ -155,18 +51,18 @@ def build(page: Page) -> Chosen:
             with gr.Column(elem_classes=["card", "box-card", "data-card"], min_width=280):
                 data = _name_box(words_choose.DATA_TITLE, words_choose.DATA_HELP, STARTER_DATA)
                 data_note = html(words_choose.data_note())
-                drop = html(words_choose.drop_zone(), js_on_load=DROP_JS, elem_classes="drop-home")
+                drop = html(words_choose.drop_zone(), js_on_load=scripts.DROP, elem_classes="drop-home")
         trouble = html("", elem_classes="trouble")
         boxes: dict[str, Any] = {"model_name_or_path": model, "dataset_name": data}
         with gr.Accordion(words_choose.SETTINGS_TITLE, open=False, elem_classes="settings") as settings:
-            html(words_choose.settings_search(), js_on_load=SEARCH_JS, elem_classes="settings-find")
-            for title, names in form.groups().items():
+            html(words_choose.settings_search(), js_on_load=scripts.SEARCH, elem_classes="settings-find")
+            for title, fields in form.groups().items():
                 with gr.Column(elem_classes="settings-part"):
                     html(words_choose.settings_group(title))
                     with gr.Column(elem_classes="fields"):
-                        boxes |= {name: form.component(name) for name in names}
+                        boxes |= {name: form.component(name) for name in fields}
         with gr.Accordion(words_choose.COMMAND_TITLE, open=False, elem_classes="settings"):
-            command = html("", js_on_load=COPY_JS)
+            command = html("", js_on_load=scripts.COPY)
 
     ordered = tuple(boxes[name] for name in form.FIELDS if name in boxes)
     for box, value in zip(ordered, form.to_boxes(first), strict=True):
@@ -176,8 +72,8 @@ def build(page: Page) -> Chosen:
     picked = cards.pick(pick_preset, [preset, *ordered], [preset, *ordered], **quiet)
     dropped = drop.dropped(_taking(page.runs_dir, keep_drop), None, [data, trouble], **quiet)
     pasted = drop.pasted(_taking(page.runs_dir, keep_paste), None, [data, trouble], **quiet)
-    model.key_up(search_models, None, model, trigger_mode="multiple", **quiet)
-    data.key_up(search_data, None, data, trigger_mode="multiple", **quiet)
+    model.key_up(names.search_models, None, model, trigger_mode="multiple", **quiet)
+    data.key_up(names.search_data, None, data, trigger_mode="multiple", **quiet)
 
     settable = tuple(boxes[name] for name in form.settings())
     return Chosen(
@@ -230,12 +126,12 @@ def fresh() -> list[Any]:
 
 
 def reopen(recipe: Recipe) -> list[Any]:
-    """The boxes of a run that is already made."""
-    return [FIRST_PRESET, *form.to_boxes(recipe)]
+    """The boxes of a run that is already made; its recipe is its own and no preset's."""
+    return ["", *form.to_boxes(recipe)]
 
 
 def _start(preset: str) -> Recipe:
-    return Recipe.make(form.preset(preset).recipe)
+    return Recipe.make(form.preset(preset or FIRST_PRESET).recipe)
 
 
 def keep_drop(runs_dir: Path, event: gr.EventData) -> tuple[Any, Any]:
@@ -255,50 +151,7 @@ def keep_paste(runs_dir: Path, event: gr.EventData) -> tuple[Any, Any]:
 
 
 def _choose_file(path: Path) -> tuple[Any, Any]:
-    return gr.update(choices=[(path.name, str(path)), *data_choices()], value=str(path)), ""
-
-
-def search_models(event: gr.KeyUpData) -> Any:
-    """The Hub's answers while typing; unchanged when it is away."""
-    found = hub.search("model", event.input_value or "")
-    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
-
-
-def search_data(event: gr.KeyUpData) -> Any:
-    found = hub.search("dataset", event.input_value or "")
-    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
-
-
-def first_choices(runs_dir: Path, *held: Any) -> list[Any]:
-    """What the two boxes offer before anything is typed: starters, recently used, and models in the Hub's cache."""
-    recipes = []
-    for run in list_runs(runs_dir)[:RECENT]:
-        try:
-            recipes.append(run.recipe)
-        except FinetuneError:
-            continue
-    models = [STARTER_MODEL, *(recipe.model_name_or_path for recipe in recipes), *cached_models()]
-    data = [*data_choices(), *(_file_choice(recipe.dataset_name) for recipe in recipes)]
-    return [gr.update(choices=list(dict.fromkeys(models))), gr.update(choices=list(dict.fromkeys(data)))]
-
-
-def data_choices() -> list[tuple[str, str]]:
-    """The starter data that comes with Fijn."""
-    return [(folder.name, folder.name) for folder in sorted(DATA_DIR.iterdir()) if folder.is_dir()]
-
-
-def _file_choice(name: str) -> tuple[str, str]:
-    return (Path(name).name if os.sep in name and Path(name).is_file() else name, name)
-
-
-def cached_models(limit: int = 20) -> list[str]:
-    """Complete models in the Hub's cache, newest first."""
-    from huggingface_hub import constants
-
-    folders = [f for f in Path(constants.HF_HUB_CACHE).glob("models--*--*") if f.is_dir()]
-    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-    names = ["/".join(folder.name.split("--")[1:]) for folder in folders]
-    return [name for name in names if hub.local_model(name) is not None][:limit]
+    return gr.update(choices=[(path.name, str(path)), *names.data_choices()], value=str(path)), ""
 
 
 # --- drawing ---
@@ -316,7 +169,7 @@ def show(
     else:
         start, recipe = _start(preset), form.read(boxes)
         changed = sum(getattr(recipe, name) != getattr(start, name) for name in form.settings())
-        command = words_choose.command(form.command_line(recipe, preset, form.preset(preset).recipe))
+        command = words_choose.command(form.command_line(recipe, preset or FIRST_PRESET, start.model_dump()))
     return (
         words_choose.preset_cards(form.presets(), preset, costs),
         words_choose.model_note(*_model_words(look)),

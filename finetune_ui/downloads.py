@@ -29,7 +29,7 @@ def download(
     `name` is the hidden button's own, for the script that presses it.
     """
     shown = gr.Button(label, **button)
-    hidden = gr.DownloadButton(visible="hidden", elem_id=f"download-{name}")
+    hidden = gr.DownloadButton(visible="hidden", elem_id=f"download-{name}", elem_classes="gone")
 
     def fill(*values: Any) -> tuple[Any, Any]:
         folder = Path(hidden.GRADIO_CACHE) / secrets.token_urlsafe(16)

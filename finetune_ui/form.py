@@ -80,7 +80,7 @@ def component(name: str) -> gr.Dropdown | gr.Checkbox | gr.Textbox:
         return gr.Dropdown(choices(name), value=value, filterable=False, **about)
     if bool in kinds:
         return gr.Checkbox(value, **about)
-    placeholder = words_choose.LEFT_OPEN if may_be_open else words_choose.field_example(name)
+    placeholder = words_choose.field_example(name) or (words_choose.LEFT_OPEN if may_be_open else "")
     return gr.Textbox(value, placeholder=placeholder, lines=1, max_lines=1, **about)
 
 
@@ -104,11 +104,17 @@ def to_box(name: str, value: Any) -> Any:
         return (value if not may_be_open else "") if value is None else value if not may_be_open else str(value).lower()
     if value is None:
         return ""
+    if isinstance(value, dict | list) and any(mark in str(item) for item in _items(value) for mark in ',:{["'):
+        return json.dumps(value, ensure_ascii=False)  # a column may be called anything
     if isinstance(value, dict):
         return ", ".join(f"{key}: {item}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return number(value) if isinstance(value, float) else str(value)
+
+
+def _items(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return [*value.keys(), *value.values()] if isinstance(value, dict) else value
 
 
 def from_box(name: str, value: Any) -> Any:
@@ -124,6 +130,11 @@ def from_box(name: str, value: Any) -> Any:
         return default if isinstance(default, dict | list) else ""
     if bool in kinds and may_be_open:
         return text == "true"
+    if text[0] in "{[" and any(get_origin(kind) in (dict, list) for kind in kinds):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
     if any(get_origin(kind) is dict for kind in kinds):
         pairs = [part.partition(":") for part in text.split(",") if part.strip()]
         return {key.strip(): item.strip() for key, _, item in pairs}
@@ -160,6 +171,18 @@ def read(boxes: Sequence[Any]) -> Recipe:
 def raw(boxes: Sequence[Any]) -> dict[str, Any]:
     names = [name for name in FIELDS if has_choice(name)]
     return {name: from_box(name, value) for name, value in zip(names, boxes, strict=True)}
+
+
+def as_kept(boxes: Sequence[Any]) -> dict[str, Any]:
+    """What the boxes hold, by field, for the browser to keep until the page is loaded again."""
+    return dict(zip((name for name in FIELDS if has_choice(name)), boxes, strict=True))
+
+
+def from_kept(kept: Mapping[str, Any]) -> list[Any]:
+    """Boxes from what a browser kept, perhaps for an older version: unknown fields go, missing ones have defaults."""
+    default = Recipe().model_dump()
+    names = [name for name in FIELDS if has_choice(name)]
+    return [kept.get(name, to_box(name, default[name])) for name in names]
 
 
 def problems(boxes: Sequence[Any]) -> dict[str, str]:

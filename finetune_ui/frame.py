@@ -11,71 +11,11 @@ import gradio as gr
 from finetune_core import Progress, Recipe, Run, hub, list_runs, summarize
 from finetune_core.machine import this_machine
 
-from . import words_frame, words_run
+from . import scripts, words_frame, words_run
 from .look import html
 from .words import STEPS, short_data
 
 RAIL_LIMIT = 60  # newest runs shown; the others are still on disk and on the command line
-
-HEADER_JS = """
-const dark = () => document.body.classList.contains('dark');
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-do]');
-  if (!button) return;
-  if (button.dataset.do === 'rail') document.body.classList.toggle('rail-open');
-  if (button.dataset.do === 'theme') {
-    const next = dark() ? 'light' : 'dark';
-    try { localStorage.setItem('fijn-theme', next); } catch {}
-    document.body.classList.toggle('dark', next === 'dark');
-  }
-});
-document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape') document.body.classList.remove('rail-open');
-});
-"""
-
-RAIL_JS = """
-const close = () => document.body.classList.remove('rail-open');
-element.addEventListener('click', (event) => {
-  if (event.target.closest('[data-new]')) { close(); trigger('fresh'); return; }
-  const link = event.target.closest('[data-run]');
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-  event.preventDefault();
-  close();
-  trigger('pick', { run: link.dataset.run });
-});
-const shade = document.createElement('button');
-shade.className = 'rail-shade';
-shade.setAttribute('aria-label', 'Close the list of runs');
-shade.addEventListener('click', close);
-document.body.append(shade);
-"""
-
-# the address bar follows the page, so that a reload or a second tab shows the same
-PATH_JS = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-go]');
-  if (button && !button.disabled) trigger('go', { to: button.dataset.go });
-});
-const follow = () => {
-  const place = element.querySelector('[data-place]');
-  if (!place) return;
-  const url = new URL(location.href);
-  for (const key of ['run', 'step', 'new']) url.searchParams.delete(key);
-  if (place.dataset.run) { url.searchParams.set('run', place.dataset.run); }
-  else url.searchParams.set('new', '1');
-  if (place.dataset.step !== 'choose' || place.dataset.run) url.searchParams.set('step', place.dataset.step);
-  if (url.href !== location.href) history.replaceState(null, '', url);
-};
-watch('value', follow);
-"""
-
-FOLDS_JS = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-go]');
-  if (button) trigger('go', { to: button.dataset.go });
-});
-"""
 
 
 @dataclass(frozen=True)
@@ -87,24 +27,17 @@ class Page:
     step: gr.State  # one of STEPS
 
 
-@dataclass(frozen=True)
-class Frame:
-    header: gr.HTML
-    rail: gr.HTML
-    path: gr.HTML
-    folds: gr.HTML
-
-
 def build_header() -> gr.HTML:
-    return html(words_frame.header(), js_on_load=HEADER_JS, elem_id="top")
+    return html(words_frame.header(), js_on_load=scripts.HEADER, elem_id="top")
 
 
 def build_rail() -> gr.HTML:
-    return html(words_frame.rail((), ""), js_on_load=RAIL_JS, elem_id="rail")
+    return html(words_frame.rail((), ""), js_on_load=scripts.RAIL, elem_id="rail")
 
 
 def build_path() -> tuple[gr.HTML, gr.HTML]:
-    return html("", js_on_load=PATH_JS, elem_id="path"), html("", js_on_load=FOLDS_JS, elem_id="folds")
+    path = words_frame.stepper("choose", (), reachable_steps(None))  # until the page knows which run it holds
+    return html(path, js_on_load=scripts.PATH, elem_id="path"), html("", js_on_load=scripts.FOLDS, elem_id="folds")
 
 
 def chips(runs_dir: Path) -> str:

@@ -16,11 +16,12 @@ INK, INK_DARK = "#1b1f27", "#eceef2"
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
 
-# the person's own choice of light or dark, kept in their browser; runs before the page is drawn
+# The person's own choice of light or dark, kept in their browser. Gradio adds this once its page has begun, so the
+# document is there already.
 HEAD = """
 <script>
   document.documentElement.lang = 'en';
-  document.addEventListener('DOMContentLoaded', () => {
+  (() => {
     const keep = () => {
       let theme = null;
       try { theme = localStorage.getItem('fijn-theme'); } catch {}
@@ -29,7 +30,7 @@ HEAD = """
     };
     keep();
     new MutationObserver(keep).observe(document.body, { attributes: true, attributeFilter: ['class'] });
-  });
+  })();
 </script>
 """
 

@@ -18,7 +18,7 @@ from finetune_core.machine import Machine, this_machine
 from finetune_core.plan import Plan, make_plan
 from finetune_core.recipe import STARTER_MODEL, Recipe, group_of
 
-from . import form, words_check
+from . import form, words_plan
 
 if TYPE_CHECKING:
     from finetune_core.preflight import Preflight
@@ -172,19 +172,19 @@ def plan_again(seen: Preflight, recipe: Recipe, machine: Machine | None = None) 
 def preset_costs(look: Look | None) -> dict[str, str]:
     """Preset → how long it would take here, with the rows and the model that were looked at; {} while unknown."""
     if look is not None and look.error is not None:
-        return dict.fromkeys((preset.name for preset in form.presets()), words_check.COST_UNKNOWN)
+        return dict.fromkeys((preset.name for preset in form.presets()), words_plan.COST_UNKNOWN)
     if look is None or look.seen is None:
         return {}
     machine, costs = this_machine(), {}
     for preset in form.presets():
         start, now = Recipe.make(preset.recipe), look.seen.recipe
         if start.method == "qlora" and machine.kind != "cuda":
-            costs[preset.name] = words_check.NEEDS_GPU
+            costs[preset.name] = words_plan.NEEDS_GPU
         elif start.model_name_or_path not in (STARTER_MODEL, now.model_name_or_path):
-            costs[preset.name] = words_check.NEEDS_DOWNLOAD
+            costs[preset.name] = words_plan.NEEDS_DOWNLOAD
         else:
             kept = {"model_name_or_path": now.model_name_or_path, "dataset_name": now.dataset_name}
             asked = start.replace(**kept)
             plan = look.once(asked.model_dump_json(), lambda asked=asked: plan_again(look.seen, asked, machine))
-            costs[preset.name] = words_check.cost(plan)
+            costs[preset.name] = words_plan.cost(plan)
     return costs

@@ -18,6 +18,12 @@ from .words import STEPS
 DRAFT_STEPS = ("choose", "check")
 
 
+def _asked(request: gr.Request) -> tuple[str | None, str | None, bool]:
+    """Run, step and “new” of the page's address."""
+    asked = request.query_params
+    return asked.get("run"), asked.get("step"), "new" in asked
+
+
 @dataclass(frozen=True)
 class Screen:
     """Panels of a held run by step: what was built, and the function that fills it."""
@@ -32,8 +38,7 @@ class Screen:
         return [*(panel.panel for panel in built), *(output for panel in built for output in panel.outputs)]
 
     def arrive(self, request: gr.Request) -> tuple[str, str]:
-        asked = request.query_params
-        return frame.arrive(self.runs_dir, asked.get("run"), asked.get("step"), "new" in asked)
+        return frame.arrive(self.runs_dir, *_asked(request))
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
         """A run in the rail."""
@@ -102,6 +107,15 @@ class Draft:
         """“New”."""
         return ["", "choose", "", begin.new_draft(), (), 0, *choose.fresh()]
 
+    def restore(self, kept: Mapping[str, Any] | None, request: gr.Request) -> list[Any]:
+        """A draft that was being written when the page was loaded again."""
+        is_draft = frame.arrive(self.runs_dir, *_asked(request))[0] == ""
+        if not is_draft or not kept or not isinstance(kept.get("boxes"), dict):
+            return [gr.skip()] * (1 + len(self.chosen.boxes))
+        known = {preset.name for preset in form.presets()}
+        preset = kept.get("preset") if kept.get("preset") in known else choose.FIRST_PRESET
+        return [preset, *form.from_kept(kept["boxes"])]
+
     def press(self, step: str, draft: str, *boxes: Any) -> tuple[Any, ...]:
         return begin.press(self.looks, self.runs_dir, step, draft, *boxes)
 
@@ -121,7 +135,7 @@ class Draft:
         """What the boxes say now, in the open panel and in the bar; the timer goes on while rows are being read."""
         chosen, checked, bar = (len(part.outputs) for part in (self.chosen, self.checked, self.begun))
         if held is None or step not in DRAFT_STEPS:
-            return [*[gr.skip()] * (chosen + checked + bar), gr.Timer(active=False)]
+            return [*[gr.skip()] * (chosen + checked + bar), gr.Timer(active=False), gr.skip()]
         problems = form.problems(boxes)
         look = None
         if not problems:
@@ -135,6 +149,7 @@ class Draft:
             *(check.show(look, problem, row, said, undo) if step == "check" else [gr.skip()] * checked),
             *begin.show(self.runs_dir, step, look, list(problems), problem),
             gr.Timer(active=look is not None and (look.pending or is_on_its_way(look.error))),
+            gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes)},
         ]
 
 

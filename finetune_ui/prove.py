@@ -41,7 +41,7 @@ def build(page: Page) -> Prove:
     with gr.Column(visible=False, elem_classes=["panel", "prove"]) as panel:
         problem = look.html(visible=False)
         nothing = look.html(js_on_load=words_share.COPY_JS)
-        verdict = look.html(js_on_load=None)
+        verdict = look.html(js_on_load=words_share.COPY_JS)
         with gr.Column(visible=False, elem_classes="proof-table") as table:
             with gr.Row(elem_classes="proof-bar"):
                 which = gr.Radio(
@@ -92,7 +92,12 @@ def show(run: Run) -> tuple[Any, ...]:
             gr.update(visible=False),
             *[gr.skip()] * 5,
         )
-    whole = words_prove.verdict(report) + words_prove.bars(report) + words_prove.facts(report)
+    whole = (
+        words_prove.verdict(report)
+        + words_prove.bars(report)
+        + words_prove.facts(report)
+        + words_prove.more_rivals(report, launch.as_text(launch.command(run, "evaluate")))
+    )
     found = bool(report.get("rows"))
     return (
         hidden,

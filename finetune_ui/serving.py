@@ -18,7 +18,7 @@ SUGGESTIONS = 6
 
 def state_of(run: Run) -> str:
     """awake, loading, asleep, or away when there is nothing to talk to; training when another has the machine."""
-    if not run.has_result():
+    if not can_talk(run):
         return "away"
     runs_dir = run.path.parent
     server = launch.serving(runs_dir)
@@ -46,10 +46,15 @@ def training_now(runs_dir: Path, newest: int = 20) -> bool:
     return any(run.is_alive() for run in list_runs(runs_dir)[:newest])
 
 
+def can_talk(run: Run) -> bool:
+    """A result, or a checkpoint of a training that did not come to its end."""
+    return run.has_result() or bool(run.checkpoints())
+
+
 def models(run: Run) -> list[str]:
-    """base, tuned, and the checkpoints that are still there, newest first."""
-    kept = [checkpoint.name for checkpoint in reversed(run.checkpoints())]
-    return ["base", "tuned", *kept] if run.recipe.method != "full" else ["base", "tuned"]
+    """base, then tuned if it is done, then the checkpoints that are still there, newest first."""
+    tuned = ["tuned"] if run.has_result() else []
+    return ["base", *tuned, *(checkpoint.name for checkpoint in reversed(run.checkpoints()))]
 
 
 def suggestions(run: Run) -> tuple[Suggestion, ...]:

@@ -61,9 +61,9 @@ def build(page: Page) -> Talk:
         chips = look.html(js_on_load=CHIP_JS)
         with gr.Column(elem_classes="composer", visible=False) as composer:
             box = gr.Textbox(
-                placeholder="Ask both models… (Enter sends, Shift+Enter makes a new line)",
+                placeholder="Ask both models…",
                 show_label=False,
-                label="Your question",
+                label="Your question (Enter sends, Shift+Enter makes a new line)",
                 lines=1,
                 max_lines=6,
                 submit_btn="Ask",
@@ -75,7 +75,7 @@ def build(page: Page) -> Talk:
         with gr.Accordion("Settings", open=False, elem_classes="talk-settings", visible=False) as settings:
             system = gr.Textbox(
                 label="System prompt",
-                info="Said before the conversation. Your rows had this one, and the tuned model expects it.",
+                info="Said before the conversation. It is the one that your rows have; the tuned model expects it.",
                 lines=1,
                 max_lines=6,
             )
@@ -92,13 +92,13 @@ def build(page: Page) -> Talk:
                     16, 1024, value=256, step=16, label="Longest answer", info="In tokens, of about ¾ word each."
                 )
     turns = gr.State(())
-    reference = gr.State("")  # of the row that is in the box
+    row = gr.State(None)  # the Suggestion whose question is in the box
     awake = gr.Timer(4, active=False)
 
     quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     # streaming fills as few components as it can: each one costs the browser time on every frame
-    ask_inputs = [page.held, box, turns, reference, left, right]
-    ask_outputs = [turns, chat, box, problem, reference]
+    ask_inputs = [page.held, box, turns, row, left, right]
+    ask_outputs = [turns, chat, box, problem, row]
     stream_inputs = [page.held, turns, system, temperature, length]
     slow = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
     streams = []
@@ -117,27 +117,27 @@ def build(page: Page) -> Talk:
         return take_row(page.runs_dir, run_id, event.row)
 
     answered_after(box.submit(lambda: None, None, None, queue=False, **quick))
-    answered_after(chips.pick(pick_chip, page.held, [box, system, reference], **quick))
+    answered_after(chips.pick(pick_chip, page.held, [box, system, row], **quick))
     # first hang up, then draw: a last frame that is under way would undo it
     box.stop(None, None, None, cancels=streams).then(stop_answers, turns, [turns, chat, box], **quick)
     clear.click(None, None, None, cancels=streams).then(
-        partial(forget, page.runs_dir), page.held, [turns, chat, box, problem, reference], **quick
+        partial(forget, page.runs_dir), page.held, [turns, chat, box, problem, row], **quick
     )
     box.focus(partial(wake, page.runs_dir), page.held, [presence, problem], trigger_mode="once", **quick)
     awake.tick(partial(present, page.runs_dir), page.held, presence, **quick)
     page.held.change(None, None, None, cancels=streams).then(
         partial(begin, page.runs_dir),
         page.held,
-        [turns, chat, box, problem, reference, system, length, left, right],
+        [turns, chat, box, problem, row, system, length, left, right],
         **quick,
     )
     outputs = (heads, composer, settings, chips, left, right, presence, awake)
-    return Talk(panel=panel, outputs=outputs, take_row=take, taken=(box, system, reference))
+    return Talk(panel=panel, outputs=outputs, take_row=take, taken=(box, system, row))
 
 
 def show(run: Run) -> tuple[Any, ...]:
     """What can be asked, and of whom. The conversation itself lives in the page."""
-    can = run.has_result()
+    can = serving.can_talk(run)
     found = serving.suggestions(run) if can else ()
     choices = words_talk.model_choices(serving.models(run), run.recipe.model_name_or_path)
     return (
@@ -155,14 +155,21 @@ def show(run: Run) -> tuple[Any, ...]:
 
 def begin(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
     """A fresh conversation when the page shows another run, with the system prompt that its rows had."""
-    system, length = "", 256
+    system, length, names, base = "", 256, ["base", "tuned"], ""
     try:
         run = held_run(runs_dir, run_id)
         system, length = serving.a_question(run).system, min(1024, max(16, run.recipe.max_new_tokens))
+        names, base = serving.models(run), run.recipe.model_name_or_path
     except FinetuneError:
         pass  # the page shows no run: an empty chat
     hidden = gr.update(visible=False)
-    return (), _welcome(runs_dir, run_id), idle_box(""), hidden, "", system, length, "base", "tuned"
+    return (), _welcome(runs_dir, run_id), idle_box(""), hidden, None, system, length, *_heads(names, base)
+
+
+def _heads(names: list[str], base: str) -> tuple[Any, Any]:
+    """Base on the left, on the right the best that there is of what was tuned."""
+    choices = words_talk.model_choices(names, base)
+    return gr.update(choices=choices, value="base"), gr.update(choices=choices, value=names[min(1, len(names) - 1)])
 
 
 def idle_box(value: Any = None) -> Any:
@@ -173,39 +180,43 @@ def idle_box(value: Any = None) -> Any:
 def pick(runs_dir: Path, run_id: str, place: Any) -> tuple[Any, ...]:
     """A chip was clicked: its row goes into the box, read anew from the run."""
     try:
-        found = serving.suggestions(held_run(runs_dir, run_id))
-        each = found[int(place)]
+        return _boxed(serving.suggestions(held_run(runs_dir, run_id))[int(place)])
     except (FinetuneError, IndexError, TypeError, ValueError):
-        return gr.skip(), gr.skip(), ""
-    return each.question, each.system, each.reference
+        return _boxed(None)
 
 
 def take_row(runs_dir: Path, run_id: str, place: Any) -> tuple[Any, ...]:
-    """A row of the proof goes into the box: (question, system prompt, what the data answers)."""
+    """A row of the proof goes into the box: (question, system prompt, the row)."""
     try:
         row = (held_run(runs_dir, run_id).report() or {})["rows"][int(place)]
     except (FinetuneError, KeyError, IndexError, TypeError, ValueError):
-        return gr.skip(), gr.skip(), ""
-    prompt = row.get("prompt", "")
-    if isinstance(prompt, str):
-        return prompt, gr.skip(), str(row.get("reference", ""))
-    each = words_talk.suggestion({"messages": prompt}) or Suggestion("")
-    return each.question, each.system, str(row.get("reference", ""))
+        return _boxed(None)
+    return _boxed(words_talk.tested_row(row.get("prompt"), str(row.get("reference", ""))))
+
+
+def _boxed(row: Suggestion | None) -> tuple[Any, ...]:
+    if row is None:
+        return gr.skip(), gr.skip(), None
+    return row.question, row.system, row
 
 
 def ask(
-    runs_dir: Path, run_id: str, question: str, turns: Turns, reference: str, left: str, right: str
+    runs_dir: Path, run_id: str, question: str, turns: Turns, row: Suggestion | None, left: str, right: str
 ) -> tuple[Any, ...]:
-    """Put the question to both models: shown at once, answered by `stream`."""
+    """Put the question to both models: shown at once, answered by `stream`. A row is asked without what was said."""
     try:
         held_run(runs_dir, run_id)
     except FinetuneError as error:
         return (*[gr.skip()] * 3, gr.update(value=words.error_card(error), visible=True), gr.skip())
-    if not question.strip() or is_busy(turns):
+    question = question.strip()
+    if not question or is_busy(turns):
         return (gr.skip(),) * 5
-    now = (*turns, Turn(question.strip(), tuple(Answer(model) for model in (left, right)), reference))
+    turn = Turn(question, tuple(Answer(model) for model in (left, right)))
+    if row is not None and row.question.strip() == question:
+        turn = replace(turn, reference=row.reference, fresh=True, before=row.before)
+    now = (*turns, turn)
     box = gr.update(value="", submit_btn=False, stop_btn="Stop")
-    return now, words_talk.conversation(now), box, gr.update(visible=False), ""
+    return now, words_talk.conversation(now), box, gr.update(visible=False), None
 
 
 def is_busy(turns: Turns) -> bool:
@@ -278,12 +289,12 @@ def stop_answers(turns: Turns) -> tuple[Any, ...]:
 
 def forget(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
     """Clear: an empty conversation with the same models."""
-    return (), _welcome(runs_dir, run_id), idle_box(""), gr.update(visible=False), ""
+    return (), _welcome(runs_dir, run_id), idle_box(""), gr.update(visible=False), None
 
 
 def _welcome(runs_dir: Path, run_id: str) -> str:
     try:
-        can = held_run(runs_dir, run_id).has_result()
+        can = serving.can_talk(held_run(runs_dir, run_id))
     except FinetuneError:
         can = False
     return words_talk.conversation((), words_talk.welcome(can))

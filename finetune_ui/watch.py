@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LOG_JS = """
 let pinned = true;
-const log = () => element.querySelector('.log');
+const log = () => element.querySelector('.run-log');
 element.addEventListener('scroll', () => {
   const area = log(); if (area) pinned = area.scrollTop + area.clientHeight > area.scrollHeight - 40;
 }, true);
@@ -123,10 +123,11 @@ def show(run: Run) -> tuple[Any, ...]:
 
 def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
     """gentler, prove, talk, start, change, stop: at most one of them is primary."""
-    first = words_run.primary(can)
 
     def button(name: str, shown: bool, **more: Any) -> Any:
-        return gr.update(visible=shown, interactive=True, variant="primary" if name == first else "secondary", **more)
+        return gr.update(
+            visible=shown, interactive=True, variant="primary" if name == can.first else "secondary", **more
+        )
 
     return (
         button("gentler", bool(can.gentler), value=can.gentler),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_core.errors import FinetuneError
+from finetune_core.recipe import Recipe
 
-from .words import count, duration, error_card, esc, gib, icon, join, many, percent
+from .words import count, duration, error_card, esc, gib, icon, join, many, size, ticked
 
 LEVEL_TONES = {"error": "bad", "warning": "warn", "note": "info"}
 LEVEL_WORDS = {"error": "Must be fixed", "warning": "Worth a look", "note": "Good to know"}
@@ -22,17 +21,6 @@ ROLE_WORDS = {
     "context": "context for the question",
     "label": "the label to learn",
 }
-PART_WORDS = {
-    "weights": ("Weights", "The base model itself."),
-    "adapter": ("Adapter", "The small matrices that are trained."),
-    "gradients": ("Gradients", "One number for each trained weight."),
-    "optimizer": ("Optimizer", "Two moving averages for each trained weight (AdamW)."),
-    "activations": ("Activations", "What the layers remember of a batch until the backward pass."),
-    "logits": ("Logits", "Scores for every word of the vocabulary."),
-    "runtime": ("Runtime", "Libraries and their workspace, before any weight is loaded."),
-}
-SHOWN_TOKENS = 3000  # of one row; more would make the page slow
-SHOWN_LENGTHS = 1500  # different lengths sent to the page for counting
 
 
 # --- the verdict ---
@@ -93,6 +81,16 @@ def failed(error: FinetuneError) -> str:
     return f'{error_card(error)}<p class="verdict-again">{again}</p>'
 
 
+def _short_duration(seconds: float) -> str:
+    """
+    >>> _short_duration(42), _short_duration(200)
+    ('42 s', '3 min')
+    """
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 45 * 60 else duration(seconds)
+
+
 # --- findings ---
 
 
@@ -140,8 +138,8 @@ def _finding(index: int, finding: Any) -> str:
     mark = icon({"bad": "cross", "warn": "warn"}.get(tone, "info"), LEVEL_WORDS[finding.level])
     return (
         f'<li class="finding {tone}">{mark}'
-        f'<div><p class="finding-says">{esc(finding.says)}</p>'
-        f"{f'<p class=finding-fix>{esc(finding.fix)}</p>' if finding.fix else ''}"
+        f'<div><p class="finding-says">{ticked(finding.says)}</p>'
+        f"{f'<p class=finding-fix>{ticked(finding.fix)}</p>' if finding.fix else ''}"
         f"{f'<ul class=finding-examples>{examples}</ul>' if examples else ''}"
         f"{where if finding.rows else ''}</div>{button}</li>"
     )
@@ -151,29 +149,91 @@ def unrepaired(fix: str) -> str:
     return f"Taken back: {_spaced(fix)}"
 
 
-def length_set(length: int) -> str:
-    return f"Rows are read up to {many(length, 'token')}"
-
-
 def mapped(role: str, column: str) -> str:
     return f"{column} is {ROLE_WORDS[role]}" if column else f"No column is {ROLE_WORDS[role]}"
+
+
+def line_set(field: str, text: str) -> str:
+    title = {"system_prompt": "System prompt", "template": "Prompt line"}[field]
+    return f"{title}: {text}" if text else f"{title} taken away"
 
 
 def row_left_out(row: int) -> str:
     return f"Row {count(row)} is left out, so the model never reads it. This is the first row that it reads."
 
 
-# --- columns ---
+# --- what the rows are ---
+
+READY_WORDS = {"ready": ("good", "ready"), "needs-mapping": ("warn", "needs mapping"), "not-fit": ("", "not fit")}
+OBJECTIVE_WORDS = {
+    "sft": ("Answering", "sft"),
+    "continued pre-training": ("Going on with text", "continued pre-training"),
+    "dpo": ("Preferring", "dpo"),
+    "kto": ("Good or bad", "kto"),
+    "reward": ("Judging", "reward"),
+}
+KIND_WORDS = {"jsonl": "JSON lines", "json": "JSON", "csv": "table", "excel": "Excel", "parquet": "Parquet",
+              "arrow": "Arrow", "text": "text", "hub": "Hub"}  # fmt: skip
 
 
-def mapping(columns: Sequence[str], roles: Mapping[str, str], shape: str, wanted: Sequence[str]) -> str:
-    """Which column plays which role, as drop-downs of real columns. Empty when rows are conversations or text."""
-    if not wanted or not columns:
-        return ""
-    rows = "".join(_role(role, columns, roles.get(role, "")) for role in wanted)
+def rows_card(
+    source: Any,
+    shape: str,
+    readiness: Mapping[str, tuple[str, str]],
+    columns: Sequence[str],
+    roles: Mapping[str, str],
+    wanted: Sequence[str],
+    recipe: Recipe,
+) -> str:
+    """Where the rows came from, what they are, what they are fit for; columns and prompts that can be changed."""
+    first, *others = [_fit(objective, *state) for objective, state in readiness.items()] or [""]
+    more = (
+        '<details class="reasons"><summary>Fit for other ways to learn</summary>'
+        f'<ul class="fits">{"".join(others)}</ul></details>'
+        if others
+        else ""
+    )
+    drop_downs = "".join(_role(role, columns, roles.get(role, "")) for role in wanted) if columns else ""
+    lines = [_line("system_prompt", "System prompt to add", "none: rows keep their own", recipe.system_prompt)]
+    if drop_downs:
+        example = next(iter(columns))
+        lines.append(_line("template", "Line that makes the prompt", f"Translate: {{{example}}}", recipe.template))
     return (
-        '<section class="card mapping"><h2 class="card-title">Columns</h2>'
-        f'<p class="sub">Read as: {esc(shape)}. Change what is not right.</p><div class="roles">{rows}</div></section>'
+        '<section class="card rows-card"><h2 class="card-title">What the rows are</h2>'
+        f'<p class="sub">{esc(shape[:1].upper() + shape[1:])}. {esc(source_line(source))}</p>'
+        f'<ul class="fits">{first}</ul>'
+        f'<div class="roles">{drop_downs}</div><div class="roles lines">{"".join(lines)}</div>{more}</section>'
+    )
+
+
+def source_line(source: Any) -> str:
+    """How the source was read."""
+    first = source.first
+    marks = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+    more = len(source.files) - 1
+    return (
+        join(
+            [
+                first.name + (f" and {many(more, 'more file', 'more files')}" if more > 0 else ""),
+                KIND_WORDS.get(first.kind, first.kind),
+                f"separated by {marks.get(first.delimiter, first.delimiter)}" if first.delimiter else "",
+                (first.encoding or "") + ("" if first.is_encoding_certain else " (a guess)"),
+                f"sheet {first.sheet}" if first.sheet else "",
+                size(source.bytes) if source.bytes else "",
+                f"version {source.revision[:8]}" if source.revision else "",
+                f"licence {source.licence}" if source.licence else "",
+            ],
+            ", ",
+        )
+        + "."
+    )
+
+
+def _fit(objective: str, state: str, why: str) -> str:
+    tone, word = READY_WORDS.get(state, ("", state))
+    title, term = OBJECTIVE_WORDS.get(objective, (objective, objective))
+    return (
+        f'<li title="{esc(why)}"><span class="badge {tone}">{esc(title)}: {word}</span> <code>{esc(term)}</code></li>'
     )
 
 
@@ -184,266 +244,16 @@ def _role(role: str, columns: Sequence[str], chosen: str) -> str:
     )
     none = f'<option value=""{"" if chosen else " selected"}>none</option>'
     return (
-        f"<label><span>{ROLE_WORDS[role]} <code>{role}</code></span>"
+        f"<label><span>{ROLE_WORDS[role][:1].upper()}{ROLE_WORDS[role][1:]} <code>{role}</code></span>"
         f'<select data-role="{role}">{none}{options}</select></label>'
     )
 
 
-# --- tokens of a row ---
-
-
-SPLIT_WORDS = {
-    "train": "to learn from",
-    "validation": "to watch, never trained",
-    "test": "for the proof, never trained",
-}
-
-
-def tokens(
-    pieces: Sequence[Any], index: int, rows: int, source_row: int | None = None, split: str = "train", says: str = ""
-) -> str:
-    """One row exactly as the model reads it: trained, only read, or cut off; the stop token marked."""
-    kinds = Counter(piece.kind for piece in pieces)
-    where = join([SPLIT_WORDS[split], f"row {count(source_row)} of the data" if source_row else ""])
-    spans = "".join(_token(piece) for piece in pieces[:SHOWN_TOKENS])
-    more = len(pieces) - SHOWN_TOKENS
-    rest = f'<p class="muted">and {many(more, "token")} more in this row</p>' if more > 0 else ""
-    stops = any(piece.is_stop and piece.kind == "trained" for piece in pieces)
-    stop = (
-        f'<span class="badge good">{icon("stop")}learns when to stop</span>'
-        if stops
-        else f'<span class="badge warn">{icon("warn")}never learns to stop</span>'
-    )
-    legend = join(
-        [
-            f'<span class="token-key trained">{count(kinds["trained"])} trained</span>',
-            f'<span class="token-key context">{count(kinds["context"])} only read</span>',
-            f'<span class="token-key cut">{count(kinds["cut"])} cut off</span>' if kinds["cut"] else "",
-            stop,
-        ],
-        "",
-    )
-    last = max(rows - 1, 0)
-    said = f'<p class="token-says" role="status">{esc(says)}</p>' if says else ""
+def _line(field: str, title: str, placeholder: str, value: str | None) -> str:
     return (
-        '<section class="card token-card"><div class="token-head"><div><h2 class="card-title">What the model reads</h2>'
-        '<p class="sub num">'
-        f"One row, token by token: {esc(where)}.</p></div>"
-        '<div class="pager"><button type="button" class="icon-btn" data-turn="'
-        f'{max(index - 1, 0)}" aria-label="Row before"{" disabled" if index <= 0 else ""}>{icon("left")}</button>'
-        f'<span class="num">Row {count(index + 1)} of {count(rows)}</span>'
-        f'<button type="button" class="icon-btn" data-turn="{min(index + 1, last)}" aria-label="Next row"'
-        f"{' disabled' if index >= last else ''}>{icon('right')}</button></div></div>{said}"
-        f'<div class="legend num">{legend}</div><div class="tokens" tabindex="0" role="group" '
-        f'aria-label="Tokens of row {index + 1}">{spans}</div>{rest}</section>'
+        f'<label><span>{esc(title)} <code>{field}</code></span><input type="text" data-field="{field}" '
+        f'value="{esc(value or "")}" placeholder="{esc(placeholder)}" autocomplete="off"></label>'
     )
 
 
-def _token(piece: Any) -> str:
-    kind = piece.kind + (" special" if piece.is_special else "") + (" stop" if piece.is_stop else "")
-    about = join(
-        [
-            {"trained": "trained", "context": "only read", "cut": "cut off"}[piece.kind],
-            "stop token" if piece.is_stop else "special token" if piece.is_special else "",
-            f"id {piece.id}",
-        ]
-    )
-    text = esc(piece.text).replace("\n", '<i class="nl">↵</i>\n')
-    return f'<span class="t {kind}" title="{about}">{text}</span>'
-
-
-# --- lengths ---
-
-
-def lengths(all_lengths: Sequence[int], max_length: int, bins: int = 40) -> str:
-    """A histogram of the rows' tokens with the max-length line in it; the slider under it recounts at once."""
-    if not all_lengths:
-        return ""
-    longest = max(all_lengths)
-    end = _round_up(longest if max_length > 3 * longest else max(longest, max_length))
-    width = end / bins
-    heights = Counter(min(int(length / width), bins - 1) for length in all_lengths)
-    top = max(heights.values())
-    bars = "".join(
-        f'<rect x="{1000 * n / bins + 2:.1f}" y="{400 - 392 * heights[n] / top:.1f}" width="{1000 / bins - 4:.1f}" '
-        f'height="{392 * heights[n] / top:.1f}" rx="3"/>'
-        for n in range(bins)
-        if heights[n]
-    )
-    cut = sum(length > max_length for length in all_lengths)
-    at = min(max_length, end)
-    counts = json.dumps(_counted(all_lengths), separators=(",", ":"))
-    ordered = sorted(all_lengths)
-    middle, most = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    return (
-        f'<section class="card lengths" data-counts="{esc(counts)}" data-end="{end}" data-rows="{len(ordered)}">'
-        '<h2 class="card-title">How long the rows are</h2>'
-        f'<p class="sub num">Half are under {many(middle, "token")}, 95% under {count(most)}, '
-        f"the longest has {count(longest)}.</p>"
-        f'<div class="histogram" style="--at:{100 * at / end:.2f}%"><svg viewBox="0 0 1000 400" '
-        f'preserveAspectRatio="none" role="img" aria-label="Histogram of tokens per row">{bars}</svg>'
-        '<i class="over"></i><i class="line"></i></div>'
-        f'<input type="range" min="0" max="{end}" step="8" value="{at}" aria-label="Longest row, in tokens">'
-        f'<div class="axis num"><span>0</span><span>{count(end)} tokens</span></div>'
-        f'<p class="cut-says num" role="status"><b data-length>{count(max_length)}</b> tokens are read of a row: '
-        f"<span data-cut>{cut_words(cut, len(ordered))}</span></p></section>"
-    )
-
-
-def cut_words(cut: int, rows: int) -> str:
-    """
-    >>> cut_words(0, 240), cut_words(3, 240)
-    ('no row is cut.', '3 rows cut (1.2%).')
-    """
-    return f"{many(cut, 'row')} cut ({percent(cut / rows, 1)})." if cut else "no row is cut."
-
-
-def _counted(all_lengths: Sequence[int]) -> list[list[int]]:
-    """[length, rows] pairs, at most SHOWN_LENGTHS of them; rounded up where there are more, so no cut is hidden."""
-    counted = Counter(all_lengths)
-    step = 1
-    while len(counted) > SHOWN_LENGTHS:
-        step *= 2
-        counted = Counter()
-        for length in all_lengths:
-            counted[-(-length // step) * step] += 1
-    return [[length, rows] for length, rows in sorted(counted.items())]
-
-
-def _round_up(number: int) -> int:
-    """A round end for an axis.
-
-    >>> _round_up(93), _round_up(1300)
-    (96, 1408)
-    """
-    unit = 8 if number < 256 else 32 if number < 1024 else 128
-    return max(unit, -(-number // unit) * unit)
-
-
-# --- the plan ---
-
-
-def plan(made: Any) -> str:
-    """Memory by part against what there is, minutes, and why each setting."""
-    total, available = made.memory_gb["total"], made.available_gb
-    scale = max(total, available) or 1
-    parts = [(name, amount) for name, amount in made.memory_gb.items() if name != "total"]
-    stack = "".join(
-        f'<i class="part-{n}" style="width:{100 * amount / scale:.2f}%"></i>' for n, (_, amount) in enumerate(parts)
-    )
-    keys = "".join(
-        f'<li title="{esc(PART_WORDS.get(name, (name, ""))[1])}"><i class="part-{n}"></i>'
-        f"<span>{esc(PART_WORDS.get(name, (name.capitalize(), ''))[0])}</span><b>{gib(amount)}</b></li>"
-        for n, (name, amount) in enumerate(parts)
-    )
-    fits, tone = {
-        "fits": ("Fits", "good"),
-        "tight": ("Tight", "warn"),
-    }.get(made.fits, ("Does not fit", "bad"))
-    reasons = "".join(f"<li>{esc(reason)}</li>" for reason in made.reasons)
-    ladder = "".join(
-        f"<li><span>{esc(suggestion.says)}</span>"
-        f'<button type="button" class="btn" data-ladder="{n}">Apply</button></li>'
-        for n, suggestion in enumerate(made.suggestions)
-    )
-    speed = "measured on this machine" if made.rate_is_measured else "estimated; the first run here will measure it"
-    return (
-        f'<section class="card plan"><h2 class="card-title">What it will cost <span class="badge {tone}">{fits}</span>'
-        f'</h2><p class="sub num">About {duration(made.seconds)}: {many(made.steps, "step")} at '
-        f"{count(made.tokens_per_second)} tokens a second, {speed}.</p>"
-        f'<div class="stack-says num"><b>{gib(total)}</b> of {gib(available)} that are free</div>'
-        f'<div class="stack" role="img" aria-label="{gib(total)} of {gib(available)}">{stack}'
-        f'<i class="limit" style="left:{100 * available / scale:.2f}%"></i></div><ul class="stack-keys num">{keys}</ul>'
-        f"{f'<ul class=ladder>{ladder}</ul>' if ladder else ''}"
-        + (
-            f'<details class="reasons"><summary>Why these settings</summary><ul>{reasons}</ul></details>'
-            if reasons
-            else ""
-        )
-        + "</section>"
-    )
-
-
-def _short_duration(seconds: float) -> str:
-    """
-    >>> _short_duration(42), _short_duration(200)
-    ('42 s', '3 min')
-    """
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 45 * 60 else duration(seconds)
-
-
-def cost(made: Any) -> str:
-    """On a preset's card: how long here."""
-    if made.fits == "no":
-        return f"needs {gib(made.memory_gb['total'])}, {gib(made.available_gb)} are free"
-    return f"about {duration(made.seconds)} here"
-
-
-NEEDS_GPU = "needs an NVIDIA GPU"
-COST_UNKNOWN = "time not known yet"
-NEEDS_DOWNLOAD = "its model is downloaded first"
-
-
-# --- the bar with Start ---
-
-
-def bar(title: str, under: str = "", tone: str = "") -> str:
-    drawing = {"good": "check", "warn": "warn", "bad": "cross"}.get(tone)
-    mark = f'<span class="bar-mark {tone or "turning"}">{icon(drawing) if drawing else ""}</span>'
-    below = f"<span>{esc(under)}</span>" if under else ""
-    return f'<div class="start-says num" role="status">{mark}<div><b>{esc(title)}</b>{below}</div></div>'
-
-
-def bar_ready(diagnosis: Any, made: Any, queued: bool) -> str:
-    """What a press would start: how long, on how many rows."""
-    warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
-    under = join(
-        [
-            f"about {duration(made.seconds)}",
-            f"{count(diagnosis.train_rows)} rows",
-            "waits for the training that runs now" if queued else "",
-        ]
-    )
-    if diagnosis.verdict == "blocked":
-        return bar("The rows are not ready yet", "The check says what is wrong and what would fix it", "bad")
-    if made.fits == "no":
-        need = f"It needs {gib(made.memory_gb['total'])}, and {gib(made.available_gb)} are free"
-        return bar("Does not fit on this machine", need, "warn")
-    if warnings:
-        return bar(f"Ready, with {many(warnings, 'warning')}", under, "warn")
-    return bar("Ready to train", under, "good")
-
-
-def bar_waiting(says: str = "", fraction: float | None = None) -> str:
-    return bar("Checking the rows", join([says, percent(fraction) if fraction else ""]) or "a moment")
-
-
-def bar_wrong(number: int) -> str:
-    return bar(f"{many(number, 'setting')} to correct", "Marked under “All settings”", "bad")
-
-
-def bar_error(error: FinetuneError) -> str:
-    return bar(error.problem, error.fix, "bad")
-
-
-def bar_fetching(said: Mapping[str, Any] | None) -> str:
-    """While the starter model is brought to this machine; or why that did not work."""
-    if said and isinstance(said.get("error"), dict):
-        return bar(str(said["error"].get("problem", "")), str(said["error"].get("fix", "")), "bad")
-    fraction = said.get("fraction") if said else None
-    under = join([str(said.get("says", "")) if said else "", percent(fraction) if fraction else ""])
-    return bar("Getting the starter model, once", under or "about a minute")
-
-
-START = "Start training"
-START_ANYWAY = "Start anyway"
-SEE_CHECK = "See the check"
-SEE_FIXES = "See what to fix"
-STARTING = "Starting…"
-
-
-def see_warnings(diagnosis: Any, made: Any) -> str:
-    warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
-    return f"Look at {many(warnings, 'warning')}" if warnings else "See what would fit"
+DOWNLOAD = "Download the cleaned rows"

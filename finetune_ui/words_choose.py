@@ -63,6 +63,17 @@ FIELD_TITLES = {
     "max_new_tokens": "Longest answer",
 }
 
+OPEN_MEANS = {  # what an empty box means, where the plan does not fill it in
+    "model_revision": "the newest",
+    "dataset_config": "the only one, or the first",
+    "dataset_revision": "the newest",
+    "template": "none",
+    "system_prompt": "none",
+    "max_rows": "all rows",
+    "sample_prompt": "the first validation row's",
+    "rival_system_prompt": "none",
+}
+
 CHOICE_TITLES = {
     "lora": "LoRA: a small adapter",
     "qlora": "QLoRA: an adapter on 4-bit weights",
@@ -87,7 +98,8 @@ def field_help(name: str) -> str:
 
 
 def field_example(name: str) -> str:
-    return FIELD_EXAMPLES.get(name, "")
+    """What stands in an empty box."""
+    return FIELD_EXAMPLES.get(name) or OPEN_MEANS.get(name, "")
 
 
 def choice_title(word: str) -> str:
@@ -139,6 +151,8 @@ def field_wrong(says: str) -> str:
 def preset_cards(presets: Sequence[Preset], chosen: str, costs: Mapping[str, str]) -> str:
     """The cards; `costs`: preset → how long here, or why not here (a missing one is still being computed)."""
     cards = []
+    names = [preset.name for preset in presets]
+    stop = chosen if chosen in names else names[0]  # where Tab goes; arrows go on from there
     for preset in presets:
         checked = "true" if preset.name == chosen else "false"
         cost = costs.get(preset.name)
@@ -149,7 +163,7 @@ def preset_cards(presets: Sequence[Preset], chosen: str, costs: Mapping[str, str
         )
         cards.append(
             f'<button type="button" class="preset" role="radio" aria-checked="{checked}" '
-            f'data-preset="{esc(preset.name)}" tabindex="{0 if checked == "true" else -1}"><b>{esc(preset.title)}</b>'
+            f'data-preset="{esc(preset.name)}" tabindex="{0 if preset.name == stop else -1}"><b>{esc(preset.title)}</b>'
             f'<i class="preset-tick">{icon("check")}</i><span>{esc(preset.description)}</span>{foot}</button>'
         )
     return f'<div class="presets" role="radiogroup" aria-label="{TITLE}">{"".join(cards)}</div>'

@@ -7,6 +7,7 @@ from finetune_core.recipe import Recipe
 
 from . import charts
 from .words import clock, count, esc, gib, icon, percent
+from .words_run import reached
 
 LOSS_HELP = (
     "How surprised the model is by the right answer, in nats per token: lower is better. "
@@ -43,12 +44,12 @@ def loss_card(status: str, progress: Progress, recipe: Recipe, planned_steps: in
 
 
 def smoothing(points: int) -> float:
-    """How much of the past a smoothed point keeps: little on a short curve, where it would lag behind the fall.
+    """How much of the past a smoothed point keeps. It lags by about 1.5 % of the curve, long or short.
 
-    >>> smoothing(10), smoothing(60), smoothing(1000)
-    (0.0, 0.75, 0.9)
+    >>> [round(smoothing(points), 2) for points in (10, 60, 1000)]
+    [0.13, 0.47, 0.94]
     """
-    return min(0.9, max(0.0, 1 - 15 / max(1, points)))
+    return 1 - 1 / (1 + 0.015 * points)
 
 
 def _empty_chart(status: str, recipe: Recipe) -> str:
@@ -74,7 +75,7 @@ def figures(status: str, progress: Progress) -> str:
     cells = [
         (
             "Step",
-            count(progress.step) if progress.step else "–",
+            count(reached(progress)) if progress.step else "–",
             f"of {count(progress.total_steps)}" if progress.total_steps else "",
             "One step: the model answers a batch of rows and its weights move a little.",
         ),
@@ -134,17 +135,37 @@ def samples_card(progress: Progress) -> str:
             "Its first answer comes with the first step.</p></section>"
         )
     prompt = progress.samples[-1][1]
-    answers = list(reversed(progress.samples))
     items = "".join(
-        f'<li class="sample{" newest" if index == 0 else ""}{" untrained" if step == 0 else ""}">'
-        f'<span class="sample-step num">{"before" if step == 0 else f"step {count(step)}"}</span>'
-        f'<p class="sample-answer{_code_like(answer)}">{esc(answer) or "<i>an empty answer</i>"}</p></li>'
-        for index, (step, _, answer) in enumerate(answers)
+        f'<li class="sample{" newest" if index == 0 else ""}{" untrained" if first == 0 else ""}">'
+        f'<span class="sample-step num">{_when(first, last)}</span>'
+        f'<p class="sample-answer{_code_like(answer)}">{esc(answer.strip()) or "<i>nothing but blanks</i>"}</p></li>'
+        for index, (first, last, answer) in enumerate(reversed(changes(progress)))
     )
     return (
         f'<section class="card samples-card"><h3 class="card-title">What it says as it learns</h3>'
         f'<blockquote class="sample-prompt">{esc(prompt)}</blockquote><ol class="samples">{items}</ol></section>'
     )
+
+
+def changes(progress: Progress) -> list[tuple[int, int, str]]:
+    """The sampled answers as (first step, last step, answer), where the same answer again is no news.
+
+    >>> changes(Progress(samples=((0, "q", "a"), (5, "q", "b"), (9, "q", "b"))))
+    [(0, 0, 'a'), (5, 9, 'b')]
+    """
+    found: list[tuple[int, int, str]] = []
+    for step, _, answer in progress.samples:
+        if found and found[-1][2] == answer and found[-1][0] > 0:
+            found[-1] = (found[-1][0], step, answer)
+        else:
+            found.append((step, step, answer))
+    return found
+
+
+def _when(first: int, last: int) -> str:
+    if first == 0:
+        return "before"
+    return f"step {count(first)}" if first == last else f"{count(first)}–{count(last)}"
 
 
 def _code_like(answer: str) -> str:
@@ -154,4 +175,4 @@ def _code_like(answer: str) -> str:
 def log_text(text: str) -> str:
     """The readable log, escaped."""
     body = esc(text) if text.strip() else "The log is empty so far."
-    return f'<pre class="log" tabindex="0" aria-label="Log of the training process">{body}</pre>'
+    return f'<pre class="run-log" tabindex="0" aria-label="Log of the training process">{body}</pre>'

@@ -8,29 +8,39 @@ from typing import Any
 
 from . import charts
 from .words import count, duration, esc, join, many, percent
-from .words_rows import Report, is_share, kind, rivals
+from .words_rows import Report, kind, rivals, said, unit
+from .words_share import copyable
 
 # --- the verdict ---
 
 
 def verdict(report: Report) -> str:
     """The sentence, large, and under it what it rests on."""
-    said = report.get("verdict") or {}
-    tone = "even" if said.get("better") is None else "good" if (said.get("difference") or 0) > 0 else "bad"
-    n = int(report.get("n") or 0)
+    judged = report.get("verdict") or {}
+    tone = "even" if judged.get("better") is None else "good" if (judged.get("difference") or 0) > 0 else "bad"
     under = join(
         [
-            f"{many(n, 'test row')} that it never saw",
-            f"{esc(report.get('metric', ''))}",
+            _rows_line(report),
+            esc(report.get("metric", "")),
             "the ranges hold with 95% certainty",
             f"compared in {duration(report['seconds'])}" if report.get("seconds") else "",
         ]
     )
-    sentence = _with_figures(str(said.get("sentence", "")))
+    notes = [str(report.get("note") or ""), "" if report.get("complete", True) else "It was stopped before its end."]
+    note = f'<p class="sub verdict-note">{esc(" ".join(filter(None, notes)))}</p>' if any(notes) else ""
+    help_ = esc(report.get("metric_explains", ""))
+    sentence = _with_figures(str(judged.get("sentence", "")))
     return (
         f'<section class="verdict {tone}"><h2 class="lead verdict-says">{sentence}</h2>'
-        f'<p class="sub num">{under}.</p></section>'
+        f'<p class="sub num" title="{help_}">{under}.</p>{note}</section>'
     )
+
+
+def _rows_line(report: Report) -> str:
+    n, available = int(report.get("n") or 0), int(report.get("available") or 0)
+    split = {"validation": "validation row"}.get(str(report.get("split")), "test row")
+    drawn = f"{count(n)} of {many(available, split)}" if available > n else many(n, split)
+    return f"{drawn} that it was not trained on"
 
 
 def _with_figures(sentence: str) -> str:
@@ -40,25 +50,25 @@ def _with_figures(sentence: str) -> str:
 
 def bars(report: Report) -> str:
     """Every rival with its interval, best last as the report has them."""
-    found = rivals(report)
-    share = is_share(report)
-    most = max([float(r.get("high") or r.get("score") or 0) for r in found] + [1e-9])
-    scale = 1.0 if share else most
+    found, of = rivals(report), unit(report)
+    scale = max([float(r.get("high") or r.get("score") or 0) for r in found] + [1e-9]) if of == "loss" else 1.0
     drawn = [
         charts.Bar(
             title=str(rival.get("title") or rival["name"]),
             css=kind(rival["name"]),
             score=float(rival.get("score") or 0) / scale,
-            low=float(rival.get("low", rival.get("score") or 0)) / scale,
-            high=float(rival.get("high", rival.get("score") or 0)) / scale,
-            says=percent(rival["score"]) if share else f"{rival['score']:.3f}",
-            interval=_interval(rival, share),
+            low=float(rival.get("low", rival.get("score")) or 0) / scale,
+            high=float(rival.get("high", rival.get("score")) or 0) / scale,
+            says=said(float(rival.get("score") or 0), of),
+            interval=_interval(rival, of),
             note=_request(rival),
+            help=str(rival.get("note") or ""),
         )
         for rival in found
     ]
-    title = "Right answers" if share else esc(report.get("metric", "Score"))
-    same = f"the same {many(int(report.get('n') or 0), 'row')} for each; the thin line is the 95% range"
+    title = "Right answers" if of == "share" else esc(report.get("metric", "Score"))
+    less = "less is better; " if of == "loss" else ""
+    same = f"the same {many(int(report.get('n') or 0), 'row')} for each; {less}the thin line is the 95% range"
     return (
         f'<section class="card rivals-card"><header class="card-head"><h3 class="card-title">{title}</h3>'
         f'<p class="muted">{same}</p></header>'
@@ -73,11 +83,11 @@ def _request(rival: Mapping[str, Any]) -> str:
     return join([f"{count(tokens)} tokens a request" if tokens is not None else "", cut])
 
 
-def _interval(rival: Mapping[str, Any], share: bool) -> str:
+def _interval(rival: Mapping[str, Any], of: str) -> str:
     if rival.get("low") is None or rival.get("high") is None:
         return ""
-    if not share:
-        return f"{rival['low']:.3f} to {rival['high']:.3f}"
+    if of == "loss":
+        return f"{rival['low']:.2f} to {rival['high']:.2f}"
     return f"{100 * rival['low']:.0f} to {100 * rival['high']:.0f}"
 
 
@@ -102,44 +112,68 @@ def _cost(report: Report) -> str:
         return ""
     mine, theirs = float(tuned["tokens_per_request"]), float(against["tokens_per_request"])
     title = "What a request costs"
+    other = f"instead of {count(theirs)} for “{against['title']}”, prompt and answer together."
     if theirs >= 1.05 * mine:
-        says = f"{theirs / mine:.1f}× shorter prompts"
-        return _fact(title, says, f"{count(mine)} tokens instead of {count(theirs)} for “{against['title']}”.", "good")
-    return _fact(title, "About the same", f"{count(mine)} tokens a prompt, with either model.")
+        return _fact(title, f"{theirs / mine:.1f}× fewer tokens", f"{count(mine)} tokens {other}")
+    if mine >= 1.05 * theirs:
+        return _fact(title, f"{mine / theirs:.1f}× more tokens", f"{count(mine)} tokens {other}")
+    return _fact(title, "About the same", f"{count(mine)} tokens a request, with either model.")
+
+
+FORGOT = {"kept": "Nothing to be seen", "lost": "It lost something", "gained": "It even gained"}
+CURVES = {
+    "good": "No overfitting",
+    "overfitting": "Overfitting",
+    "unfinished": "There was more to learn",
+    "not-learning": "It hardly learned",
+    "diverged": "The steps were too large",
+    "unwatched": "Nobody watched",
+    "short": "Too short to tell",
+}
 
 
 def _forgetting(report: Report) -> str:
     found = report.get("forgetting")
-    if not found:
+    if not isinstance(found, Mapping) or not found.get("sentence"):
         return ""
-    if isinstance(found, str):
-        return _fact("What it forgot", "", found)
-    says = str(found.get("sentence") or found.get("says") or "")
-    before, after = found.get("before", found.get("base")), found.get("after", found.get("tuned"))
-    if isinstance(before, int | float) and isinstance(after, int | float):
-        return _fact("What it forgot", f"{percent(before)} → {percent(after)}", says)
-    return _fact("What it forgot", "", says) if says else ""
+    state = str(found.get("state", ""))
+    return _fact("What it forgot", FORGOT.get(state, ""), str(found["sentence"]), "warn" if state == "lost" else "")
 
 
 def _overfitting(report: Report) -> str:
     found = report.get("curves")
-    if isinstance(found, str) and found:
-        return _fact("What the curves say", "", found)
-    says = str((found or {}).get("sentence") or (found or {}).get("says") or "")
-    if not says:
+    if not isinstance(found, Mapping) or not found.get("sentence"):
         return ""
-    bad = bool(found.get("overfit"))
-    return _fact("What the curves say", "Overfitting" if bad else "No overfitting", says, "warn" if bad else "")
+    state = str(found.get("kind", ""))
+    text = join([str(found["sentence"]), str(found.get("fix") or "")], " ")
+    tone = "warn" if state in ("overfitting", "diverged", "not-learning") else ""
+    return _fact("What the curves say", CURVES.get(state, ""), text, tone)
 
 
 def _loss(report: Report) -> str:
     loss = report.get("loss") or {}
+    if unit(report) == "loss":  # the bars say it already
+        return ""
     if not isinstance(loss.get("base"), int | float) or not isinstance(loss.get("tuned"), int | float):
         return ""
     return _fact(
         "Surprise at the right answers",
         f"{loss['base']:.2f} → {loss['tuned']:.2f}",
         "Loss on the test rows before and after, in nats per token. Lower is better.",
+    )
+
+
+def more_rivals(report: Report, line: str) -> str:
+    """After training only base and tuned are compared; this is how to hear the others."""
+    if not report.get("quick"):
+        return ""
+    examples = int((report.get("settings") or {}).get("few_shot_examples") or 4)
+    return (
+        '<section class="card more-rivals"><h3 class="card-title">Would a better prompt have done it too?</h3>'
+        "<p>This quick proof compares with the untuned model alone. The whole one also gives the untuned model a "
+        f"better prompt, {examples} examples, and the {examples} most similar rows, and asks general questions to see "
+        "what was forgotten. It takes a few times as long, and appears here.</p>"
+        f"{copyable(line, 'In a terminal, from the folder of Fijn')}</section>"
     )
 
 

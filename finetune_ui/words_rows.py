@@ -46,52 +46,67 @@ def tuned_name(report: Report) -> str:
     return next((r["name"] for r in rivals(report) if r["name"] == "tuned"), "tuned")
 
 
-def is_share(report: Report) -> bool:
-    """True for scores between 0 and 1, of which more is better; a loss is none."""
-    return not str(report.get("metric", "")).lower().startswith("loss")
+def unit(report: Report) -> str:
+    """What a score is: "share" of right answers, "points" of 0 to 100, or "loss", of which less is better."""
+    kind_of = str(report.get("metric_kind") or report.get("metric") or "").lower()
+    return "loss" if kind_of.startswith("loss") else "points" if kind_of in ("text", "chrf") else "share"
 
 
-def is_right(score: float | None) -> bool:
-    return score is not None and score >= 0.999
+def said(score: float, of: str) -> str:
+    """A score in its unit.
+
+    >>> said(0.812, "share"), said(0.812, "points"), said(0.812, "loss")
+    ('81%', '81', '0.812')
+    """
+    return f"{100 * score:.0f}%" if of == "share" else f"{100 * score:.0f}" if of == "points" else f"{score:.3f}"
 
 
 # --- the rows ---
 
 
 def wanted(report: Report, which: str) -> list[tuple[int, Row]]:
-    """Rows of a filter, with their place in the report: wrong, fixed (base was worse), broke (base was better)."""
-    tuned = tuned_name(report)
+    """Rows of a filter, with their place in the report: wrong, fixed (base was worse), broke (base was better).
+
+    Wrong is less than all right, or less than half of the points where answers are only more or less alike.
+    """
+    tuned, of = tuned_name(report), unit(report)
+    sign = -1.0 if of == "loss" else 1.0
+    enough = 0.5 if of == "points" else 0.999
 
     def keeps(row: Row) -> bool:
         mine, base = row.get("scores", {}).get(tuned), row.get("scores", {}).get("base")
         if which == "wrong":
-            return mine is not None and not is_right(mine)
-        if which == "fixed":
-            return mine is not None and base is not None and mine > base + 1e-9
-        if which == "broke":
-            return mine is not None and base is not None and mine < base - 1e-9
+            return mine is not None and mine < enough
+        if which in ("fixed", "broke"):
+            gain = 0.0 if mine is None or base is None else sign * (mine - base)
+            return gain > 1e-9 if which == "fixed" else gain < -1e-9
         return True
 
     return [(index, row) for index, row in enumerate(report.get("rows") or []) if keeps(row)]
 
 
-def ordered(found: Sequence[tuple[int, Row]], order: str, tuned: str, seed: str = "") -> list[tuple[int, Row]]:
+def ordered(report: Report, found: Sequence[tuple[int, Row]], order: str, seed: str = "") -> list[tuple[int, Row]]:
     """In their order, or by the tuned model's score; shuffled the same way each time for one run."""
+    tuned = tuned_name(report)
     if order == "shuffled":
         return random.Random(seed).sample(list(found), len(found))
     if order in ("worst", "best"):
-        sign = 1 if order == "worst" else -1
+        sign = (1 if order == "worst" else -1) * (-1 if unit(report) == "loss" else 1)
         return sorted(found, key=lambda item: sign * (item[1].get("scores", {}).get(tuned) or 0.0))
     return list(found)
 
 
 def filter_choices(report: Report) -> list[tuple[str, str]]:
-    return [(f"{label} ({count(len(wanted(report, key)))})", key) for key, label in FILTERS.items()]
+    """The filters with how many rows each keeps; a loss is never right or wrong."""
+    of = unit(report)
+    labels = FILTERS | ({"wrong": "Tuned is far off"} if of == "points" else {})
+    keys = [key for key in labels if not (key == "wrong" and of == "loss")]
+    return [(f"{labels[key]} ({count(len(wanted(report, key)))})", key) for key in keys]
 
 
 def rows(report: Report, which: str = "all", order: str = "rows", limit: int = PAGE, seed: str = "") -> str:
     """The rows with every rival's answer side by side."""
-    found = ordered(wanted(report, which), order, tuned_name(report), seed)
+    found = ordered(report, wanted(report, which), order, seed)
     if not found:
         nothing = {
             "wrong": "The tuned model got every row right.",
@@ -100,7 +115,7 @@ def rows(report: Report, which: str = "all", order: str = "rows", limit: int = P
         }.get(which, "The report holds no rows.")
         return f'<p class="card empty">{nothing}</p>'
     titles = {rival["name"]: str(rival.get("title") or rival["name"]) for rival in rivals(report)}
-    shown = "".join(_row(index, row, titles) for index, row in found[:limit])
+    shown = "".join(_row(index, row, titles, unit(report)) for index, row in found[:limit])
     return f'<div class="proof-rows">{shown}</div><p class="muted num rows-shown">{_shown(found, limit)}</p>'
 
 
@@ -108,19 +123,21 @@ def _shown(found: Sequence[Any], limit: int) -> str:
     return f"{count(min(limit, len(found)))} of {many(len(found), 'row')}"
 
 
-def _row(index: int, row: Row, titles: Mapping[str, str]) -> str:
-    reference = str(row.get("reference", ""))
-    answers = row.get("answers") or {}
-    names = sorted(answers, key=lambda name: (not is_tuned(name), name != "base"))
-    across = len(names) + 1 if len(names) < 4 else 3
-    cells = [_reference(reference)] + [
-        _answer(name, titles.get(name, name), str(answers[name]), reference, row.get("scores", {}).get(name))
-        for name in names
+def _row(index: int, row: Row, titles: Mapping[str, str], of: str) -> str:
+    reference, answers, scores = str(row.get("reference", "")), row.get("answers") or {}, row.get("scores") or {}
+    names = sorted(answers or scores, key=lambda name: (not is_tuned(name), name != "base"))
+    cells = [_reference(reference)] if reference else []
+    cells += [
+        _answer(name, titles.get(name, name), answers.get(name), reference, scores.get(name), of) for name in names
     ]
+    across = len(cells) if len(cells) < 5 else 3
+    asked = prompt_text(row)
+    button = (
+        f'<button type="button" class="btn quiet" data-use="{index}">Ask it in the chat</button>' if answers else ""
+    )
     return (
         f'<article class="proof-row"><header><span class="proof-id num">{esc(row.get("id", index + 1))}</span>'
-        f'<p class="proof-prompt">{esc(prompt_text(row))}</p>'
-        f'<button type="button" class="btn quiet" data-use="{index}">Ask it in the chat</button></header>'
+        f'<p class="proof-prompt">{esc(asked)}</p>{button}</header>'
         f'<div class="proof-answers" style="--cells:{across}">{"".join(cells)}</div></article>'
     )
 
@@ -141,19 +158,18 @@ def _reference(reference: str) -> str:
     )
 
 
-def _answer(name: str, title: str, answer: str, reference: str, score: float | None) -> str:
-    if score is None:
-        state, mark = "", ""
-    elif score in (0.0, 1.0):
+def _answer(name: str, title: str, answer: str | None, reference: str, score: float | None, of: str) -> str:
+    state, mark = "", ""
+    if score is not None and of == "share" and score in (0.0, 1.0):
         state = "right" if score else "wrong"
         mark = f'<span class="mark {state}">{"✓ right" if score else "✗ wrong"}</span>'
-    else:
-        state, mark = "partly", f'<span class="mark partly num">{score:.2f}</span>'
-    body = marked(answer, reference) if answer.strip() else "<i>an empty answer</i>"
-    return (
-        f'<div class="answer {kind(name)} {state}"><h4><span class="who">{esc(title)}</span>{mark}</h4>'
-        f'<p class="{_kind_of_text(answer)}">{body}</p></div>'
-    )
+    elif score is not None:
+        state, mark = "partly", f'<span class="mark partly num">{said(score, of)}</span>'
+    text = ""
+    if answer is not None:
+        body = marked(answer.strip(), reference.strip()) if answer.strip() else "<i>nothing but blanks</i>"
+        text = f'<p class="{_kind_of_text(answer)}">{body}</p>'
+    return f'<div class="answer {kind(name)} {state}"><h4><span class="who">{esc(title)}</span>{mark}</h4>{text}</div>'
 
 
 def _kind_of_text(text: str) -> str:

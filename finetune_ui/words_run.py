@@ -53,8 +53,9 @@ DISCARD_QUESTION = (
 
 @dataclass(frozen=True)
 class Actions:
-    """Which buttons a run has now. `start` is the label of the start button, or empty."""
+    """Which buttons a run has now. `first` is the next step, by name; labels are empty where there is no button."""
 
+    first: str = ""
     start: str = ""
     gentler: str = ""
     prove: bool = False
@@ -74,32 +75,30 @@ def actions(
     stop_asked: bool,
     gentler: str = "",
 ) -> Actions:
-    """What can be done now; at most one of them is the primary button (see `primary`)."""
+    """What can be done now."""
     resume = f"Resume from step {count(checkpoint)}" if checkpoint else ""
+    can_talk = has_result or bool(checkpoint)
     match status:
+        case "running" if progress.stage == "saving":
+            return Actions()
+        case "running" if progress.stage == "evaluating":
+            return Actions(stop="Ending the comparison…" if stop_asked else "Stop comparing", stopping=stop_asked)
         case "running":
-            if progress.stage in ("saving", "evaluating"):
-                return Actions()
             learned = "Stop, keep what it learned" if progress.step else "Stop"
             return Actions(stop="Stopping after this step…" if stop_asked else learned, stopping=stop_asked)
         case "new":
-            return Actions(start="Start training", change=True)
+            return Actions("start", start="Start training", change=True)
         case "finished":
-            return Actions(prove=has_report, talk=has_result)
+            return Actions("prove" if has_report else "talk", prove=has_report, talk=has_result)
         case "stopped":
-            more = bool(checkpoint) and progress.step < progress.total_steps
-            return Actions(start=resume if more else "", prove=has_report, talk=has_result)
+            more = resume if reached(progress) < progress.total_steps else ""
+            return Actions("prove" if has_report else "talk", start=more, prove=has_report, talk=can_talk)
         case "failed":
-            memory = (progress.error or {}).get("code") == "out-of-memory"
-            return Actions(start=resume or "Try again", gentler=gentler if memory else "", change=True)
+            offered = gentler if (progress.error or {}).get("code") == "out-of-memory" else ""
+            first = "gentler" if offered else "start"
+            return Actions(first, start=resume or "Try again", gentler=offered, talk=can_talk, change=True)
         case _:
-            return Actions(start=resume or "Start again")
-
-
-def primary(can: Actions) -> str:
-    """The one button that is the next step: its name in Actions, or nothing."""
-    order = ("gentler", "prove", "talk", "start")
-    return next((name for name in order if getattr(can, name)), "")
+            return Actions("start", start=resume or "Start again", talk=can_talk)
 
 
 def gentler(recipe: Recipe) -> tuple[str, dict[str, Any]] | None:
@@ -131,15 +130,20 @@ def gentler(recipe: Recipe) -> tuple[str, dict[str, Any]] | None:
 # --- text ---
 
 
+def reached(progress: Progress) -> int:
+    """The last step that is known of: the loss is told every few steps, a look at the validation rows in between."""
+    return max([progress.step, *(step for step, _ in progress.eval_loss[-1:])])
+
+
 def trained_line(progress: Progress, recipe: Recipe) -> str:
     """One line for the folded step."""
     if not progress.step:
         return STAGE_SENTENCES.get(progress.stage, ("Not begun yet.", ""))[0].rstrip(".")
     validation = f"validation loss {progress.eval_loss[-1][1]:.2f}" if progress.eval_loss else ""
     steps = (
-        many(progress.step, "step")
+        many(reached(progress), "step")
         if progress.outcome == "finished"
-        else f"{count(progress.step)} of {many(progress.total_steps, 'step')}"
+        else f"{count(reached(progress))} of {many(progress.total_steps, 'step')}"
     )
     return join([f"{steps} in {duration(progress.seconds)}", validation])
 
@@ -153,7 +157,9 @@ def headline(status: str, progress: Progress, *, checkpoint: int | None = None) 
             return "Learning.", "It answers the fixed question once as it is; then the first step."
         case "running" if progress.stage == "training":
             again = " It was resumed from a checkpoint." if progress.workers > 1 else ""
-            return f"Learning: step {count(progress.step)} of {count(progress.total_steps)}.", _pace(progress) + again
+            return f"Learning: step {count(reached(progress))} of {count(progress.total_steps)}.", _pace(
+                progress
+            ) + again
         case "running":
             stage = progress.stage if progress.outcome is None and progress.error is None else "starting"
             return STAGE_SENTENCES.get(stage, (f"{stage.capitalize()}.", ""))
@@ -162,7 +168,7 @@ def headline(status: str, progress: Progress, *, checkpoint: int | None = None) 
             return f"Trained in {duration(progress.seconds)}.", f"{_fall(progress)}{best}"
         case "stopped":
             return (
-                f"Stopped at step {count(progress.step)} of {count(progress.total_steps)}.",
+                f"Stopped at step {count(reached(progress))} of {count(progress.total_steps)}.",
                 "What it learned until then is kept: you can talk to it, or let it go on.",
             )
         case "failed" if (progress.error or {}).get("code") == "stopped-waiting":
@@ -173,7 +179,7 @@ def headline(status: str, progress: Progress, *, checkpoint: int | None = None) 
         case _:
             if checkpoint:
                 return (
-                    f"Interrupted after step {count(progress.step)}.",
+                    f"Interrupted after step {count(reached(progress))}.",
                     f"The process ended without a word (a restart, perhaps). Step {count(checkpoint)} is kept.",
                 )
             return "Interrupted.", "The process ended before its first checkpoint; it starts again from the beginning."
@@ -203,7 +209,7 @@ def head(status: str, progress: Progress, recipe: Recipe, *, checkpoint: int | N
     """The large sentence, and the stages with their own progress."""
     says, under = headline(status, progress, checkpoint=checkpoint)
     return (
-        f'<section class="run-head {esc(status)}"><h2 class="run-says" role="status">{esc(says)}</h2>'
+        f'<section class="run-head {esc(status)}"><h2 class="run-says">{esc(says)}</h2>'
         f'<p class="run-under">{esc(under)}&nbsp;</p>'
         f"{stages(status, progress, recipe)}</section>"
     )
@@ -246,7 +252,7 @@ def _current_state(status: str) -> str:
 
 def _share(name: str, progress: Progress) -> float | None:
     if name == "training":
-        return progress.step / progress.total_steps if progress.total_steps and progress.step else None
+        return min(1.0, reached(progress) / progress.total_steps) if progress.total_steps and progress.step else None
     return progress.stage_fraction
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from .words import count, esc, icon, join, short_model
 
 Turns = tuple["Turn", ...]
+Messages = tuple[tuple[str, str], ...]  # (role, content)
 OPEN = ("waiting", "loading", "writing")  # states of an answer that is still to come
 
 
@@ -29,6 +30,8 @@ class Turn:
     question: str
     answers: tuple[Answer, ...] = field(default=())
     reference: str = ""  # what the data answers, when the question is one of its rows
+    fresh: bool = False  # begins anew: what was said above is not part of it
+    before: Messages = ()  # of a row of several turns, what comes before its question
 
     def with_answer(self, index: int, **changes: Any) -> Turn:
         answers = list(self.answers)
@@ -41,37 +44,59 @@ class Turn:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A row to ask about: its last question, what is said before everything, and the data's answer."""
+    """A row to ask about: its question, what is said before everything, and the data's answer."""
 
     question: str
     system: str = ""
     reference: str = ""
+    before: Messages = ()
 
 
 def messages_for(turns: Sequence[Turn], column: int, system: str) -> list[dict[str, str]]:
     """The conversation as one column's model saw it, up to the newest question. Failed answers are left out."""
     messages = [{"role": "system", "content": system.strip()}] if system.strip() else []
-    for turn in turns[:-1]:
+    begins = max((index for index, turn in enumerate(turns) if turn.fresh), default=0)
+    for turn in turns[begins:-1]:
         answer = turn.answers[column] if column < len(turn.answers) else Answer("")
         if answer.text:
-            messages += [
-                {"role": "user", "content": turn.question},
-                {"role": "assistant", "content": answer.text},
-            ]
-    return [*messages, {"role": "user", "content": turns[-1].question}]
+            messages += [*_dicts(turn.before), {"role": "user", "content": turn.question}]
+            messages += [{"role": "assistant", "content": answer.text}]
+    return [*messages, *_dicts(turns[-1].before), {"role": "user", "content": turns[-1].question}]
+
+
+def _dicts(said: Messages) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in said]
 
 
 def suggestion(row: Mapping[str, Any]) -> Suggestion | None:
-    """What can be asked about a canonical row; None when it has no question, as plain text has none."""
-    messages = [message for message in row.get("messages") or [] if isinstance(message.get("content"), str)]
-    asked = [index for index, message in enumerate(messages) if message.get("role") == "user"]
+    """What can be asked about a canonical row: its first question. None when it has none, as plain text."""
+    messages = _plain(row.get("messages"))
+    asked = [index for index, (role, _) in enumerate(messages) if role == "user"]
     if not asked:
         return None
-    first = asked[0]
-    system = next((m["content"] for m in messages[:first] if m.get("role") == "system"), "")
-    reply = messages[first + 1] if first + 1 < len(messages) else {}
-    reference = reply.get("content", "") if reply.get("role") == "assistant" else ""
-    return Suggestion(messages[first]["content"], system, reference)
+    reply = messages[asked[0] + 1] if asked[0] + 1 < len(messages) else ("", "")
+    reference = reply[1] if reply[0] == "assistant" else ""
+    return Suggestion(messages[asked[0]][1], _system(messages[: asked[0]]), reference)
+
+
+def tested_row(prompt: Any, reference: str) -> Suggestion | None:
+    """A row of the proof, of which the last turn is asked. `prompt`: its text, or its messages up to there."""
+    if isinstance(prompt, str):
+        return Suggestion(prompt, "", reference) if prompt.strip() else None
+    messages = _plain(prompt)
+    if not messages or messages[-1][0] != "user":
+        return None
+    before = tuple(message for message in messages[:-1] if message[0] in ("user", "assistant"))
+    return Suggestion(messages[-1][1], _system(messages[:-1]), reference, before)
+
+
+def _plain(messages: Any) -> list[tuple[str, str]]:
+    found = [message for message in messages or [] if isinstance(message, Mapping)]
+    return [(str(each.get("role")), each["content"]) for each in found if isinstance(each.get("content"), str)]
+
+
+def _system(messages: Sequence[tuple[str, str]]) -> str:
+    return next((content for role, content in messages if role == "system"), "")
 
 
 def model_title(model: str) -> str:
@@ -100,7 +125,8 @@ def conversation(turns: Sequence[Turn], empty: str = "") -> str:
     """All turns, or a welcome."""
     if not turns:
         return f'<div class="talk empty-talk">{empty}</div>'
-    return f'<div class="talk" role="log" aria-live="polite">{"".join(_turn(turn) for turn in turns)}</div>'
+    shown = "".join(_turn(turn, anew=index > 0 and turn.fresh) for index, turn in enumerate(turns))
+    return f'<div class="talk" role="log" aria-live="polite">{shown}</div>'
 
 
 def welcome(can_talk: bool) -> str:
@@ -116,8 +142,10 @@ def welcome(can_talk: bool) -> str:
     )
 
 
-def _turn(turn: Turn) -> str:
+def _turn(turn: Turn, anew: bool = False) -> str:
     answers = "".join(_answer(answer, turn.reference) for answer in turn.answers)
+    line = '<p class="anew">a new conversation</p>' if anew else ""
+    before = "".join(f'<p class="said-before {esc(role)}">{esc(content)}</p>' for role, content in turn.before)
     reference = (
         f'<p class="talk-reference"><span>In your data</span> <span class="{_kind_of_text(turn.reference)}">'
         f"{esc(turn.reference)}</span></p>"
@@ -125,7 +153,7 @@ def _turn(turn: Turn) -> str:
         else ""
     )
     return (
-        f'<section class="turn"><div class="question">{esc(turn.question)}</div>'
+        f'<section class="turn">{line}{before}<div class="question">{esc(turn.question)}</div>'
         f'<div class="replies">{answers}</div>{reference}</section>'
     )
 
@@ -137,9 +165,12 @@ def _answer(answer: Answer, reference: str) -> str:
         "loading": '<span class="loading-words" role="status">Loading the model<span class="thinking">'
         "<i></i><i></i><i></i></span></span>",
     }
-    body = esc(answer.text)
-    if not answer.text:
-        body = waiting.get(answer.state, "" if answer.problem else "<i>an empty answer</i>")
+    text = answer.text if answer.state == "writing" else answer.text.strip()
+    body = esc(text)
+    if not text:
+        body = waiting.get(
+            answer.state, "" if answer.problem or answer.state == "writing" else "<i>nothing but blanks</i>"
+        )
     problem = f'<p class="reply-problem">{icon("warn")} {esc(answer.problem)}</p>' if answer.problem else ""
     caret = '<span class="caret"></span>' if answer.state == "writing" else ""
     same = reference and answer.state == "done" and same_answer(answer.text, reference)

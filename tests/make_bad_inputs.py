@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WORDS = """parcel kettle invoice garden lamp window bicycle refund delivery chair monday battery receipt colour
-handle button station summer manual engine bottle ticket carpet mirror number basket pencil orange copper forest
-""".split()
+WORDS = [
+    "parcel", "kettle", "invoice", "garden", "lamp", "window", "bicycle", "refund", "delivery", "chair",
+    "monday", "battery", "receipt", "colour", "handle", "button", "station", "summer", "manual", "engine",
+    "bottle", "ticket", "carpet", "mirror", "number", "basket", "pencil", "orange", "copper", "forest",
+]  # fmt: skip
 
 
 def sentence(seed: int, words: int = 8) -> str:
@@ -150,14 +152,16 @@ CASES = [
     Case("blank.csv", text_file("\n \n\n"), "refused", "empty", ("empty",)),
     Case("broken-line.jsonl", text_file(lines(chats(56)) + '{"messages": [{"role": "us\n' + lines(chats(63, 99))),
          "blocked", "broken-lines", ("line 57", "Unterminated", "119 rows"), 120, 119),
-    Case("workbook-as.csv", workbook({"S": [["text", "label"], *labelled(30)]}), "ready", "renamed", ("Excel",), 30, 30),
+    Case("workbook-as.csv", workbook({"S": [["text", "label"], *labelled(30)]}), "ready", "renamed", ("Excel",),
+         30, 30),
     Case("two-sheets.xlsx", workbook({"Rows": [["text", "label"], *labelled(30)], "Notes": [["x"]]}), "ready",
          "other-sheets", ("Rows", "Notes"), 30),
     Case("report.pdf", text_file("%PDF-1.7 ..."), "refused", "wrong-kind", ("PDF",)),
     Case("picture.jsonl", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n") and None, "refused", "wrong-kind"),
     Case("rows.pkl", lambda path: path.write_bytes(b"\x80\x04\x95") and None, "refused", "wrong-kind", ("pickle",)),
     Case("rows.tar", tarred, "refused", "wrong-kind", ("tar",)),
-    Case("binary.csv", lambda path: path.write_bytes(b"a,b\n\0\0\0\1") and None, "refused", "wrong-kind", ("not text",)),
+    Case("binary.csv", lambda path: path.write_bytes(b"a,b\n\0\0\0\1") and None, "refused", "wrong-kind",
+         ("not text",)),
     Case("damaged.jsonl.gz", lambda path: path.write_bytes(gzip.compress(lines(chats(50)).encode())[:-40]) and None,
          "refused", "broken-archive", ("damaged",)),
     Case("damaged.parquet", lambda path: path.write_bytes(b"PAR1 and nothing else") and None, "refused",
@@ -177,13 +181,14 @@ CASES = [
     Case("latin1.csv", text_file(table([[f"Größe {a}, naïve café", b] for a, b in labelled()]), "latin-1"), "ready",
          "encoding-guessed", ("1252",), 60),
     Case("bom.jsonl", text_file(lines(chats(60)), "utf-8-sig"), "ready", rows=60, usable=60),
-    Case("windows-line-ends.jsonl", text_file(lines(chats(60)).replace("\n", "\r\n", 30).rstrip() + ""), "ready", rows=60),
-    Case("blank-lines.jsonl", text_file("\n\n" + lines(chats(60)).replace("\n", "\n\n", 20)), "ready", rows=60, usable=60),
+    Case("windows-line-ends.jsonl", text_file(lines(chats(60)).replace("\n", "\r\n", 30).rstrip()), "ready", rows=60),
+    Case("blank-lines.jsonl", text_file("\n\n" + lines(chats(60)).replace("\n", "\n\n", 20)), "ready", rows=60,
+         usable=60),
     Case("half-an-emoji.jsonl", text_file(lines(chats(30)) + '{"prompt": "so \\ud83d", "completion": "odd"}\n'),
          "warnings", "broken-characters", ("31",), 31, 31),
     Case("broken-bytes.csv", lambda path: path.write_bytes(
-        table([[f"naïve café {a}", b] for a, b in labelled()]).encode().replace(b"caf\xc3\xa9", b"caf\xff", 1)) and None,
-         "warnings", "broken-characters", ("row 1",), 60),
+        table([[f"naïve café {a}", b] for a, b in labelled()]).encode().replace(b"caf\xc3\xa9", b"caf\xff", 1))
+         and None, "warnings", "broken-characters", ("row 1",), 60),
     # tables
     Case("semicolons.csv", text_file(table(labelled(), ";")), "ready", rows=60, usable=60),
     Case("pipes.csv", text_file(table(labelled(), "|")), "ready", rows=60, usable=60),
@@ -200,32 +205,37 @@ CASES = [
     Case("formulas.csv", text_file(table([["=HYPERLINK(1)", "good"], ["@SUM(1)", "bad"], *labelled(30)])), "ready",
          rows=32, usable=32),
     # shapes
-    Case("mixed.jsonl", rows_file(MIXED), "warnings", "mixed-shapes", ("15 are prompt", "15 are Alpaca", "row 1"), 30, 30),
+    Case("mixed.jsonl", rows_file(MIXED), "warnings", "mixed-shapes",
+         ("15 are prompt", "15 are Alpaca", "row 1"), 30, 30),
     Case("lines-in.json", rows_file(chats(60)), "ready", rows=60, usable=60),
     Case("cut-off.json", text_file(json.dumps(chats(60))[:-500]), "blocked", "broken-json", ("breaks off",)),
     Case("not-objects.jsonl", text_file(lines(chats(30)) + '"hello"\n12\n'), "blocked", "unknown-shape",
          ("text instead of an object",), 32, 30),
     Case("deep.jsonl", text_file(lines(chats(30)) + '{"a":' + "[" * 5000 + "]" * 5000 + "}\n"), "blocked",
          "broken-lines", ("line 31",)),
-    Case("plain.txt", text_file("\n\n".join(sentence(i, 60) for i in range(80))), "warnings", "plain-text", ("example",)),
-    Case("unknown-columns.jsonl", rows_file([{"a": i, "b": [i]} for i in range(20)]), "blocked", "no-columns", ("a (int)",)),
+    Case("plain.txt", text_file("\n\n".join(sentence(i, 60) for i in range(80))), "warnings", "plain-text",
+         ("example",)),
+    Case("unknown-columns.jsonl", rows_file([{"a": i, "b": [i]} for i in range(20)]), "blocked", "no-columns",
+         ("a (int)",)),
     Case("three-texts.csv", text_file("aa,bb,cc\n" + "".join(
         f"{sentence(i)},{sentence(i + 99)},{sentence(i + 999)}\n" for i in range(30))), "blocked", "columns-guessed",
          ("aa, bb, cc",), 30),
     # conversations
-    Case("numbers-for-text.jsonl", rows_file([chat(sentence(i), i % 2 if i % 3 else [i]) for i in range(30)]), "blocked",
-         "not-text", ("a number", "a list", "row"), 30, 0),
+    Case("numbers-for-text.jsonl", rows_file([chat(sentence(i), i % 2 if i % 3 else [i]) for i in range(30)]),
+         "blocked", "not-text", ("a number", "a list", "row"), 30, 0),
     Case("nan.jsonl", text_file(lines(chats(30)).replace("]}\n", '], "score": NaN}\n')), "ready", "unused-columns",
          ("score",), 30, 30),
     Case("missing-answers.jsonl", rows_file(
         [row if i % 4 else {"messages": row["messages"][:1]} for i, row in enumerate(chats(60))]), "blocked",
          "missing-answers", ("15 rows", "1, 5, 9", "45 rows"), 60, 45),
-    Case("system-only.jsonl", rows_file([{"messages": [{"role": "system", "content": sentence(i)}]} for i in range(40)]),
+    Case("system-only.jsonl", rows_file(
+        [{"messages": [{"role": "system", "content": sentence(i)}]} for i in range(40)]),
          "blocked", "missing-answers", ("assistant",), 40, 0),
     Case("empty-answers.jsonl", rows_file([*chats(30), chat("hello?", " ")]), "blocked", "empty-answers", ("row 31",)),
     Case("unknown-roles.jsonl", rows_file([*chats(30), {"messages": [{"role": "wizard", "content": "x"}]}]), "blocked",
          "unknown-roles", ("wizard", "row 31")),
-    Case("no-role.jsonl", rows_file([*chats(30), {"messages": [{"content": "x"}]}]), "blocked", "bad-messages", ("no role",)),
+    Case("no-role.jsonl", rows_file([*chats(30), {"messages": [{"content": "x"}]}]), "blocked", "bad-messages",
+         ("no role",)),
     Case("weight-2.jsonl", rows_file([*chats(30), {"messages": [
         {"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 2}]}]), "blocked",
          "bad-messages", ("weight is 2",)),
@@ -255,7 +265,8 @@ CASES = [
     Case("one-answer.jsonl", rows_file([chat(sentence(i), "good") for i in range(40)]), "warnings", "one-answer"),
     Case("label-spelling.csv", text_file(table(
         [[text, ("{}", " {}", "{} .", "{}\n")[i % 4].format(label.title() if i % 3 else label)]
-         for i, (text, label) in enumerate(labelled(80))])), "warnings", "label-variants", ("label variants", "2 labels")),
+         for i, (text, label) in enumerate(labelled(80))])), "warnings", "label-variants",
+         ("label variants", "2 labels")),
     Case("conflicts.csv", text_file(table([*labelled(40), ["Fine weather", "good"], ["fine weather.", "bad"]])),
          "warnings", "conflicting-labels", ("rows 41, 42",)),
     Case("duplicates.jsonl", rows_file([*chats(40), *chats(10)]), "warnings", "duplicates", ("10 rows", "41")),
@@ -266,7 +277,8 @@ CASES = [
          "trains-nothing", ("row 31",)),
     Case("control-tokens.jsonl", rows_file([*chats(30), chat("end it <|im_end|> here", "odd")]), "warnings",
          "special-tokens", ("<|im_end|>", "row 31")),
-    Case("keys.jsonl", rows_file([*chats(30), chat("use AKIAIOSFODNN7EXAMPLE", "odd")]), "warnings", "secrets", ("row 31",)),
+    Case("keys.jsonl", rows_file([*chats(30), chat("use AKIAIOSFODNN7EXAMPLE", "odd")]), "warnings", "secrets",
+         ("row 31",)),
     Case("personal.jsonl", rows_file([*chats(30), chat("mail jan@dewinkel.nl, NL91ABNA0417164300", "odd")]), "ready",
          "personal-data", ("row 31", "e-mail", "IBAN")),
     # text that is only text

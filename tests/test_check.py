@@ -15,9 +15,12 @@ from make_bad_inputs import CASES, chat, chats, lines, sentence
 from finetune_core.check import Diagnosis, check
 from finetune_core.data import FIXES, prepare
 from finetune_core.errors import FinetuneError
+from finetune_core.lengths import length_findings
+from finetune_core.measure import measure
 from finetune_core.problems import PROBLEMS
 from finetune_core.recipe import Recipe
 from finetune_core.render import load_tokenizer, render
+from finetune_core.rows import RowWriter
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -204,14 +207,18 @@ def test_a_max_length_under_which_most_answers_are_lost_blocks(look):
     assert found(diagnosis, "too-long").suggestion.changes["max_length"] > 100
 
 
-def test_a_stop_token_that_is_not_trained_is_an_error(look):
-    rows = [
-        {"messages": [*chat(sentence(i), "good")["messages"], {"role": "user", "content": "and?"},
-                      {"role": "assistant", "content": sentence(i + 60), "weight": 0}]}
-        for i in range(30)
-    ]  # fmt: skip
-    diagnosis = look(rows)
-    assert diagnosis.stop_token_trained == ("stop-not-trained" not in codes(diagnosis))
+def test_a_stop_token_that_is_not_trained_is_an_error(tokenizer, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(lines(chats(30)))
+    recipe = Recipe(dataset_name=str(tmp_path / "rows.jsonl"))
+    prepared = prepare(recipe)
+    measures = measure(prepared.splits(), tokenizer, recipe.max_length)
+    assert length_findings(prepared, measures, tokenizer, recipe) == []
+    measures.stops[:] = False
+    [finding] = length_findings(prepared, measures, tokenizer, recipe)
+    assert (finding.code, finding.level, finding.count) == ("stop-not-trained", "error", 30)
+    measures.stops[1:] = True
+    [finding] = length_findings(prepared, measures, tokenizer, recipe)
+    assert (finding.level, finding.count) == ("warning", 1)
 
 
 def test_warnings_can_be_passed(look):
@@ -263,9 +270,6 @@ def test_cancelling_a_check_ends_it(look, tokenizer, tmp_path):
 
 
 def test_a_very_long_cell_is_estimated_and_not_rendered(tokenizer):
-    from finetune_core.measure import measure
-    from finetune_core.rows import RowWriter
-
     writer = RowWriter()
     long = " ".join(sentence(i) for i in range(3000))
     writer.append(chat(long, "good"))

@@ -159,6 +159,18 @@ def test_plain_texts_are_compared_by_loss(tmp_path, tiny_model_dir, chatter):
     assert report["rivals"][0]["score"] == pytest.approx(report["loss"]["base"], abs=1e-4)
 
 
+def test_a_check_of_ones_own_decides_what_is_right(run, chatter, report, tmp_path):
+    from finetune_core.evaluate import evaluate
+
+    file = tmp_path / "check.py"
+    file.write_text("def check(answer, reference, row):\n    return reference.startswith('defect') and bool(row)\n")
+    try:
+        checked = evaluate(run, chatter, quick=True, check_file=file)
+    finally:
+        run.write_report(report)
+    assert checked["metric"] == "Your own check" and [rival["score"] for rival in checked["rivals"]] == [1, 1]
+
+
 def test_without_test_rows_the_validation_rows_are_used_and_it_says_so(tmp_path, tiny_model_dir, chatter):
     from finetune_core.evaluate import evaluate
 
@@ -332,7 +344,29 @@ def test_rows_that_the_model_cannot_read_are_left_out_and_counted(tiny_model_dir
     tokenizer = load_tokenizer(tiny_model_dir)
     long = {"messages": [{"role": "user", "content": "word " * 2000}, {"role": "assistant", "content": "x"}]}
     contest = prepare_contest([*chat_rows(6), long], "test", Recipe(), tokenizer)
-    assert len(contest.rows) == 6 and "1 rows were left out" in contest.note
+    assert len(contest.rows) == 6 and "1 row was left out" in contest.note
+
+
+def test_rows_that_the_template_refuses_are_left_out_and_counted(tiny_model_dir):
+    tokenizer = load_tokenizer(tiny_model_dir)
+    odd = {"messages": [{"role": "alien", "content": "?"}, {"role": "assistant", "content": "x"}]}
+    contest = prepare_contest([odd, *chat_rows(6)], "test", Recipe(), tokenizer)
+    assert len(contest.rows) == 6 and "1 row was left out" in contest.note
+
+
+def test_a_system_prompt_that_does_not_fit_is_no_rival(tiny_model_dir):
+    tokenizer = load_tokenizer(tiny_model_dir)
+    recipe = Recipe(rival_system_prompt="the cat " * 600)
+    contest = prepare_contest(chat_rows(6), "test", recipe, tokenizer)
+    assert enter_rivals(("system",), contest, recipe, lambda: chat_rows(6), tokenizer) == []
+
+
+def test_the_persons_own_prompt_replaces_the_rows(tiny_model_dir):
+    tokenizer = load_tokenizer(tiny_model_dir)
+    recipe = Recipe(rival_system_prompt="Be brief.")
+    contest = prepare_contest(SHOP, "test", recipe, tokenizer)
+    (rival,) = enter_rivals(("system",), contest, recipe, lambda: SHOP, tokenizer)
+    assert rival.messages(SHOP[0])[0] == {"role": "system", "content": "Be brief."}
 
 
 def test_a_sample_is_seeded_and_keeps_the_order():
@@ -349,7 +383,7 @@ def test_an_unknown_rival_is_refused_with_the_known_ones(names, run, chatter):
 
 
 def test_an_unknown_metric_is_refused(chatter):
-    with pytest.raises(FinetuneError, match="Metrics: label, json, text, loss"):
+    with pytest.raises(FinetuneError, match="Metrics: label, json, text, check, loss"):
         prepare_contest(chat_rows(4), "test", Recipe(), chatter.tokenizer, metric="bleu")
 
 

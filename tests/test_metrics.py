@@ -305,6 +305,6 @@ def test_overfitting_suggests_the_epochs_at_which_validation_was_best():
 
 def test_every_metric_names_its_series():
     for kind, metric in METRICS.items():
-        if kind != "loss":
+        if kind not in ("loss", "check"):
             assert set(score(kind, ["a"], ["a"])) == set(metric.series)
     assert math.isclose(score("text", ["same"], ["same"])["chrf"][0], 1)

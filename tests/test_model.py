@@ -139,6 +139,13 @@ def test_switching_leaves_the_base_as_it_was(chatter, run):
         assert chatter.logprob("base", prompt, [7, 8, 9]) == before
 
 
+def test_a_checkpoint_is_loaded_when_it_is_first_asked_for(run):
+    """Also right after the base model spoke, with all adapters off."""
+    fresh = float32(run)
+    base, checkpoint = (fresh.logprob(name, [5, 6], [7]) for name in ("base", "checkpoint-20"))
+    assert checkpoint != base and checkpoint == fresh.logprob("checkpoint-20", [5, 6], [7])
+
+
 def test_a_switched_adapter_is_the_one_that_peft_loads_alone(chatter, run):
     from peft import PeftModel
 

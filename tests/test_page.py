@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,23 @@ from finetune_core import Recipe, Run
 from finetune_core.errors import FinetuneError
 from finetune_core.findings import Finding
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Suggestion, resolve_recipe
-from finetune_ui import begin, check, choose, form, frame, look, looking, uploads, words, words_check, words_frame
+from finetune_core.source import Source, SourceFile
+from finetune_ui import (
+    begin,
+    check,
+    choose,
+    form,
+    frame,
+    look,
+    looking,
+    names,
+    uploads,
+    words,
+    words_check,
+    words_frame,
+    words_plan,
+    words_tokens,
+)
 from finetune_ui.pages import Draft, Screen
 
 EVIL = """<script>alert(1)</script><img src=x onerror="alert('1')">"""
@@ -123,6 +140,7 @@ def test_the_first_choice_is_the_starter():
         {"packing": False},
         {"packing": True},
         {"columns": {"prompt": "question", "completion": "answer"}},
+        {"columns": {"prompt": "name, first", "completion": "so: this"}},
         {"fixes": ["drop-duplicates", "drop-leaks"]},
         {"lora_target_modules": ["q_proj", "v_proj"]},
         {"lora_target_modules": "all-linear"},
@@ -230,7 +248,7 @@ def test_leaving_such_a_preset_brings_the_starter_back():
 
 
 def test_hub_search_changes_nothing_when_the_hub_is_away():
-    assert choose.search_models(SimpleNamespace(input_value="qwen")) == gr.skip()
+    assert names.search_models(SimpleNamespace(input_value="qwen")) == gr.skip()
 
 
 def test_an_upload_is_kept_in_the_runs_folder_under_its_own_name(tmp_path, runs_dir):
@@ -391,13 +409,27 @@ def test_only_columns_that_are_there_can_be_mapped(looks, tiny_model_dir, tmp_pa
     assert check.map_column(looks, said(role="prompt", column="nothing"), (), *boxes) == [(), *boxes]
 
 
+def test_a_system_prompt_can_be_added_beside_the_rows():
+    _, *after = check.set_line(said(field="system_prompt", text=" Be brief. "), (), *boxes_of())
+    assert form.read(after).system_prompt == "Be brief."
+
+
+def test_no_other_field_can_be_set_from_there():
+    assert check.set_line(said(field="model_name_or_path", text="x"), (), *boxes_of())[1:] == boxes_of()
+
+
+def test_the_cleaned_rows_are_one_zip_with_the_splits(looks, tiny_boxes, seen, tmp_path):
+    with zipfile.ZipFile(check.write_rows(looks, *tiny_boxes, tmp_path)) as archive:
+        assert archive.namelist() == ["train.jsonl", "validation.jsonl", "test.jsonl"]
+
+
 def test_the_slider_sets_the_longest_row():
     _, *after = check.set_length(said(length=64), (), *boxes_of())
     assert form.read(after).max_length == 64
 
 
 def test_lengths_beyond_the_line_are_counted_exactly():
-    shown = words_check.lengths([10, 20, 30, 40], max_length=25)
+    shown = words_tokens.lengths([10, 20, 30, 40], max_length=25)
     assert "2 rows cut (50.0%)." in shown
 
 
@@ -557,17 +589,22 @@ def evil_pieces():
     finding = Finding(EVIL, "error", EVIL, (1,), 1, EVIL, Suggestion(EVIL, {}), examples=(EVIL,))
     run = words_frame.RailRun(EVIL, EVIL, EVIL, "running", verdict=EVIL)
     error = FinetuneError(EVIL, EVIL)
+    source = Source(
+        EVIL, "file", (SourceFile(EVIL, "csv", encoding=EVIL, delimiter=EVIL, sheet=EVIL),), 9, licence=EVIL
+    )
     return {
-        "tokens": words_check.tokens([piece], 0, 1, 1, "train", EVIL),
+        "tokens": words_tokens.tokens([piece], 0, 1, 1, "train", EVIL),
         "findings": words_check.findings([finding], [EVIL], {EVIL: EVIL}),
-        "mapping": words_check.mapping([EVIL], {"prompt": EVIL}, EVIL, ["prompt"]),
+        "rows": words_check.rows_card(
+            source, EVIL, {EVIL: ("ready", EVIL)}, [EVIL], {"prompt": EVIL}, ["prompt"], Recipe(system_prompt=EVIL)
+        ),
         "rail": words_frame.rail([run], EVIL),
         "folds": words_frame.folds({"choose": EVIL}),
         "header": words_frame.header(EVIL, True),
         "error": words.error_card(error),
         "failed": words_check.failed(error),
-        "bar": words_check.bar(EVIL, EVIL),
-        "fetching": words_check.bar_fetching({"says": EVIL, "fraction": 0.5}),
+        "bar": words_plan.bar(EVIL, EVIL),
+        "fetching": words_plan.bar_fetching({"says": EVIL, "fraction": 0.5}),
         "looking": words_check.looking(EVIL),
     }
 

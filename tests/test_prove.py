@@ -90,14 +90,27 @@ def test_filters_compare_tuned_with_right_and_with_base(which, expected):
 
 
 def test_worst_first_begins_with_what_the_tuned_model_got_wrong():
-    found = words_rows.wanted(make_report(), "all")
-    assert [index for index, _ in words_rows.ordered(found, "worst", "tuned")] == [1, 2, 0, 3]
-    assert [index for index, _ in words_rows.ordered(found, "best", "tuned")] == [0, 3, 1, 2]
+    report = make_report()
+    found = words_rows.wanted(report, "all")
+    assert [index for index, _ in words_rows.ordered(report, found, "worst")] == [1, 2, 0, 3]
+    assert [index for index, _ in words_rows.ordered(report, found, "best")] == [0, 3, 1, 2]
+
+
+def test_of_a_loss_the_highest_is_the_worst_and_less_is_fixed():
+    report = make_report(metric="Loss", metric_kind="loss")
+    for row, (base, tuned) in zip(report["rows"], ((3.0, 0.1), (3.0, 4.0), (3.0, 2.0), (3.0, 3.0)), strict=True):
+        row |= {"scores": {"base": base, "tuned": tuned}, "answers": {}, "reference": ""}
+    found = words_rows.wanted(report, "all")
+    assert [index for index, _ in words_rows.ordered(report, found, "worst")] == [1, 3, 2, 0]
+    assert [index for index, _ in words_rows.wanted(report, "fixed")] == [0, 2]
+    assert [key for _, key in words_rows.filter_choices(report)] == ["all", "fixed", "broke"]
+    assert "data-use" not in words_rows.rows(report)
 
 
 def test_shuffled_rows_come_in_the_same_order_for_the_same_run():
-    found = words_rows.wanted(make_report(((0, 0, 1),) * 30), "all")
-    first, again = (words_rows.ordered(found, "shuffled", "tuned", "run-a") for _ in range(2))
+    report = make_report(((0, 0, 1),) * 30)
+    found = words_rows.wanted(report, "all")
+    first, again = (words_rows.ordered(report, found, "shuffled", "run-a") for _ in range(2))
     assert first == again != found
     assert sorted(index for index, _ in first) == list(range(30))
 
@@ -160,8 +173,29 @@ def test_a_report_with_nothing_but_a_verdict_is_shown():
     assert "It helped." in shown
 
 
+def test_likeness_of_texts_is_shown_in_points_not_percent():
+    report = make_report(metric="chrF", metric_kind="text")
+    assert "50%" not in words_prove.bars(report) and ">50<" in words_prove.bars(report)
+    report["rows"][0]["scores"]["tuned"] = 0.62
+    assert [index for index, _ in words_rows.wanted(report, "wrong")] == [1, 2]
+
+
+def test_a_quick_proof_says_how_to_hear_the_other_rivals():
+    assert words_prove.more_rivals(make_report(), "evaluate it") == ""
+    assert "evaluate it" in words_prove.more_rivals(make_report(quick=True), "evaluate it")
+
+
+def test_what_was_forgotten_and_what_the_curves_say_is_shown():
+    report = make_report(
+        forgetting={"state": "lost", "sentence": "It forgot capitals."},
+        curves={"kind": "overfitting", "sentence": "By heart.", "fix": "Fewer epochs.", "overfit": True},
+    )
+    facts = words_prove.facts(report)
+    assert "It forgot capitals." in facts and "By heart. Fewer epochs." in facts and "Overfitting" in facts
+
+
 def test_a_loss_is_not_shown_as_a_share():
-    report = make_report(metric="Loss")
+    report = make_report(metric="Loss", metric_kind="loss")
     for rival, score in zip(report["rivals"], (3.1, 2.5, 0.4), strict=True):
         rival |= {"score": score, "low": score - 0.1, "high": score + 0.1}
     drawn = words_prove.bars(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import random
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from finetune_core import control, conversation, outline, template, turns
 from finetune_core.control import is_marked
 from finetune_core.errors import FinetuneError
 from finetune_core.render import IGNORED, load_tokenizer, render, render_many, render_prompt
@@ -171,7 +173,7 @@ def whole_text(rendered) -> str:
 # ---- every template that TRL ships ----
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_ids_are_those_of_transformers(name, ours, theirs):
     tokenizer = ours(name)
     for what, messages in CONVERSATIONS.items():
@@ -210,7 +212,7 @@ def test_every_answer_is_trained_through_its_end_token_and_nothing_else_is(name,
             assert body.removesuffix(answer).strip() in WRITTEN_FIRST, what
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_the_prompt_is_what_stands_before_the_answer(name, ours):
     tokenizer = ours(name)
     # DeepSeek and Nemotron ask with "<think>\n" but write a plain answer without it; `prompt_differs` says so
@@ -307,7 +309,7 @@ TOOL_TALKS = {
 }
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_tool_calls_are_trained_and_what_tools_say_is_not(name, ours):
     tokenizer = ours(name)
     if "tool_calls" not in tokenizer.template.supports:
@@ -326,7 +328,7 @@ def test_tool_calls_are_trained_and_what_tools_say_is_not(name, ours):
         assert not any("12 C" in run for run in runs), what
         assert not any(header in run for run in runs for header in tokenizer.template.headers), what
         assert "12 degrees." in "".join(runs) or what == "a call at the end"
-        if what == "words beside the call":
+        if what == "words beside the call" and "gemma" not in name:
             assert rendered.left_out == ("Wait." not in "".join(runs))
 
 
@@ -335,7 +337,7 @@ def test_a_template_without_tool_calls_says_so(ours):
     assert ours("gemma").template.supports == frozenset()
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_reasoning_is_trained_where_the_template_writes_it_and_else_reported(name, ours):
     messages = [user("a"), assistant("<think>\nhm\n</think>\n\nb"), user("c"), assistant("<think>\nhmm\n</think>\n\nd")]
     rendered = render({"messages": messages}, ours(name))
@@ -348,9 +350,10 @@ def test_reasoning_is_trained_where_the_template_writes_it_and_else_reported(nam
 # ---- many rows ----
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_the_quick_way_gives_what_rendering_gives(name, ours):
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_quick_way_gives_what_rendering_gives(name, ours, monkeypatch):
     """Rows whose contents are only put into a known shape, against each row rendered and analysed by itself."""
+    monkeypatch.setattr(conversation, "OFTEN", 5)
     tokenizer = replace(ours(name))
     chance = random.Random(name)
     bits = [
@@ -372,12 +375,12 @@ def test_the_quick_way_gives_what_rendering_gives(name, ours):
     bits += ["think", "</think>", "<think>", "", "\n", "JSON", "/"]
     rows = [
         {"messages": [user(" ".join(chance.choices(bits, k=chance.randint(0, 5)))), assistant(chance.choice(bits))]}
-        for _ in range(45)
+        for _ in range(30)
     ]
     by_itself = replace(tokenizer)
-    by_itself.turns._look_up = lambda row: None
+    by_itself.conversations._look_up = lambda row: None
     assert render_many(rows, tokenizer) == render_many(rows, by_itself)
-    known = next(iter(tokenizer.turns._known.values()))
+    known = next(iter(tokenizer.conversations._known.values()))
     assert known.is_see_through
 
 
@@ -392,13 +395,14 @@ LOOKS_AT_CONTENTS = {
 
 
 @pytest.mark.parametrize("look", LOOKS_AT_CONTENTS)
-def test_a_template_that_looks_at_contents_is_rendered_for_each(look, tiny):
+def test_a_template_that_looks_at_contents_is_rendered_for_each(look, tiny, monkeypatch):
+    monkeypatch.setattr(conversation, "OFTEN", 1)
     source = "{% for m in messages %}<|im_start|>{{ m.role }}\n" + LOOKS_AT_CONTENTS[look] + "<|im_end|>\n{% endfor %}"
     tokenizer = replace(tiny, chat_template=source)
     contents = ["hello", "Hello", "/go", "my secret", 'a "b"', "x" * 3000]
     rows = [{"messages": [user(a), assistant(b)]} for a in contents for b in contents]
     by_itself = replace(tokenizer)
-    by_itself.turns._look_up = lambda row: None
+    by_itself.conversations._look_up = lambda row: None
     assert render_many(rows, tokenizer) == render_many(rows, by_itself)
 
 
@@ -664,6 +668,17 @@ def test_offsets_survive_a_tokenizer_that_trims_or_normalizes(wide_dir, tmp_path
     assert trained_runs(rendered) == ["\n\n cafe\u0301 <|im_end|>"]
 
 
+def test_a_header_token_that_swallows_the_answers_spaces_is_not_trained(wide_dir, tmp_path):
+    data = json.loads((wide_dir / "tokenizer.json").read_text())
+    for token in data["added_tokens"]:
+        token["rstrip"] = token["content"] == "<|assistant|>"  # as Phi 3
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATES["phi3"])
+    rendered = render({"messages": [user("a"), assistant("  b")]}, load_tokenizer(tmp_path))
+    assert trained_runs(rendered) == ["b<|end|>"]
+
+
 def test_a_sentencepiece_tokenizer_works(tmp_path):
     backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -2.0), *((c, -3.0) for c in "abcdefgh:#AUrst\n")], 0))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -745,6 +760,15 @@ def test_a_tokenizer_is_read_as_transformers_reads_it(tiny, tiny_model_dir):
     assert tiny.special_tokens == reference.special_tokens_map
     assert (tiny.pad_id, tiny.eos_id) == (reference.pad_token_id, reference.eos_token_id)
     assert (tiny.model_max_length, tiny.template_origin) == (512, "model")
+
+
+def test_a_template_that_fails_spoils_only_conversations(tiny_model_dir, tmp_path):
+    folder = copy_tokenizer(tiny_model_dir, tmp_path)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('never') }}")
+    tokenizer = load_tokenizer(folder)
+    assert whole_text(render({"text": "a cat"}, tokenizer)) == "a cat<|im_end|>"
+    with pytest.raises(FinetuneError, match="never"):
+        render({"messages": [user("a"), assistant("b")]}, tokenizer)
 
 
 def test_no_tokenizer_is_said_with_a_way_out(tmp_path):
@@ -835,6 +859,30 @@ def test_settings_of_an_earlier_use_are_switched_off(tiny_model_dir, tmp_path):
     (tmp_path / "chat_template.jinja").write_text((tiny_model_dir / "chat_template.jinja").read_text())
     row = {"messages": [user("What is the capital of France?"), assistant("Paris.")]}
     assert render(row, load_tokenizer(tmp_path)) == render(row, load_tokenizer(tiny_model_dir))
+
+
+@pytest.mark.starter
+def test_the_starter_model_is_rendered_as_by_transformers():
+    from transformers import AutoTokenizer
+
+    from finetune_core.starter import where_is_starter
+
+    folder, _ = where_is_starter()
+    if folder is None:
+        pytest.skip("the starter model is not on this machine yet")
+    tokenizer, reference = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    lines = (Path(__file__).parents[1] / "presets/data/shop-messages/train.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in lines.splitlines()]
+    for row, rendered in zip(rows, render_many(rows, tokenizer), strict=True):
+        prompt = render_prompt(row["messages"][:-1], tokenizer)
+        assert rendered.input_ids == reference.apply_chat_template(row["messages"], return_dict=False)
+        assert rendered.input_ids[: len(prompt)] == prompt
+        assert trained_runs(rendered) == [row["messages"][-1]["content"] + "<|im_end|>"]
+
+
+@pytest.mark.parametrize("module", [control, outline, template, turns])
+def test_examples_in_docstrings_are_true(module):
+    assert doctest.testmod(module).failed == 0
 
 
 def test_torch_stays_out(tiny_model_dir):

@@ -122,9 +122,9 @@ def gather(url, *requests):
     return asyncio.run(all_pieces())
 
 
-def converse(runs_dir, run_id, question, turns=(), left="base", right="tuned", reference="", system=""):
+def converse(runs_dir, run_id, question, turns=(), left="base", right="tuned", row=None, system=""):
     """One question through the page's own handlers; returns the frames that the browser would draw."""
-    now = talk.ask(runs_dir, run_id, question, turns, reference, left, right)[0]
+    now = talk.ask(runs_dir, run_id, question, turns, row, left, right)[0]
 
     async def frames():
         return [frame async for frame in talk.stream(runs_dir, run_id, now, system, 0.0, 64)]
@@ -219,7 +219,7 @@ def test_a_server_that_cannot_start_gives_the_question_back(run, runs_dir, monke
 def test_an_empty_question_and_one_too_many_ask_nothing(run, runs_dir):
     waiting = (Turn("first", (Answer("base"), Answer("tuned"))),)
     for question, turns in (("  \n", ()), ("second", waiting)):
-        assert all(not isinstance(each, tuple) for each in talk.ask(runs_dir, run.id, question, turns, "", "a", "b"))
+        assert all(not isinstance(each, tuple) for each in talk.ask(runs_dir, run.id, question, turns, None, "a", "b"))
 
 
 def test_stop_keeps_what_was_said():
@@ -234,20 +234,38 @@ def test_suggestions_are_rows_that_were_kept_out_of_training(run, runs_dir):
     found = serving.suggestions(run)
     assert found[0] == Suggestion("row 0", "Sort.", "answer 0")
     assert len(found) == serving.SUGGESTIONS
-    assert talk.pick(runs_dir, run.id, 2) == ("row 2", "Sort.", "answer 2")
+    assert talk.pick(runs_dir, run.id, 2) == ("row 2", "Sort.", Suggestion("row 2", "Sort.", "answer 2"))
 
 
 @pytest.mark.parametrize("place", [99, -99, "x", None, {}])
 def test_a_chip_that_is_not_there_picks_nothing(run, runs_dir, place):
-    assert talk.pick(runs_dir, run.id, place)[2] == ""
-    assert talk.take_row(runs_dir, run.id, place)[2] == ""
+    assert talk.pick(runs_dir, run.id, place)[2] is None
+    assert talk.take_row(runs_dir, run.id, place)[2] is None
 
 
-def test_a_row_of_the_proof_comes_with_its_answer(run, runs_dir):
-    run.write_report({"rows": [{"prompt": "why?", "reference": "because"}, {"prompt": ROWS[1]["messages"][:2]}]})
-    question, _, reference = talk.take_row(runs_dir, run.id, 0)
-    assert (question, reference) == ("why?", "because")
-    assert talk.take_row(runs_dir, run.id, 1)[:2] == ("row 1", "Sort.")
+def test_a_row_of_the_proof_comes_with_its_answer_and_what_came_before(run, runs_dir):
+    several = [*ROWS[1]["messages"], {"role": "user", "content": "and then?"}]
+    run.write_report({"rows": [{"prompt": "why?", "reference": "because"}, {"prompt": several, "reference": "then"}]})
+    assert talk.take_row(runs_dir, run.id, 0)[2] == Suggestion("why?", "", "because")
+    question, system, row = talk.take_row(runs_dir, run.id, 1)
+    assert (question, system, row.reference) == ("and then?", "Sort.", "then")
+    assert row.before == (("user", "row 1"), ("assistant", "answer 1"))
+
+
+def test_a_row_is_asked_without_what_was_said_above(run, awake, runs_dir):
+    turns, _ = converse(runs_dir, run.id, "small talk")[-1]
+    row = Suggestion("row 0", "Sort.", "answer 0", before=(("user", "a"), ("assistant", "b")))
+    turns, html = converse(runs_dir, run.id, "row 0", turns, row=row, system="Sort.")[-1]
+    assert [message["content"] for message in Double.asked[-1]["messages"]] == ["Sort.", "a", "b", "row 0"]
+    assert "a new conversation" in html and "answer 0" in html
+    converse(runs_dir, run.id, "go on", turns)
+    assert Double.asked[-1]["messages"][2]["content"] == "row 0"
+
+
+def test_a_row_that_was_edited_in_the_box_is_no_row_any_more(run, runs_dir):
+    row = Suggestion("row 0", "Sort.", "answer 0")
+    turn = talk.ask(runs_dir, run.id, "row 0, but different", (), row, "base", "tuned")[0][-1]
+    assert turn.reference == "" and not turn.fresh
 
 
 def test_a_half_written_data_file_gives_fewer_suggestions_and_no_error(run):
@@ -257,7 +275,7 @@ def test_a_half_written_data_file_gives_fewer_suggestions_and_no_error(run):
 
 def test_another_run_begins_a_fresh_conversation_with_its_own_system_prompt(run, runs_dir):
     turns, html, _, _, _, system, length, left, right = talk.begin(runs_dir, run.id)
-    assert (turns, system, length, left, right) == ((), "Sort.", 64, "base", "tuned")
+    assert (turns, system, length, left["value"], right["value"]) == ((), "Sort.", 64, "base", "tuned")
     assert "Ask both the same thing." in html
     assert "nothing to talk to yet" in talk.begin(runs_dir, "")[1]
 
@@ -269,6 +287,17 @@ def test_checkpoints_can_be_chosen_newest_first(run):
         (folder / "trainer_state.json").write_text("{}")
     assert serving.models(run) == ["base", "tuned", "checkpoint-20", "checkpoint-5"]
     assert ("Tuned, step 20", "checkpoint-20") in words_talk.model_choices(serving.models(run), "a/b")
+
+
+def test_a_training_that_broke_off_can_be_talked_to_by_its_checkpoint(runs_dir):
+    run = Run.create(runs_dir, Recipe(), tail="broken")
+    assert not serving.can_talk(run)
+    folder = run.path / "checkpoints" / "checkpoint-8"
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
+    assert serving.models(run) == ["base", "checkpoint-8"]
+    assert talk.begin(runs_dir, run.id)[-1]["value"] == "checkpoint-8"
+    assert talk.show(run)[1]["visible"]
 
 
 def test_the_page_says_when_a_training_has_the_machine(run, runs_dir):

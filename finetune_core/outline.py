@@ -10,11 +10,11 @@ from .control import is_marked
 
 Span = tuple[int, int]  # characters of a rendered text
 Spans = tuple[Span, ...]
-Border = tuple[int, int]  # a place in a shape: contents before it, characters of surrounding text before it
+Border = tuple[int, int]  # a place in an outline: contents before it, characters of surrounding text before it
 
 
 @dataclass(frozen=True)
-class Shape:
+class Outline:
     around: tuple[str, ...]  # the text before, between and behind the contents; one more than there are messages
     turns: tuple[tuple[tuple[Border, Border], ...], ...]  # the spans of each assistant turn
     closed: tuple[bool, ...]  # whether each ends with an end-of-turn token
@@ -34,7 +34,7 @@ class Shape:
         return tuple(tuple((lengths[a[0]] + a[1], lengths[b[0]] + b[1]) for a, b in spans) for spans in self.turns)
 
     def place(self, text: str, contents: Sequence[str]) -> tuple[Spans, ...] | None:
-        """The turns of a rendering, or None if it is not this shape with these contents (as they are, or stripped)."""
+        """The turns of a rendering, or None if it is another one (contents may be stripped)."""
         if not text.startswith(self.around[0]):
             return None
         position, all_written = len(self.around[0]), []
@@ -75,14 +75,14 @@ class Literals:
         return [probe for probe in probes if self.is_plain(probe)]
 
 
-def is_see_through(shape: Shape, literals: Literals, render: Callable[[list[str]], str | None]) -> bool:
-    """True if the template writes plain contents of this shape as they are, so that they can simply be put in.
+def is_see_through(outline: Outline, literals: Literals, render: Callable[[list[str]], str | None]) -> bool:
+    """True if the template writes plain contents of this outline as they are, so that they can simply be put in.
 
     `render` takes one content for each message; None where the template refuses.
     """
-    messages = len(shape.around) - 1
+    messages = len(outline.around) - 1
     return all(
-        render(contents) == shape.text(contents)
+        render(contents) == outline.text(contents)
         for probe in literals.probes()
         for contents in ([probe] * messages, [probe if number % 2 else "a" for number in range(messages)])
     )

@@ -1,0 +1,59 @@
+"""What the boxes for a model and for rows offer: starters, recently used, what is on this machine, and the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from finetune_core import hub
+from finetune_core.errors import FinetuneError
+from finetune_core.recipe import DATA_DIR, STARTER_MODEL
+from finetune_core.run import list_runs
+
+RECENT = 12  # models and data sets of earlier runs offered again
+
+
+def search_models(event: gr.KeyUpData) -> Any:
+    """The Hub's answers while typing; unchanged when it is away."""
+    found = hub.search("model", event.input_value or "")
+    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
+
+
+def search_data(event: gr.KeyUpData) -> Any:
+    found = hub.search("dataset", event.input_value or "")
+    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
+
+
+def first_choices(runs_dir: Path) -> list[Any]:
+    """What the two boxes offer before anything is typed: starters, recently used, and models in the Hub's cache."""
+    recipes = []
+    for run in list_runs(runs_dir)[:RECENT]:
+        try:
+            recipes.append(run.recipe)
+        except FinetuneError:
+            continue
+    models = [STARTER_MODEL, *(recipe.model_name_or_path for recipe in recipes), *cached_models()]
+    data = [*data_choices(), *(_file_choice(recipe.dataset_name) for recipe in recipes)]
+    return [gr.update(choices=list(dict.fromkeys(models))), gr.update(choices=list(dict.fromkeys(data)))]
+
+
+def data_choices() -> list[tuple[str, str]]:
+    """The starter data that comes with Fijn."""
+    return [(folder.name, folder.name) for folder in sorted(DATA_DIR.iterdir()) if folder.is_dir()]
+
+
+def _file_choice(name: str) -> tuple[str, str]:
+    return (Path(name).name if os.sep in name and Path(name).is_file() else name, name)
+
+
+def cached_models(limit: int = 20) -> list[str]:
+    """Complete models in the Hub's cache, newest first."""
+    from huggingface_hub import constants
+
+    folders = [f for f in Path(constants.HF_HUB_CACHE).glob("models--*--*") if f.is_dir()]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    names = ["/".join(folder.name.split("--")[1:]) for folder in folders]
+    return [name for name in names if hub.local_model(name) is not None][:limit]

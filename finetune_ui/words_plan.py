@@ -1,0 +1,136 @@
+"""What a training will cost, and the bar with Start. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_core.errors import FinetuneError
+
+from .words import count, duration, esc, gib, icon, join, many, percent, ticked
+
+PART_WORDS = {
+    "weights": ("Weights", "The base model itself."),
+    "adapter": ("Adapter", "The small matrices that are trained."),
+    "gradients": ("Gradients", "One number for each trained weight."),
+    "optimizer": ("Optimizer", "Two moving averages for each trained weight (AdamW)."),
+    "activations": ("Activations", "What the layers remember of a batch until the backward pass."),
+    "logits": ("Logits", "Scores for every word of the vocabulary."),
+    "runtime": ("Runtime", "Libraries and their workspace, before any weight is loaded."),
+}
+
+
+def plan(made: Any) -> str:
+    """Memory by part against what there is, minutes, and why each setting."""
+    total, available = made.memory_gb["total"], made.available_gb
+    scale = max(total, available) or 1
+    parts = [(name, amount) for name, amount in made.memory_gb.items() if name != "total"]
+    stack = "".join(
+        f'<i class="part-{n}" style="width:{100 * amount / scale:.2f}%"></i>' for n, (_, amount) in enumerate(parts)
+    )
+    keys = "".join(
+        f'<li title="{esc(PART_WORDS.get(name, (name, ""))[1])}"><i class="part-{n}"></i>'
+        f"<span>{esc(PART_WORDS.get(name, (name.capitalize(), ''))[0])}</span><b>{gib(amount)}</b></li>"
+        for n, (name, amount) in enumerate(parts)
+    )
+    fits, tone = {
+        "fits": ("Fits", "good"),
+        "tight": ("Tight", "warn"),
+    }.get(made.fits, ("Does not fit", "bad"))
+    reasons = "".join(f"<li>{esc(reason)}</li>" for reason in made.reasons)
+    ladder = "".join(
+        f"<li><span>{esc(suggestion.says)}</span>"
+        f'<button type="button" class="btn" data-ladder="{n}">Apply</button></li>'
+        for n, suggestion in enumerate(made.suggestions)
+    )
+    speed = "measured on this machine" if made.rate_is_measured else "estimated; the first run here will measure it"
+    return (
+        f'<section class="card plan"><h2 class="card-title">What it will cost <span class="badge {tone}">{fits}</span>'
+        f'</h2><p class="sub num">About {duration(made.seconds)}: {many(made.steps, "step")} at '
+        f"{count(made.tokens_per_second)} tokens a second, {speed}.</p>"
+        f'<div class="stack-says num"><b>{gib(total)}</b> of {gib(available)} that are free</div>'
+        f'<div class="stack" role="img" aria-label="{gib(total)} of {gib(available)}">{stack}'
+        f'<i class="limit" style="left:{100 * available / scale:.2f}%"></i></div><ul class="stack-keys num">{keys}</ul>'
+        f"{f'<ul class=ladder>{ladder}</ul>' if ladder else ''}"
+        + (
+            f'<details class="reasons"><summary>Why these settings</summary><ul>{reasons}</ul></details>'
+            if reasons
+            else ""
+        )
+        + "</section>"
+    )
+
+
+def cost(made: Any) -> str:
+    """On a preset's card: how long here."""
+    if made.fits == "no":
+        return f"needs {gib(made.memory_gb['total'])}, {gib(made.available_gb)} are free"
+    return f"about {duration(made.seconds)} here"
+
+
+NEEDS_GPU = "needs an NVIDIA GPU"
+COST_UNKNOWN = "time not known yet"
+NEEDS_DOWNLOAD = "its model is downloaded first"
+
+
+# --- the bar with Start ---
+
+
+def bar(title: str, under: str = "", tone: str = "") -> str:
+    drawing = {"good": "check", "warn": "warn", "bad": "cross"}.get(tone)
+    mark = f'<span class="bar-mark {tone or "turning"}">{icon(drawing) if drawing else ""}</span>'
+    below = f"<span>{ticked(under)}</span>" if under else ""
+    return f'<div class="start-says num" role="status">{mark}<div><b>{ticked(title)}</b>{below}</div></div>'
+
+
+def bar_ready(diagnosis: Any, made: Any, queued: bool) -> str:
+    """What a press would start: how long, on how many rows."""
+    warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
+    under = join(
+        [
+            f"about {duration(made.seconds)}",
+            f"{count(diagnosis.train_rows)} rows",
+            "waits for the training that runs now" if queued else "",
+        ]
+    )
+    if diagnosis.verdict == "blocked":
+        return bar("The rows are not ready yet", "The check says what is wrong and what would fix it", "bad")
+    if made.fits == "no":
+        need = f"It needs {gib(made.memory_gb['total'])}, and {gib(made.available_gb)} are free"
+        return bar("Does not fit on this machine", need, "warn")
+    if warnings:
+        return bar(f"Ready, with {many(warnings, 'warning')}", under, "warn")
+    return bar("Ready to train", under, "good")
+
+
+def bar_waiting(says: str = "", fraction: float | None = None) -> str:
+    return bar("Checking the rows", join([says, percent(fraction) if fraction else ""]) or "a moment")
+
+
+def bar_wrong(number: int) -> str:
+    return bar(f"{many(number, 'setting')} to correct", "Marked under “All settings”", "bad")
+
+
+def bar_error(error: FinetuneError) -> str:
+    return bar(error.problem, error.fix, "bad")
+
+
+def bar_fetching(said: Mapping[str, Any] | None) -> str:
+    """While the starter model is brought to this machine; or why that did not work."""
+    if said and isinstance(said.get("error"), dict):
+        return bar(str(said["error"].get("problem", "")), str(said["error"].get("fix", "")), "bad")
+    fraction = said.get("fraction") if said else None
+    under = join([str(said.get("says", "")) if said else "", percent(fraction) if fraction else ""])
+    return bar("Getting the starter model, once", under or "about a minute")
+
+
+START = "Start training"
+START_ANYWAY = "Start anyway"
+SEE_CHECK = "See the check"
+SEE_FIXES = "See what to fix"
+STARTING = "Starting…"
+
+
+def see_warnings(diagnosis: Any, made: Any) -> str:
+    warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
+    return f"Look at {many(warnings, 'warning')}" if warnings else "See what would fit"

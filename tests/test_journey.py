@@ -1,0 +1,189 @@
+"""The whole walk in a real browser, with the real starter model: open, Start, watch, reload, prove, chat.
+
+JOURNEY_SHOTS=folder keeps screenshots of every step.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from finetune_core.progress import summarize
+from finetune_core.run import list_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(BROWSER is None, reason="needs chromium or Chrome"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class App:
+    """The program of the README, in a process of its own."""
+
+    def __init__(self, runs_dir: Path):
+        self.runs_dir, self.port, self.process = runs_dir, free_port(), None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        line = [sys.executable, "app.py", "--port", str(self.port), "--runs-dir", str(self.runs_dir)]
+        env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        with (self.runs_dir.parent / "app.log").open("ab") as log:
+            self.process = subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=env)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(self.url, timeout=2).read()
+                return
+            except OSError:
+                assert self.process.poll() is None, (self.runs_dir.parent / "app.log").read_text()
+                time.sleep(0.1)
+        raise AssertionError("the page did not come up")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    from finetune_core import launch
+
+    runs_dir = tmp_path_factory.mktemp("journey") / "runs"
+    app = App(runs_dir)
+    app.start()
+    yield app
+    app.kill()
+    for run in list_runs(runs_dir):
+        launch.kill(run)
+    launch.stop_serving(runs_dir)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser):
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.set_default_timeout(60_000)
+    page.said = []  # what the browser complained about, and every host that was asked for something
+    page.on("pageerror", lambda error: page.said.append(f"error {error}"))
+    page.on("request", lambda request: page.said.append(f"host {request.url.split('/')[2].split(':')[0]}"))
+    return page
+
+
+def shot(page, name: str) -> None:
+    if folder := os.environ.get("JOURNEY_SHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def the_run(app):
+    runs = list_runs(app.runs_dir)
+    assert len(runs) == 1
+    return runs[0]
+
+
+@pytest.mark.starter
+def test_start_is_one_click_and_a_double_click_starts_one_run(app, page):
+    page.goto(app.url)
+    start = page.get_by_role("button", name="Start training")
+    start.wait_for(timeout=300_000)  # the very first start brings the starter model to this machine
+    page.wait_for_function("!document.querySelector('#begin .turning')", timeout=120_000)
+    page.get_by_text("Ready to train").wait_for()
+    shot(page, "1-choose")
+    start.dblclick()
+    page.wait_for_url(re.compile(r"run="), timeout=120_000)
+    page.get_by_role("button", name=re.compile("Stop")).wait_for()
+    assert the_run(app).status() == "running"
+
+
+@pytest.mark.starter
+def test_a_reload_and_a_killed_page_show_the_truth_again(app, page):
+    run = the_run(app)
+    deadline = time.monotonic() + 120
+    while summarize(run.events()).step < 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    shot(page, "2-train")
+    page.reload()
+    page.get_by_text(re.compile(r"step \d+ of")).first.wait_for()
+    app.kill()
+    assert run.is_alive()  # the training does not notice
+    app.start()
+    page.goto(app.url)  # a new visit without ?run= finds the running run
+    page.get_by_text(re.compile(r"step \d+ of")).first.wait_for()
+
+
+@pytest.mark.starter
+def test_it_ends_with_a_verdict_that_tuning_helped(app, page):
+    run = the_run(app)
+    deadline = time.monotonic() + 1200
+    while run.is_alive() and time.monotonic() < deadline:
+        time.sleep(1)
+    assert run.status() == "finished"
+    report = run.report()
+    scores = {rival["name"]: rival["score"] for rival in report["rivals"]}
+    assert scores["tuned"] > scores["base"] + 0.1
+    shot(page, "3-done")
+    page.locator(".step[data-go=prove]").click()
+    page.get_by_text(report["verdict"]["sentence"]).first.wait_for()
+    shot(page, "4-prove")
+
+
+@pytest.mark.starter
+def test_both_models_answer_side_by_side(app, page):
+    page.locator(".step[data-go=chat]").click()
+    box = page.get_by_placeholder(re.compile("Ask both"))
+    box.fill("De waterkoker lekt, ik wil hem vandaag nog terugbrengen!")
+    box.press("Enter")
+    page.get_by_text(re.compile(r'"product": "kettle"')).first.wait_for(timeout=180_000)
+    page.wait_for_timeout(8000)  # the untuned model may talk on
+    shot(page, "5-chat")
+    page.locator(".step[data-go=share]").click()
+    page.wait_for_timeout(1500)
+    shot(page, "6-share")
+
+
+@pytest.mark.starter
+def test_nothing_went_to_another_host_and_the_browser_did_not_complain(app, page):
+    assert {line for line in page.said if line.startswith("host")} == {"host 127.0.0.1"}
+    assert [line for line in page.said if line.startswith("error")] == []
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_page_never_scrolls_sideways(app, browser, width):
+    page = browser.new_context(viewport={"width": width, "height": 844}).new_page()
+    page.goto(f"{app.url}?new=1")
+    page.locator(".steps").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(1500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
