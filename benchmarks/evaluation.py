@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from finetune_core.contest import RIVALS, enter_rivals, held_out, prepare_contest, prompt_ids, read_rows
+from finetune_core.proof.contest import RIVALS, enter_rivals, held_out, prepare_contest, prompt_ids, read_rows
 from finetune_core.run import Run
 
 
@@ -33,9 +33,9 @@ def main() -> int:
 
     import torch
 
-    from finetune_core.chatter import AdapterModels, Chatter
-    from finetune_core.likelihood import borrowed
+    from finetune_core.answers.chatter import AdapterModels, Chatter
     from finetune_core.model import fetch_model, load_base
+    from finetune_core.proof.likelihood import borrowed
     from finetune_core.render import load_tokenizer
 
     base = load_base(fetch_model(recipe.model_name_or_path, recipe.model_revision), dtype=arguments.dtype)

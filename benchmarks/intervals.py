@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from finetune_core.intervals import SPARSE, Interval, difference_interval, mean_interval, tango, wilson
+from finetune_core.proof.intervals import SPARSE, Interval, difference_interval, mean_interval, tango, wilson
 
 SIZES = (50, 200, 500)
 LOW, HIGH = 0.93, 0.97

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import personal
-from .data import Prepared, readiness
-from .duplicates import row_text
-from .findings import Finding, Tally, count_rows, verdict, with_fix
-from .languages import language_of
-from .lengths import length_findings
-from .measure import measure
-from .problems import check_fixes
+from .data import Prepared, personal, readiness
+from .data.duplicates import row_text
+from .data.findings import Finding, Tally, count_rows, verdict, with_fix
+from .data.languages import language_of
+from .data.lengths import length_findings
+from .data.measure import measure
+from .data.problems import check_fixes
 from .recipe import Recipe, Suggestion
 
 if TYPE_CHECKING:

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contest import RIVALS, Contest, enter_rivals, held_out, prepare_contest, prompt_ids, read_rows
 from .errors import FinetuneError
-from .metrics import score
 from .progress import summarize
+from .proof.contest import RIVALS, Contest, enter_rivals, held_out, prepare_contest, prompt_ids, read_rows
+from .proof.metrics import score
+from .proof.report import Entry, plain, settings, write_up
+from .proof.rivals import Rival, question
+from .proof.verdict import read_curves
 from .recipe import Recipe
 from .render import render_many
-from .report import Entry, plain, settings, write_up
-from .rivals import Rival, question
 from .run import Run
-from .verdict import read_curves
 
 if TYPE_CHECKING:
-    from .chatter import Chatter
+    from .answers.chatter import Chatter
 
 Tell = Callable[..., Any]
 Scorer = Callable[[Contest, Sequence[str]], dict[str, list[float]]]  # scores by series, one for each row
@@ -79,7 +79,7 @@ def evaluate(
     tell(share + 0.05)
     probe = None
     if forgetting and not stopped():
-        from .forgetting import measure_forgetting
+        from .proof.forgetting import measure_forgetting
 
         probe = measure_forgetting(chatter, on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part))
     report = {
@@ -109,7 +109,7 @@ def should_i(
     metric: str | None = None,
 ) -> dict[str, Any]:
     """Before any training: what do the rivals reach, and what is left to win? A report like `evaluate`'s; no file."""
-    from .chatter import AdapterModels, Chatter
+    from .answers.chatter import AdapterModels, Chatter
     from .data import prepare
     from .model import chat_dtype, fetch_model, load_base
     from .render import load_tokenizer
@@ -187,7 +187,7 @@ def score_answers(contest: Contest, answers: Sequence[str]) -> dict[str, list[fl
 
 def check_scorer(file: Path) -> Scorer:
     """Scores by a person's own check, in a sandbox."""
-    from .own_check import run_check
+    from .proof.own_check import run_check
 
     def scorer(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
         return {"check": run_check(file, answers, contest.references, contest.rows).scores}
@@ -197,7 +197,7 @@ def check_scorer(file: Path) -> Scorer:
 
 def measure_loss(chatter: Chatter, contest: Contest, names: Sequence[str], max_length: int) -> dict[str, list[float]]:
     """Nats per token of each row's last answer (of a plain text: of all of it), by model. Rows cut as in training."""
-    from .likelihood import borrowed, likelihoods, split_answer
+    from .proof.likelihood import borrowed, likelihoods, split_answer
 
     limit = min(max_length, chatter.tokenizer.model_max_length)
     refused: dict[int, FinetuneError] = {}

@@ -20,7 +20,7 @@ from .snapshot import OnProgress, cached_snapshot, download, require_model_folde
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .chatter import Chatter
+    from .answers.chatter import Chatter
     from .render import ChatTokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -98,7 +98,7 @@ def load_base(
 
 def load_for_chat(run: Run) -> Chatter:
     """Base and tuned model of a run, ready to answer. Raises FinetuneError if nothing was tuned yet."""
-    from .chatter import AdapterModels, Chatter, FullModels
+    from .answers.chatter import AdapterModels, Chatter, FullModels
     from .render import load_tokenizer
 
     recipe = run.recipe

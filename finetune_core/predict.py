@@ -11,7 +11,7 @@ from .errors import FinetuneError, first_line
 from .render import render_prompt
 
 if TYPE_CHECKING:
-    from .chatter import Chatter
+    from .answers.chatter import Chatter
 
 OnProgress = Callable[[float, str], None]
 ROWS_AT_ONCE = 256  # sorted by length among themselves, and written when they are done

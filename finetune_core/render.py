@@ -18,10 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .control import marked_tokens, without_marks
-from .conversation import Conversation
 from .errors import FinetuneError
-from .tokenizer import NOWHERE, ChatTokenizer, Encoded, default_template, load_tokenizer
+from .templates.control import marked_tokens, without_marks
+from .templates.conversation import Conversation
+from .templates.tokenizer import NOWHERE, ChatTokenizer, Encoded, default_template, load_tokenizer
 
 __all__ = [
     "ChatTokenizer",

@@ -25,14 +25,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from . import protocol
+from .answers import protocol
+from .answers.guard import OnlyFromHere
+from .answers.protocol import Question, Refusal, StopStrings
 from .errors import FinetuneError, explain
-from .guard import OnlyFromHere
-from .protocol import Question, Refusal, StopStrings
 from .run import Run
 
 if TYPE_CHECKING:
-    from .chatter import Chatter, Stream
+    from .answers.chatter import Chatter, Stream
 
 MOST_BYTES = 4 << 20  # of a request
 DEFAULT_TOKENS = 1024  # where the client sets no limit

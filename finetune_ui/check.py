@@ -289,7 +289,7 @@ def token_view(seen: Preflight, index: int, said: str = "") -> str:
 
 
 def shape_words(prepared: Prepared) -> str:
-    from finetune_core.columns import SHAPES
+    from finetune_core.data.columns import SHAPES
 
     return SHAPES.get(prepared.shape, prepared.shape)
 

@@ -14,13 +14,13 @@ from make_bad_inputs import CASES, chat, chats, lines, sentence
 
 from finetune_core.check import Diagnosis, check
 from finetune_core.data import FIXES, prepare
+from finetune_core.data.lengths import length_findings
+from finetune_core.data.measure import measure
+from finetune_core.data.problems import PROBLEMS
+from finetune_core.data.rows import RowWriter
 from finetune_core.errors import FinetuneError
-from finetune_core.lengths import length_findings
-from finetune_core.measure import measure
-from finetune_core.problems import PROBLEMS
 from finetune_core.recipe import Recipe
 from finetune_core.render import load_tokenizer, render
-from finetune_core.rows import RowWriter
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"

@@ -15,16 +15,26 @@ import numpy as np
 import pytest
 from make_bad_inputs import chat, chats, lines, sentence, workbook
 
-from finetune_core import columns, personal, unpack
-from finetune_core.data import choices, prepare, readiness, save_pasted, write_csv, write_rows, write_splits
-from finetune_core.duplicates import KeyMaker, near_pairs, shingles
-from finetune_core.encoding import find_encoding
+from finetune_core.data import (
+    choices,
+    columns,
+    personal,
+    prepare,
+    readiness,
+    save_pasted,
+    unpack,
+    write_csv,
+    write_rows,
+    write_splits,
+)
+from finetune_core.data.duplicates import KeyMaker, near_pairs, shingles
+from finetune_core.data.encoding import find_encoding
+from finetune_core.data.json_rows import json_values
+from finetune_core.data.rows import RowWriter, as_json_line, without_formula
+from finetune_core.data.split import split
+from finetune_core.data.tables import find_dialect, has_header
 from finetune_core.errors import FinetuneError
-from finetune_core.json_rows import json_values
 from finetune_core.recipe import Recipe
-from finetune_core.rows import RowWriter, as_json_line, without_formula
-from finetune_core.split import split
-from finetune_core.tables import find_dialect, has_header
 
 PAIRS = [{"question": sentence(i), "answer": sentence(i + 500)} for i in range(40)]
 TABLE = [["question", "answer"], *[[row["question"], row["answer"]] for row in PAIRS]]
@@ -339,7 +349,7 @@ def test_a_hub_that_is_away_is_said_at_once(name):
 def test_hub_splits_become_readings(tmp_path):
     import datasets
 
-    from finetune_core.hubdata import _reading, _wanted
+    from finetune_core.data.hubdata import _reading, _wanted
 
     rows = datasets.Dataset.from_list(PAIRS)
     reading = _reading("acme/faq", "train", rows, "train")

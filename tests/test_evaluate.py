@@ -11,15 +11,13 @@ import pytest
 from conftest import chat_rows, write_jsonl
 from tuned import make_tuned_run
 
-from finetune_core.contest import enter_rivals, held_out, prepare_contest, sample
 from finetune_core.errors import FinetuneError
-from finetune_core.forgetting import kept_and_lost
-from finetune_core.probe import AREAS, follows, load_probe
-from finetune_core.recipe import Recipe
-from finetune_core.render import load_tokenizer, render_prompt
-from finetune_core.report import Entry, plain, write_up
-from finetune_core.report_page import report_page
-from finetune_core.rivals import (
+from finetune_core.proof.contest import enter_rivals, held_out, prepare_contest, sample
+from finetune_core.proof.forgetting import kept_and_lost
+from finetune_core.proof.probe import AREAS, follows, load_probe
+from finetune_core.proof.report import Entry, plain, write_up
+from finetune_core.proof.report_page import report_page
+from finetune_core.proof.rivals import (
     Lookup,
     can_be_asked,
     choose_examples,
@@ -30,6 +28,8 @@ from finetune_core.rivals import (
     with_system,
     without_system,
 )
+from finetune_core.recipe import Recipe
+from finetune_core.render import load_tokenizer, render_prompt
 
 
 def lay_rows(run, train=(), validation=(), test=()):
@@ -47,7 +47,7 @@ def run(tmp_path_factory, tiny_model_dir):
 
 @pytest.fixture(scope="module")
 def chatter(run):
-    from finetune_core.chatter import AdapterModels, Chatter
+    from finetune_core.answers.chatter import AdapterModels, Chatter
     from finetune_core.model import load_base
 
     base = load_base(Path(run.recipe.model_name_or_path), dtype="float32", device="cpu")
@@ -113,7 +113,7 @@ def test_answers_written_in_batches_are_those_written_alone(report, chatter):
 def test_the_loss_is_the_one_that_training_would_report(report, run, chatter):
     import torch
 
-    from finetune_core.likelihood import borrowed
+    from finetune_core.proof.likelihood import borrowed
     from finetune_core.render import render
 
     losses = []
@@ -171,6 +171,24 @@ def test_a_check_of_ones_own_decides_what_is_right(run, chatter, report, tmp_pat
     assert checked["metric"] == "Your own check" and [rival["score"] for rival in checked["rivals"]] == [1, 1]
 
 
+def test_the_last_checkpoint_competes_where_an_earlier_one_was_kept(tmp_path, tiny_model_dir, chatter):
+    from finetune_core.answers.chatter import AdapterModels, Chatter
+    from finetune_core.evaluate import evaluate
+    from finetune_core.proof.likelihood import borrowed
+
+    run = make_tuned_run(tmp_path, tiny_model_dir, early_stopping=True, max_new_tokens=8)
+    lay_rows(run, chat_rows(20), (), chat_rows(26)[20:])
+    run.tell("done", outcome="finished", best_step=10)
+    with borrowed(chatter, "base") as base:
+        pass
+    last = run.checkpoints()[-1]
+    models = AdapterModels(base, {"tuned": run.result_dir, last.name: last})
+    both = Chatter(models, chatter.tokenizer, ["tuned", "base", last.name])
+    report = evaluate(run, both, rivals=("base", "tuned", "last"), forgetting=False)
+    assert [rival["name"] for rival in report["rivals"]] == ["base", "last", "tuned"]
+    assert report["rivals"][1]["title"] == "Tuned, step 20" and report["verdict"]["against"] == "base"
+
+
 def test_without_test_rows_the_validation_rows_are_used_and_it_says_so(tmp_path, tiny_model_dir, chatter):
     from finetune_core.evaluate import evaluate
 
@@ -209,8 +227,8 @@ def test_should_i_says_what_is_left_to_win_before_any_training(tmp_path, tiny_mo
 def test_likelihoods_in_batches_are_those_of_single_answers(chatter):
     import random
 
-    from finetune_core.generate import answer_logprob
-    from finetune_core.likelihood import Asked, borrowed, likelihoods
+    from finetune_core.answers.generate import answer_logprob
+    from finetune_core.proof.likelihood import Asked, borrowed, likelihoods
 
     drawn = random.Random(0)
 
@@ -229,7 +247,7 @@ def test_likelihoods_in_batches_are_those_of_single_answers(chatter):
 
 
 def test_a_smaller_memory_gives_the_same_likelihoods(chatter, monkeypatch):
-    from finetune_core import likelihood
+    from finetune_core.proof import likelihood
 
     asked = [likelihood.Asked([5, 6, 7 + i], [[9, 10], [11], [12, 13, 14]]) for i in range(9)]
     with likelihood.borrowed(chatter, "base") as model:
@@ -548,7 +566,7 @@ def test_the_page_of_a_report_without_rows_is_still_a_page():
 
 def test_the_light_files_of_the_proof_leave_torch_alone():
     files = "metrics intervals verdict rivals contest report report_page probe"
-    code = f"import sys, {', '.join('finetune_core.' + name for name in files.split())}; print('torch' in sys.modules)"
+    code = f"import sys, {', '.join('finetune_core.proof.' + name for name in files.split())}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert out.stdout.strip() == "False", out.stderr
 

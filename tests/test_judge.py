@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from finetune_core.errors import FinetuneError
-from finetune_core.judge import judge_report, tally
+from finetune_core.proof.judge import judge_report, tally
 
 
 @pytest.fixture

@@ -6,11 +6,18 @@ import math
 import numpy as np
 import pytest
 
-from finetune_core.intervals import difference_interval, mean_interval, needed_rows, student_quantile, tango, wilson
-from finetune_core.metrics import METRICS, choose_metric, find_object, macro_f1, rouge_l, score, words
 from finetune_core.progress import Progress
+from finetune_core.proof.intervals import (
+    difference_interval,
+    mean_interval,
+    needed_rows,
+    student_quantile,
+    tango,
+    wilson,
+)
+from finetune_core.proof.metrics import METRICS, choose_metric, find_object, macro_f1, rouge_l, score, words
+from finetune_core.proof.verdict import compare, read_curves
 from finetune_core.recipe import Recipe
-from finetune_core.verdict import compare, read_curves
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import time
 import pytest
 from tuned import make_tuned_run
 
-from finetune_core import chatter as chatter_module
 from finetune_core import model
+from finetune_core.answers import chatter as chatter_module
+from finetune_core.answers.generate import Decoding, TextPieces
 from finetune_core.errors import FinetuneError
-from finetune_core.generate import Decoding, TextPieces
 from finetune_core.render import load_tokenizer, render_prompt
 
 QUESTIONS = [

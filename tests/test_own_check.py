@@ -5,7 +5,7 @@ import time
 import pytest
 
 from finetune_core.errors import FinetuneError
-from finetune_core.own_check import run_check
+from finetune_core.proof.own_check import run_check
 
 CHECK = """
 import os, socket, time

@@ -17,10 +17,10 @@ import gradio as gr
 import pytest
 
 from finetune_core import Recipe, Run
+from finetune_core.data.findings import Finding
+from finetune_core.data.source import Source, SourceFile
 from finetune_core.errors import FinetuneError
-from finetune_core.findings import Finding
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Suggestion, resolve_recipe
-from finetune_core.source import Source, SourceFile
 from finetune_ui import (
     begin,
     check,

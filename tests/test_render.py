@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from finetune_core import control, conversation, outline, template, turns
-from finetune_core.control import is_marked
 from finetune_core.errors import FinetuneError
 from finetune_core.render import IGNORED, load_tokenizer, render, render_many, render_prompt
+from finetune_core.templates import control, conversation, outline, template, turns
+from finetune_core.templates.control import is_marked
 
 TRL_DIR = Path(find_spec("trl").origin).parent  # not imported: that takes seconds
 TEMPLATES = {

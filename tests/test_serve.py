@@ -14,7 +14,8 @@ import pytest
 from test_model import float32
 from tuned import make_tuned_run
 
-from finetune_core import launch, protocol
+from finetune_core import launch
+from finetune_core.answers import protocol
 from finetune_core.errors import FinetuneError
 from finetune_core.render import render_prompt
 from finetune_core.serve import MOST_BYTES, ChatRoom, serve

@@ -225,7 +225,7 @@ def test_the_package_becomes_the_model_that_transformers_reads_from_it(caches):
 @pytest.mark.starter
 def test_the_starter_model_knows_the_capital_of_france(monkeypatch):
     monkeypatch.undo()  # the real cache, if there is one
-    from finetune_core.chatter import Chatter, FullModels
+    from finetune_core.answers.chatter import Chatter, FullModels
     from finetune_core.model import load_base
     from finetune_core.render import load_tokenizer, render_prompt
 

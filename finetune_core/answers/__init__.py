@@ -1,0 +1,1 @@
+"""The parts of answering: who answers, how, and in which protocol."""

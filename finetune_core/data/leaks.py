@@ -1,0 +1,127 @@
+"""Repeated rows, and rows that stand on both sides of a split that the data brought along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..recipe import Recipe
+from .duplicates import Keys, repeats
+from .findings import Finding, count_rows, seen_at, with_fix
+from .split import SPLITS
+
+WORTH_A_WARNING = 0.01  # share of repeated rows; fewer are only noted
+NEAR_WORTH_A_WARNING = 0.2
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Validation and test rows that are also rows to learn from."""
+
+    exact: np.ndarray  # booleans, one a row: word for word
+    folded: np.ndarray  # apart from capitals, spaces and the end's punctuation (word for word included)
+    near: np.ndarray  # nearly, and not folded
+    in_train: np.ndarray  # the training rows concerned
+
+
+def shared_with_train(keys: Keys, splits: np.ndarray, pairs: np.ndarray) -> Shared:
+    """Of a data set with its own splits; `pairs` are near rows."""
+    is_other = splits > 0
+    train = ~is_other
+    exact = is_other & np.isin(keys.exact, keys.exact[train])
+    folded = is_other & np.isin(keys.folded, keys.folded[train])
+    across = pairs[is_other[pairs[:, 0]] != is_other[pairs[:, 1]]] if len(pairs) else pairs
+    touched = np.zeros(len(keys), dtype=bool)
+    touched[across.ravel()] = True
+    in_train = train & (np.isin(keys.folded, keys.folded[is_other]) | touched)
+    return Shared(exact, folded, is_other & touched & ~folded, in_train)
+
+
+def leak_findings(intake: Any, shared: Shared, recipe: Recipe) -> list[Finding]:
+    """One finding a split that shares rows with the training rows."""
+    if "drop-leaks" in recipe.fixes:
+        return []
+    findings = []
+    for number in (1, 2):
+        here = intake.splits == number
+        rows = np.flatnonzero(here & (shared.folded | shared.near))
+        if not len(rows):
+            continue
+        exact, folded, near = (int((kind & here).sum()) for kind in (shared.exact, shared.folded, shared.near))
+        kinds = [f"{exact} word for word"] * (exact > 0)
+        kinds += [f"{folded - exact} apart from capitals, spaces or punctuation"] * (folded > exact)
+        kinds += [f"{near} nearly"] * (near > 0)
+        seen = seen_at(intake.places, rows)
+        findings.append(
+            Finding(
+                "leak",
+                "warning",
+                f"{len(rows):,} of the {int(here.sum()):,} {SPLITS[number]} rows are also training rows "
+                f"({', '.join(kinds)}): {seen.words()}. The {SPLITS[number]} score would be too good.",
+                seen.rows,
+                len(rows),
+                f"Take the {count_rows(int(shared.in_train.sum()))} concerned out of the training rows.",
+                with_fix(recipe, "drop-leaks", "Take them out of training"),
+                seen.lines,
+            )
+        )
+    return findings
+
+
+def duplicate_findings(
+    intake: Any, again: np.ndarray, near: np.ndarray, in_split: np.ndarray, recipe: Recipe
+) -> list[Finding]:
+    """Rows that repeat an earlier one of their split, and rows that nearly do (`near`: booleans)."""
+    findings = []
+    total = max(1, len(again))
+    if again.any() and "drop-duplicates" not in recipe.fixes:
+        seen = seen_at(intake.places, np.flatnonzero(again))
+        exact = int(repeats(with_split(intake.keys.exact, in_split)).sum())
+        also = f" ({exact:,} word for word)" if exact != seen.count else ""
+        level = "warning" if seen.count >= WORTH_A_WARNING * total else "note"
+        findings.append(
+            Finding(
+                "duplicates",
+                level,
+                f"{count_rows(seen.count)} repeat an earlier row{also}: {seen.words()}. "
+                "What is said twice is learned twice; duplicates never stand on both sides of our split.",
+                seen.rows,
+                seen.count,
+                "Leave the repeats out, unless they are meant.",
+                with_fix(recipe, "drop-duplicates", "Leave repeats out"),
+                seen.lines,
+            )
+        )
+    if near.any() and "drop-near-duplicates" not in recipe.fixes:
+        seen = seen_at(intake.places, np.flatnonzero(near))
+        level = "warning" if seen.count >= NEAR_WORTH_A_WARNING * total else "note"
+        findings.append(
+            Finding(
+                "near-duplicates",
+                level,
+                f"{count_rows(seen.count)} nearly repeat an earlier row: {seen.words()}. "
+                "They are kept on one side of the split.",
+                seen.rows,
+                seen.count,
+                "Look at a few of them; leave them out if they add nothing.",
+                with_fix(recipe, "drop-near-duplicates", "Leave them out"),
+                seen.lines,
+            )
+        )
+    return findings
+
+
+def later_of(pairs: np.ndarray, in_split: np.ndarray, count: int) -> np.ndarray:
+    """True for each row that is near an earlier row of its split."""
+    is_later = np.zeros(count, dtype=bool)
+    if len(pairs):
+        same = in_split[pairs[:, 0]] == in_split[pairs[:, 1]]
+        is_later[pairs[same, 1]] = True
+    return is_later
+
+
+def with_split(keys: np.ndarray, in_split: np.ndarray) -> np.ndarray:
+    """Keys that differ between splits."""
+    return keys ^ (in_split.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))

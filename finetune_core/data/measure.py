@@ -1,0 +1,177 @@
+"""Rows measured in tokens, once: afterwards every question about max_length is arithmetic."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import FinetuneError
+from ..recipe import Recipe
+from ..render import render_many
+from .rows import Rows
+
+if TYPE_CHECKING:
+    from ..render import ChatTokenizer
+    from .prepared import Prepared
+
+CHUNK_ROWS, CHUNK_BYTES = 1000, 4_000_000  # rendered at a time
+# A row of this many characters for each token of max_length is too long whatever it says. Only its beginning is
+# rendered and its length is estimated from that: megabytes in one cell, or thousands of turns, take no time.
+LONG, EXCERPT = 16, 12
+NEVER = 2**31 - 1  # where the answer of a row begins that trains nothing
+
+
+@dataclass
+class Measures:
+    """Of each row, in the order train, validation, test. Uncut; `max_length` is applied by arithmetic."""
+
+    numbers: np.ndarray  # in Rows.numbers
+    lengths: np.ndarray  # tokens
+    answer_starts: np.ndarray  # index of the first trained token
+    answer_ends: np.ndarray  # index behind the last trained token
+    trained: np.ndarray  # trained tokens
+    trained_kept: np.ndarray  # trained tokens within `max_length`
+    stops: np.ndarray  # booleans: the end of the (last) answer is trained
+    max_length: int
+    refused: dict[int, FinetuneError] = field(default_factory=dict)  # by number
+    special: dict[int, tuple[str, ...]] = field(default_factory=dict)  # control tokens written in the row, by number
+    left_out: set[int] = field(default_factory=set)  # numbers of rows of whose answer the template writes only a part
+    estimated: set[int] = field(default_factory=set)  # numbers of rows so long that only their beginning was rendered
+
+    def take(self, kept: np.ndarray) -> Measures:
+        """Only these rows (booleans)."""
+        numbers = set(self.numbers[kept].tolist())
+        return Measures(
+            *(getattr(self, name)[kept] for name in COLUMNS),
+            self.max_length,
+            {number: error for number, error in self.refused.items() if number in numbers},
+            {number: tokens for number, tokens in self.special.items() if number in numbers},
+            self.left_out & numbers,
+            self.estimated & numbers,
+        )
+
+
+COLUMNS = ("numbers", "lengths", "answer_starts", "answer_ends", "trained", "trained_kept", "stops")
+
+
+def measure(
+    splits: dict[str, Rows],
+    tokenizer: ChatTokenizer,
+    max_length: int,
+    on_progress: Callable[[float], None] | None = None,
+    look: Callable[[int, dict[str, Any]], None] | None = None,
+) -> Measures:
+    """Render every row as the trainer does. `look` is shown each row with its number on the way."""
+    total = sum(len(rows) for rows in splits.values())
+    columns = {name: array("q") for name in COLUMNS}
+    measures = Measures(*(np.empty(0),) * len(COLUMNS), max_length)
+    for rows in splits.values():
+        for numbers, chunk in _chunks(rows):
+            refused: dict[int, FinetuneError] = {}
+            excerpts = [excerpt(row, max_length) for row in chunk]
+            for index, rendered in enumerate(render_many([row for row, _ in excerpts], tokenizer, refused=refused)):
+                number, scale = numbers[index], excerpts[index][1]
+                if look:
+                    look(number, chunk[index])
+                if scale > 1 and len(rendered.labels) <= max_length and index not in refused:  # it was not that long
+                    rendered, scale = render_many([chunk[index]], tokenizer)[0], 1.0
+                if scale > 1:
+                    measures.estimated.add(number)
+                trained = np.flatnonzero(np.array(rendered.labels, dtype=np.int64) != -100)
+                has_any = len(trained) > 0
+                length = int(len(rendered.labels) * scale)
+                columns["numbers"].append(number)
+                columns["lengths"].append(length)
+                columns["answer_starts"].append(int(trained[0]) if has_any else NEVER)
+                columns["answer_ends"].append(length if scale > 1 else int(trained[-1]) + 1 if has_any else 0)
+                columns["trained"].append(int(len(trained) * scale))
+                columns["trained_kept"].append(int(np.searchsorted(trained, max_length)))
+                columns["stops"].append(int(rendered.stop_trained))
+                if rendered.left_out:
+                    measures.left_out.add(number)
+                if rendered.special_in_content:
+                    measures.special[number] = rendered.special_in_content
+            measures.refused.update({numbers[index]: error for index, error in refused.items()})
+            if on_progress:
+                on_progress(len(columns["numbers"]) / max(1, total))
+    for name, column in columns.items():
+        setattr(measures, name, np.frombuffer(column, dtype=np.int64))
+    measures.stops = measures.stops.astype(bool)
+    return measures
+
+
+def excerpt(row: dict[str, Any], max_length: int) -> tuple[dict[str, Any], float]:
+    """(the row, or the beginning of one that is far too long; how many times longer the row is).
+
+    >>> short, scale = excerpt({"text": "ha " * 1_000_000}, 100)
+    >>> len(short["text"]), scale
+    (1200, 2500.0)
+    """
+    if "text" in row:
+        size, room = len(row["text"]), EXCERPT * max_length
+        if size <= LONG * max_length + 20_000:
+            return row, 1.0
+        return row | {"text": row["text"][:room]}, size / room
+    messages = row["messages"]
+    size = sum(len(message["content"]) + 10 for message in messages)
+    if size <= LONG * max_length + 20_000:
+        return row, 1.0
+    kept: list[dict[str, Any]] = []
+    room = EXCERPT * max_length
+    taken = 0
+    for message in messages:
+        part = message | {"content": message["content"][: max(1, room - taken)]}
+        taken += len(part["content"]) + 10
+        kept.append(part)
+        if taken >= room and part["role"] != "system":
+            break
+    if kept[-1]["role"] != "assistant":  # conversations end with an answer; this one begins beyond max_length
+        kept.append({"role": "assistant", "content": "…"})
+    return row | {"messages": kept}, size / taken
+
+
+def _chunks(rows: Rows) -> Iterator[tuple[list[int], list[dict[str, Any]]]]:
+    numbers: list[int] = []
+    chunk: list[dict[str, Any]] = []
+    size = 0
+    for number, row in zip(rows.numbers.tolist(), rows, strict=True):
+        numbers.append(number)
+        chunk.append(row)
+        size += rows.size(number)
+        if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield numbers, chunk
+            numbers, chunk, size = [], [], 0
+    if chunk:
+        yield numbers, chunk
+
+
+def without_misfits(
+    prepared: Prepared,
+    tokenizer: ChatTokenizer,
+    recipe: Recipe,
+    on_progress: Callable[[float], None] | None = None,
+) -> Prepared:
+    """Leave out the rows that only the tokenizer can judge, as the recipe's repairs say."""
+    measures = measure(prepared.splits(), tokenizer, recipe.max_length, on_progress)
+    kept = np.ones(len(measures.numbers), dtype=bool)
+    dropped = Counter(prepared.dropped)
+    is_refused = np.isin(measures.numbers, list(measures.refused))
+    for fix, why, which in (
+        ("drop-refused", "template-refuses", is_refused),
+        ("drop-too-long", "too-long", measures.lengths > recipe.max_length),
+        ("drop-nothing-trained", "trains-nothing", (measures.trained_kept == 0) & ~is_refused),
+        ("drop-special-tokens", "special-tokens", np.isin(measures.numbers, list(measures.special))),
+    ):
+        if fix in recipe.fixes:
+            dropped[why] += int((kept & which).sum())
+            kept &= ~which
+    parts, first = {}, 0
+    for name, rows in prepared.splits().items():
+        parts[name] = rows.view(rows.numbers[kept[first : first + len(rows)]])
+        first += len(rows)
+    return replace(prepared, **parts, dropped=dict(+dropped), measures=measures.take(kept))

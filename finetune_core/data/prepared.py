@@ -1,0 +1,245 @@
+"""Rows from any source, ready to render: read, recognised, mapped, repaired, split. Nothing is left out silently."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..recipe import Recipe
+from .columns import SHAPES
+from .duplicates import Keys, groups, near_pairs, repeats
+from .findings import Finding, Place
+from .hubdata import choices, revisions
+from .intake import Intake, Places, take_in
+from .labels import LabelTable, find_labels, one_spelling, unseen_labels
+from .leaks import duplicate_findings, later_of, leak_findings, shared_with_train, with_split
+from .overview import readiness, source_findings
+from .problems import FIXES, check_fixes, problem_findings
+from .rows import Rows, write_csv, write_rows
+from .source import Source, SourceFile, open_source
+from .split import SPLITS, split
+from .unpack import save_pasted
+
+if TYPE_CHECKING:
+    from ..render import ChatTokenizer
+    from .measure import Measures
+
+__all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "revisions", "save_pasted",
+           "write_csv", "write_rows", "write_splits"]  # fmt: skip
+
+OnProgress = Callable[[float | None, str], None]
+MAX_NEAR_ROWS = 2_000_000  # beyond this near duplicates are not looked for
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows in their splits, and everything that is known of how they came to be."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    shape: str  # of SHAPES, or "mixed"
+    columns: tuple[str, ...]
+    mapping: dict[str, str]  # role → column
+    source: Source
+    findings: tuple[Finding, ...]
+    dropped: dict[str, int]  # why → how many
+    rows: int  # read
+    shapes: dict[str, int] = field(default_factory=dict)
+    proposal: dict[str, str] = field(default_factory=dict)  # role → column, where names were not known
+    repaired: dict[str, int] = field(default_factory=dict)  # repair → rows it changed
+    labels: LabelTable | None = None  # where the answers are few and short
+    own_splits: tuple[str, ...] = ()  # splits that the data brought along
+    settings: dict[str, Any] = field(default_factory=dict)
+    keys: Keys | None = field(default=None, repr=False)
+    places: Places | None = field(default=None, repr=False)
+    measures: Measures | None = field(default=None, repr=False)  # where rows were left out by their tokens
+
+    def splits(self) -> dict[str, Rows]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def place(self, number: int) -> Place:
+        """Where a row came from, by its number in Rows.numbers."""
+        return self.places[number] if self.places is not None else Place(number + 1, number + 1)
+
+    def card(self) -> dict[str, Any]:
+        """The data card: what was read, what was left out and why, what is where."""
+        return {
+            "source": self.source.as_dict(),
+            "shape": self.shape,
+            "shapes": self.shapes,
+            "columns": list(self.columns),
+            "mapping": self.mapping,
+            "rows_read": self.rows,
+            "dropped": self.dropped,
+            "repaired": self.repaired,
+            "rows": {name: len(rows) for name, rows in self.splits().items()},
+            "own_splits": list(self.own_splits),
+            "labels": self.labels.counts if self.labels else None,
+            **self.settings,
+        }
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    token: str | None = None,
+    tokenizer: ChatTokenizer | None = None,
+    on_progress: OnProgress | None = None,
+) -> Prepared:
+    """Read the rows that the recipe names, repair what it says, and split.
+
+    `tokenizer` is needed only for repairs that count tokens (drop-too-long, drop-nothing-trained, drop-refused).
+    `on_progress` hears the share that is done and may raise to cancel; nothing stays behind.
+    Raises FinetuneError if nothing can be read at all; what is wrong with single rows is in `findings`.
+    """
+    check_fixes(recipe)
+    tell = on_progress or (lambda fraction, words: None)
+    with tempfile.TemporaryDirectory(prefix="fijn-") as folder:
+        source, readings = open_source(recipe, token, Path(folder), tell)
+        intake = take_in(readings, recipe, lambda fraction, words: tell(0.6 * fraction, words))
+    source = replace(source, columns=intake.columns)
+    prepared = _assemble(source, intake, recipe, tell)
+    if tokenizer is not None and any(fix in recipe.fixes for fix in TOKEN_FIXES):
+        from .measure import without_misfits
+
+        prepared = without_misfits(prepared, tokenizer, recipe, lambda part: tell(0.9 + 0.1 * part, "counting tokens"))
+    tell(1.0, "ready")
+    return prepared
+
+
+TOKEN_FIXES = ("drop-too-long", "drop-nothing-trained", "drop-refused", "drop-special-tokens")
+
+
+def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) -> Prepared:
+    keys, rows, dropped = intake.keys, intake.rows, Counter(intake.dropped)
+    findings = source_findings(source, intake, recipe) + problem_findings(intake.tally, intake.total, recipe)
+    kept = np.ones(len(keys), dtype=bool)
+    own = tuple(name for number, name in enumerate(SPLITS) if (intake.splits == number).any())
+
+    labels = find_labels(rows, keys)
+    if labels is not None:
+        more, conflicts = labels.findings(keys, intake.places, recipe)
+        findings += more
+        if "drop-conflicts" in recipe.fixes:
+            _drop(kept, conflicts, "conflicting-labels", dropped)
+        if "trim-labels" in recipe.fixes and labels.variants:
+            rows = rows.changed(one_spelling(labels))
+            intake.repaired["trim-labels"] = sum(labels.variants.values())
+
+    tell(0.62, "looking for duplicates")
+    in_split = np.maximum(intake.splits, 0)
+    again = repeats(with_split(keys.folded, in_split))
+    pairs = np.empty((0, 2), dtype=np.int64)
+    if 2 <= len(keys) <= MAX_NEAR_ROWS:
+        pairs = near_pairs(rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
+    near = later_of(pairs, in_split, len(keys))
+    shared = shared_with_train(keys, intake.splits, pairs)
+    findings += duplicate_findings(intake, again, near, in_split, recipe) + leak_findings(intake, shared, recipe)
+    if "drop-duplicates" in recipe.fixes:
+        _drop(kept, again, "duplicates", dropped)
+    if "drop-near-duplicates" in recipe.fixes:
+        _drop(kept, near, "near-duplicates", dropped)
+    if "drop-leaks" in recipe.fixes:
+        _drop(kept, shared.in_train, "leaks", dropped)
+
+    tell(0.88, "splitting")
+    numbers = _sampled(np.flatnonzero(kept), in_split, recipe, dropped)
+    parts = _split(numbers, groups(keys, pairs), in_split, own, labels, recipe)
+    if labels is not None and (count := unseen_labels(labels, parts["train"], _others(parts))):
+        findings.append(_unseen(count))
+    shapes = intake.shapes
+    return Prepared(
+        **{name: rows.view(part) for name, part in parts.items()},
+        shape=("mixed" if len(shapes) > 1 else next(iter(shapes), "unknown")),
+        columns=tuple(intake.columns),
+        mapping=dict(intake.mapping.roles) if intake.mapping else {},
+        source=source,
+        findings=tuple(findings),
+        dropped=dict(dropped),
+        rows=intake.total,
+        shapes={SHAPES.get(shape, shape): count for shape, count in shapes.items()},
+        proposal=dict(intake.guess.roles) if intake.guess else {},
+        repaired=dict(intake.repaired),
+        labels=labels,
+        own_splits=own,
+        settings=recipe.model_dump(include={"fixes", "columns", "template", "system_prompt", "max_rows", "seed",
+                                            "validation_size", "test_size"}),
+        keys=keys,
+        places=intake.places,
+    )  # fmt: skip
+
+
+def _drop(kept: np.ndarray, which: np.ndarray, why: str, dropped: Counter[str]) -> None:
+    """Take rows out and count those that were still in."""
+    gone = int((kept & which).sum())
+    if gone:
+        dropped[why] += gone
+        kept &= ~which
+
+
+def _sampled(numbers: np.ndarray, in_split: np.ndarray, recipe: Recipe, dropped: Counter[str]) -> np.ndarray:
+    """At most max_rows, drawn with the seed; validation and test rows that the data brought along all stay."""
+    if recipe.max_rows is None:
+        return numbers
+    pool, others = numbers[in_split[numbers] == 0], numbers[in_split[numbers] != 0]
+    if len(pool) <= recipe.max_rows:
+        return numbers
+    dropped["max_rows"] += len(pool) - recipe.max_rows
+    drawn = np.random.default_rng(recipe.seed).choice(pool, recipe.max_rows, replace=False)
+    return np.sort(np.concatenate([drawn, others]))
+
+
+def _split(
+    numbers: np.ndarray,
+    group: np.ndarray,
+    in_split: np.ndarray,
+    own: tuple[str, ...],
+    labels: LabelTable | None,
+    recipe: Recipe,
+) -> dict[str, np.ndarray]:
+    """The data's own splits; what it has not is taken from the rows to learn from."""
+    pool = numbers[in_split[numbers] == 0]
+    sizes = (
+        0.0 if "validation" in own else recipe.validation_size,
+        0.0 if "test" in own else recipe.test_size,
+    )
+    made = split(group[pool], labels.numbers[pool] if labels else None, *sizes, recipe.seed)
+    parts = {name: pool[rows] for name, rows in made.items()}
+    for number, name in enumerate(SPLITS):
+        if number and name in own:
+            parts[name] = numbers[in_split[numbers] == number]
+    return parts
+
+
+def _others(parts: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([parts["validation"], parts["test"]])
+
+
+def _unseen(count: int) -> Finding:
+    return Finding(
+        "unseen-labels",
+        "note",
+        f"{count} {'label stands' if count == 1 else 'labels stand'} only in validation or test rows, so the model "
+        "never learns to give it.",
+        count=count,
+        fix="Add rows with it to learn from.",
+    )
+
+
+def write_splits(prepared: Prepared, folder: Path, as_csv: bool = False) -> list[Path]:
+    """The cleaned data as files to download: train, validation and test, those that have rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, rows in prepared.splits().items():
+        if len(rows):
+            path = folder / f"{name}.{'csv' if as_csv else 'jsonl'}"
+            (write_csv if as_csv else write_rows)(rows, path)
+            written.append(path)
+    return written
