@@ -34,7 +34,7 @@ class Progress:
     tokens_per_second: float | None = None  # real tokens, without padding
     memory_gb: float | None = None  # highest so far
     seconds_left: float | None = None
-    seconds: float = 0.0  # from the first event to the last
+    seconds: float = 0.0  # that its workers took, without the pauses between them
     samples: tuple[tuple[int, str, str], ...] = ()  # (step, prompt, answer)
     best_step: int | None = None
     warnings: tuple[str, ...] = ()
@@ -56,12 +56,15 @@ def summarize(events: Iterable[Event]) -> Progress:
     stage_seconds: dict[str, float] = {}
     warnings: list[str] = []
     first = last = stage_began = train_began = None
+    earlier = 0.0  # seconds that earlier workers took; the pause between two workers is nobody's
     for event in events:
         data = event.data
+        began, before = first, last
         first = event.time if first is None else first
         last = event.time
         match event.kind:
             case "start":
+                earlier, first = earlier + (before - began if before is not None else 0.0), event.time
                 now |= {"error": None, "outcome": None, "stage_fraction": None}
                 now["workers"] = now.get("workers", 0) + 1
                 now["machine"] = data.get("machine", "")
@@ -123,7 +126,7 @@ def summarize(events: Iterable[Event]) -> Progress:
         samples=tuple((step, *sample) for step, sample in sorted(samples.items())),
         stage_seconds=stage_seconds,
         warnings=tuple(dict.fromkeys(warnings)),
-        seconds=(last - first) if first is not None and last is not None else 0.0,
+        seconds=earlier + (last - first if last is not None else 0.0),
     )
 
 

@@ -137,8 +137,8 @@ def set_length(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[An
 
 
 def set_line(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
-    """A system prompt or a template line for all rows."""
-    if event.field not in ("system_prompt", "template"):
+    """A system prompt or a template line for all rows; for a Hub data set also which part of it."""
+    if event.field not in words_check.LINES:
         return [undo, *boxes]
     text = str(event.text).strip()
     return _changed(undo, boxes, {event.field: text or None}, words_check.line_set(event.field, text))

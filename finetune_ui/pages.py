@@ -54,6 +54,7 @@ class Screen:
         """Everything around the panels and in the open one; nothing at all while nothing changed."""
         if held is None or step is None:  # the page has not arrived yet
             return [gr.skip()] * (9 + len(self.outputs))
+        asked = held, step
         run = frame.find(self.runs_dir, held)
         if run is None and held:  # deleted, here or elsewhere
             held, step = "", "choose"
@@ -65,8 +66,9 @@ class Screen:
             return [gr.skip()] * (9 + len(self.outputs))
         changed = len(seen) < 2 or seen[1] != version
         return [
-            held,
-            step,
+            # written back only when it is corrected: a slow answer must not undo a click made meanwhile
+            held if held != asked[0] else gr.skip(),
+            step if step != asked[1] else gr.skip(),
             now,
             frame.draw_rail(self.runs_dir, held),
             frame.draw_path(run, step),

@@ -154,8 +154,7 @@ def mapped(role: str, column: str) -> str:
 
 
 def line_set(field: str, text: str) -> str:
-    title = {"system_prompt": "System prompt", "template": "Prompt line"}[field]
-    return f"{title}: {text}" if text else f"{title} taken away"
+    return f"{LINES[field]}: {text}" if text else f"{LINES[field]} taken away"
 
 
 def row_left_out(row: int) -> str:
@@ -195,6 +194,8 @@ def rows_card(
     )
     drop_downs = "".join(_role(role, columns, roles.get(role, "")) for role in wanted) if columns else ""
     lines = [_line("system_prompt", "System prompt to add", "none: rows keep their own", recipe.system_prompt)]
+    if source.place == "hub":
+        lines += [_line(name, title, empty, getattr(recipe, name)) for name, (title, empty) in HUB_LINES.items()]
     if drop_downs:
         example = next(iter(columns))
         lines.append(_line("template", "Line that makes the prompt", f"Translate: {{{example}}}", recipe.template))
@@ -256,4 +257,14 @@ def _line(field: str, title: str, placeholder: str, value: str | None) -> str:
     )
 
 
+HUB_LINES = {
+    "dataset_config": ("Subset", "the only one, or the first"),
+    "dataset_train_split": ("Split to learn from", "train"),
+    "dataset_revision": ("Version", "the newest"),
+}
+LINES = {
+    "system_prompt": "System prompt",
+    "template": "Prompt line",
+    **{name: title for name, (title, _) in HUB_LINES.items()},
+}
 DOWNLOAD = "Download the cleaned rows"

@@ -566,7 +566,8 @@ def test_the_page_of_a_report_without_rows_is_still_a_page():
 
 def test_the_light_files_of_the_proof_leave_torch_alone():
     files = "metrics intervals verdict rivals contest report report_page probe"
-    code = f"import sys, {', '.join('finetune_core.proof.' + name for name in files.split())}; print('torch' in sys.modules)"
+    names = ", ".join("finetune_core.proof." + name for name in files.split())
+    code = f"import sys, {names}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert out.stdout.strip() == "False", out.stderr
 

@@ -333,6 +333,23 @@ def test_a_cancelled_look_ends_and_says_so():
     assert looks.ask(recipe, wait_seconds=5).error.code == "cancelled"
 
 
+def test_two_pages_do_not_stop_each_other():
+    ended = []
+
+    def slow(recipe, on_progress):
+        for _ in range(20):
+            on_progress(0.5, "reading")
+            time.sleep(0.01)
+        ended.append(recipe.dataset_name)
+        raise FinetuneError("no", "yes")
+
+    looks = looking.Looks(slow)
+    looks.ask(Recipe(dataset_name="one"), who="a page")
+    looks.ask(Recipe(dataset_name="two"), who="another page", wait_seconds=5)
+    looks.ask(Recipe(dataset_name="one"), who="a page", wait_seconds=5)
+    assert sorted(ended) == ["one", "two"]
+
+
 def test_a_newer_draft_stops_the_look_of_the_older_one():
     ended = threading.Event()
 

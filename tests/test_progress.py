@@ -26,6 +26,12 @@ def test_the_curve_goes_on_after_a_resume():
     assert progress.workers == 2
 
 
+def test_the_pause_between_two_workers_does_not_count():
+    lines = [Event("start", 0.0, {}), Event("stage", 4.0, {"name": "training"})]
+    lines += [Event("start", 100.0, {}), Event("stage", 103.0, {"name": "training"})]
+    assert summarize(lines).seconds == 7.0
+
+
 def test_an_error_is_forgotten_when_it_is_started_again():
     events = diary(("start", {}), ("error", {"code": "c", "problem": "p", "fix": "f"}), ("start", {}))
     assert summarize(events[:2]).error == {"code": "c", "problem": "p", "fix": "f"}

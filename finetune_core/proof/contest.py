@@ -211,6 +211,7 @@ def _note(split: str, available: int, left_out: int) -> str:
         )
     if left_out:
         notes.append(
-            f"{left_out} {'row was' if left_out == 1 else 'rows were'} left out: no question and answer, refused by the chat template, or too long to read."
+            f"{left_out} {'row was' if left_out == 1 else 'rows were'} left out: no question and answer, refused by "
+            "the chat template, or too long to read."
         )
     return " ".join(notes)
