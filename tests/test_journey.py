@@ -166,7 +166,7 @@ def test_both_models_answer_side_by_side(app, page):
     box = page.get_by_placeholder(re.compile("Ask both"))
     box.fill("De waterkoker lekt, ik wil hem vandaag nog terugbrengen!")
     box.press("Enter")
-    page.get_by_text(re.compile(r'"product": "kettle"')).first.wait_for(timeout=180_000)
+    page.get_by_text(re.compile(r'"urgency": ')).first.wait_for(timeout=300_000)
     page.wait_for_timeout(8000)  # the untuned model may talk on
     shot(page, "5-chat")
     page.locator(".step[data-go=share]").click()
