@@ -213,7 +213,7 @@ def make_plan(
 
 def default_learning_rate(method: str, parameters: int) -> float:
     """Small models want larger steps; adapters want about ten times those of all weights (Schulman et al. 2025,
-    "LoRA Without Regret"). Measured here for the starter model: see benchmarks/.
+    "LoRA Without Regret"). A rule of thumb; no benchmark of ours backs it yet.
     """
     small, large = (1e-3, 2e-4) if method != "full" else (1e-4, 2e-5)
     return small if parameters < 5e8 else large
