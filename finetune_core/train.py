@@ -175,6 +175,7 @@ def _learn(
     from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
     from trl import SFTTrainer
 
+    from .fast import fuse_adapters, score_trained_tokens_only
     from .model import load_base, save_tokenizer
     from .watching import Diary
 
@@ -200,6 +201,7 @@ def _learn(
     callbacks = [diary]
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
+    score_trained_tokens_only()
     trainer = SFTTrainer(
         model=model,
         args=sft_config(recipe, run.path / "checkpoints", machine.kind == "cpu", validation_set is not None),
@@ -210,6 +212,7 @@ def _learn(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # the diary says it better
+    fuse_adapters(trainer.model)
     checkpoints = run.checkpoints()
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)

@@ -561,6 +561,11 @@ def test_a_deleted_run_leaves_the_page_on_choose(runs_dir):
     assert screen(runs_dir).draw(run.id, "train", seen)[:2] == ["", "choose"]
 
 
+def test_drawing_never_takes_back_a_click_that_came_meanwhile(runs_dir):
+    run = make_run(runs_dir)
+    assert screen(runs_dir).draw(run.id, "train", ())[:2] == [gr.skip(), gr.skip()]
+
+
 def test_only_reachable_steps_open(runs_dir):
     run = make_run(runs_dir)
     assert screen(runs_dir).go(said(to="share"), run.id, "train") == "train"

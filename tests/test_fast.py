@@ -1,0 +1,126 @@
+"""The shortcuts of the training path give the numbers of TRL and peft."""
+
+import pytest
+import torch
+from conftest import chat_rows
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_core.fast import fuse_adapters, score_trained_tokens_only
+from finetune_core.render import load_tokenizer
+from finetune_core.train import encode
+
+
+def adapted(folder, dtype=torch.float32, **changes):
+    """A model with an adapter that already does something (B is not zero)."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    settings = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | changes
+    model = get_peft_model(model, LoraConfig(**settings))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.05)
+    return model
+
+
+def learned(model, ids):
+    """Logits, and the gradient of every adapter tensor, of one pass."""
+    logits = model(input_ids=ids, use_cache=False).logits
+    logits.float().square().mean().backward()
+    return logits.detach().float(), {n: p.grad.float() for n, p in model.named_parameters() if p.grad is not None}
+
+
+IDS = torch.arange(60).reshape(2, 30) % 512
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_fused_adapters_give_the_logits_and_gradients_of_peft(tiny_model_dir, dtype, apart):
+    plain, fused = adapted(tiny_model_dir, dtype), adapted(tiny_model_dir, dtype)
+    assert fuse_adapters(fused) == 14  # two layers of seven
+    (logits, gradients), (same_logits, same_gradients) = learned(plain, IDS), learned(fused, IDS)
+    assert (logits - same_logits).abs().max() <= apart * logits.abs().max()
+    assert gradients.keys() == same_gradients.keys() and len(gradients) == 28
+    for name, gradient in gradients.items():
+        assert (gradient - same_gradients[name]).abs().max() <= apart * gradient.abs().max() + 1e-9, name
+
+
+def test_fused_adapters_work_under_gradient_checkpointing(tiny_model_dir):
+    plain, fused = adapted(tiny_model_dir), adapted(tiny_model_dir)
+    fuse_adapters(fused)
+    for model in (plain, fused):
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    gradients, same = learned(plain, IDS)[1], learned(fused, IDS)[1]
+    assert all(torch.allclose(gradients[name], same[name], rtol=1e-4, atol=1e-8) for name in gradients)
+
+
+@pytest.mark.parametrize("changes", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_layers_that_do_more_are_left_to_peft(tiny_model_dir, changes):
+    assert fuse_adapters(adapted(tiny_model_dir, **changes)) == 0
+
+
+def test_a_fused_model_without_its_adapter_is_the_base(tiny_model_dir):
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32, trust_remote_code=False)
+    fused = adapted(tiny_model_dir)
+    fuse_adapters(fused)
+    with fused.disable_adapter():
+        assert torch.equal(fused(input_ids=IDS).logits, base(input_ids=IDS).logits)
+
+
+def curve(folder, out, rows, shortcuts, packing):
+    from trl import SFTConfig, SFTTrainer
+    from trl.trainer import utils
+
+    kept = utils._use_triton
+    try:
+        if shortcuts:
+            score_trained_tokens_only()
+        torch.manual_seed(0)
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False),
+            args=SFTConfig(
+                output_dir=str(out), max_steps=50, learning_rate=1e-2, per_device_train_batch_size=2, packing=packing,
+                max_length=128, logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,
+                save_strategy="no", seed=3, gradient_checkpointing=False, dataloader_pin_memory=False,
+            ),
+            train_dataset=rows,
+            processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )  # fmt: skip
+        if shortcuts:
+            assert fuse_adapters(trainer.model) == 14
+        trainer.train()
+    finally:
+        utils._use_triton = kept
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [entry["loss"] for entry in logs], [entry["mean_token_accuracy"] for entry in logs]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_curve_of_fifty_steps_is_that_of_plain_trl(tiny_model_dir, tmp_path, packing):
+    rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128)
+    plain, accuracy = curve(tiny_model_dir, tmp_path / "a", rows, False, packing)
+    ours, same_accuracy = curve(tiny_model_dir, tmp_path / "b", rows, True, packing)
+    assert len(plain) == 50 and plain[-1] < plain[0] - 0.5
+    assert max(abs(a - b) / a for a, b in zip(plain, ours, strict=True)) < 0.01
+    assert max(abs(a - b) for a, b in zip(accuracy, same_accuracy, strict=True)) < 0.05
+
+
+def test_only_the_trained_positions_meet_the_head(tiny_model_dir, monkeypatch):
+    from trl.trainer import utils
+
+    monkeypatch.setattr(utils, "_use_triton", utils._use_triton)  # put back afterwards
+    seen = []
+    kept = utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        utils._ChunkedLogProbFunction, "apply", lambda hidden, *rest: seen.append(len(hidden)) or kept(hidden, *rest)
+    )
+    score_trained_tokens_only()
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, trust_remote_code=False)
+    utils.add_fused_lm_head(model)
+    labels = IDS.clone()
+    labels[:, :25] = -100
+    model(input_ids=IDS, labels=labels, fused_lm_head=True)
+    assert seen == [2 * 5]
