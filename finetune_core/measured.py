@@ -8,8 +8,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from .facts import read_facts
 from .machine import Machine
-from .plan import flops_per_token, read_facts
 from .recipe import Recipe
 from .run import Run
 
@@ -25,17 +25,17 @@ def remember(
     """Append one line: the rate in FLOP/s that this run reached, and its peak beside the promised one."""
     if tokens < 2000 or seconds < 5:  # too short: mostly warm-up
         return
-    facts = read_facts(folder)
-    rate = tokens / seconds * flops_per_token(facts, recipe.method, bool(recipe.gradient_checkpointing))
-    promised = ((run.plan() or {}).get("memory_gb") or {}).get("total")
+    facts, promised = read_facts(folder), run.plan() or {}
+    if not promised.get("flops_per_token"):  # planned elsewhere, or by an older version
+        return
     line = {
         "machine": _kind(machine),
         "dtype": recipe.dtype,
         "method": recipe.method,
         "parameters": facts.parameters,
-        "rate": round(rate),
+        "rate": round(tokens / seconds * promised["flops_per_token"]),
         "peak_gb": round(peak_gb, 3),
-        "promised_gb": promised,
+        "estimate_gb": promised.get("estimate_gb"),
     }
     path = cache_dir() / "measured.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,15 +44,30 @@ def remember(
 
 
 def rate_here(machine: Machine, dtype: str, parameters: int) -> float | None:
-    """Median FLOP/s of the last runs on this kind of machine with weights like these (within a factor of four)."""
-    rates = [
-        line["rate"]
+    """Median FLOP/s of the last runs on this kind of machine with weights like these."""
+    rates = [line["rate"] for line in _like(machine, dtype, parameters) if line.get("rate")]
+    return statistics.median(rates[-9:]) if rates else None
+
+
+def memory_here(machine: Machine, dtype: str, parameters: int, method: str) -> float | None:
+    """Median of measured over estimated memory of the last runs like this one."""
+    factors = [
+        line["peak_gb"] / line["estimate_gb"]
+        for line in _like(machine, dtype, parameters)
+        if line.get("method") == method and line.get("peak_gb") and line.get("estimate_gb")
+    ]
+    return statistics.median(factors[-9:]) if factors else None
+
+
+def _like(machine: Machine, dtype: str, parameters: int) -> list[dict[str, Any]]:
+    """Runs on this kind of machine in this number format, of models within a factor of four in size."""
+    return [
+        line
         for line in _lines()
         if line.get("machine") == _kind(machine)
         and line.get("dtype") == dtype
         and parameters / 4 <= line.get("parameters", 0) <= parameters * 4
     ]
-    return statistics.median(rates[-9:]) if rates else None
 
 
 def _kind(machine: Machine) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from .machine import GIB, Machine
+from .facts import ModelFacts
+from .ladder import gentle_rungs, harder_rungs
+from .machine import Machine
+from .memory import corrected, memory_parts
 from .recipe import Recipe, Suggestion
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
@@ -17,32 +18,7 @@ from .recipe import Recipe, Suggestion
 CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
 GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 300e12, "H200": 300e12}
 UNKNOWN_GPU_RATE = 30e12
-CONTEXT_GB = {"cuda": 0.6, "mps": 0.3, "cpu": 0.55}  # runtime and libraries before any weight is loaded
-LOGIT_CHUNK = 256  # rows of logits that TRL's fused head keeps at once
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What config.json says about a decoder model, and the bytes of its safetensors."""
-
-    parameters: int
-    hidden_size: int
-    layers: int
-    vocab_size: int
-    intermediate_size: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    tied: bool
-    context: int  # longest sequence it was made for
-    weight_bytes: int
-    name: str = ""
-
-    @property
-    def block_parameters(self) -> int:
-        """Parameters of the layers, without embeddings."""
-        embedding = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return max(self.parameters - embedding, 1)
+PACKED_SAMPLE = 20_000  # rows whose packing is worked out; the rest is taken to pack alike
 
 
 @dataclass(frozen=True)
@@ -58,72 +34,41 @@ class Plan:
     reasons: tuple[str, ...]
     suggestions: tuple[Suggestion, ...] = ()
     rate_is_measured: bool = False
+    memory_is_measured: bool = False
+    flops_per_token: float = 0.0
+    estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def memory_error(self) -> float:
+        """How far the total may be off, as a share of it."""
+        return 0.15 if self.memory_is_measured else 0.3
+
+    @property
+    def time_error(self) -> float:
+        """How far the time may be off, as a share of it."""
+        return 0.25 if self.rate_is_measured else 0.5
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of `plan --json`, and plan.json in the run."""
         return {
             "fits": self.fits,
             "memory_gb": self.memory_gb,
+            "memory_error": self.memory_error,
+            "time_error": self.time_error,
             "available_gb": round(self.available_gb, 2),
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "rate_is_measured": self.rate_is_measured,
+            "memory_is_measured": self.memory_is_measured,
+            "flops_per_token": self.flops_per_token,
+            "estimate_gb": self.estimate_gb,
             "settings": self.settings,
             "reasons": list(self.reasons),
             "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
         }
-
-
-def read_facts(folder: Path) -> ModelFacts:
-    """From a model folder's config.json and the headers of its safetensors; no weights are read.
-
-    Raises KeyError or FileNotFoundError where the folder is no decoder model (callers check first).
-    """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", config)
-    hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
-    heads = int(text.get("num_attention_heads") or 1)
-    kv_heads = int(text.get("num_key_value_heads") or heads)
-    head_dim = int(text.get("head_dim") or hidden // heads)
-    intermediate = int(text.get("intermediate_size") or 4 * hidden)
-    vocab = int(text["vocab_size"])
-    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", True)))
-    counted = sum(safetensors_parameters(file) for file in folder.glob("*.safetensors"))
-    attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
-    computed = layers * (attention + 3 * hidden * intermediate) + vocab * hidden * (1 if tied else 2)
-    return ModelFacts(
-        parameters=counted or computed,
-        hidden_size=hidden,
-        layers=layers,
-        vocab_size=vocab,
-        intermediate_size=intermediate,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        tied=tied,
-        context=int(text.get("max_position_embeddings") or 2048),
-        weight_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-        name=folder.name,
-    )
-
-
-def safetensors_parameters(file: Path) -> int:
-    """Number of values in a safetensors file, from its header (https://github.com/huggingface/safetensors#format)."""
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-
-
-def adapter_parameters(facts: ModelFacts, rank: int) -> int:
-    """Values of a LoRA adapter of this rank on all linear layers (Hu et al. 2021: r * (inputs + outputs) each)."""
-    h, i = facts.hidden_size, facts.intermediate_size
-    q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    per_layer = (h + q) + 2 * (h + kv) + (q + h) + 3 * (h + i)
-    return facts.layers * rank * per_layer
 
 
 def make_plan(
@@ -133,10 +78,14 @@ def make_plan(
     machine: Machine,
     measured_rate: float | None = None,
     validation_tokens: int = 0,
+    trained_tokens: int | None = None,
+    memory_factor: float | None = None,
 ) -> Plan:
     """Fill in every setting that the person left open, and say what it costs.
 
-    `lengths`: tokens of each training row as rendered. `measured_rate`: FLOP/s that earlier runs reached here.
+    `lengths`: tokens of each training row as rendered; `trained_tokens`: those of them that are learned (all, if not
+    known). `measured_rate`: FLOP/s that earlier runs reached here; `memory_factor`: what they took for each GiB
+    estimated.
     The effective batch (rows per step: per_device_train_batch_size x gradient_accumulation_steps) is kept.
     """
     reasons: list[str] = []
@@ -160,7 +109,7 @@ def make_plan(
     per_step = values["gradient_accumulation_steps"] * values["per_device_train_batch_size"]
     if values["packing"]:
         slots = values["packing_length"] * values["per_device_train_batch_size"]
-        bins = len(pack_lengths(kept, values["packing_length"]))
+        bins = math.ceil(sum(kept) / (values["packing_length"] * filled_share(kept, values["packing_length"])))
         steps_per_epoch = math.ceil(bins / per_step)
     else:
         slots = max(kept) * values["per_device_train_batch_size"]
@@ -171,7 +120,9 @@ def make_plan(
     available = machine.gpus[0].free_gb if machine.gpus else machine.available_gb
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
-        without = memory_parts(recipe, values | {"gradient_checkpointing": False}, facts, slots, machine)
+        without = corrected(
+            memory_parts(recipe, values | {"gradient_checkpointing": False}, facts, slots, machine), memory_factor
+        )
         checkpointing = without["total"] > 0.85 * available
         if checkpointing:
             reasons.append(
@@ -180,11 +131,13 @@ def make_plan(
     values["gradient_checkpointing"] = checkpointing
     values |= _rhythm(recipe, steps)
 
-    memory = memory_parts(recipe, values, facts, slots, machine)
+    estimate = memory_parts(recipe, values, facts, slots, machine)
+    memory = corrected(estimate, memory_factor)
     fits = "no" if memory["total"] > available else "tight" if memory["total"] > 0.85 * available else "fits"
     tokens = sum(kept)
     rate = measured_rate or default_rate(machine, values["dtype"])
-    per_token = flops_per_token(facts, recipe.method, checkpointing)
+    share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
+    per_token = flops_per_token(facts, recipe.method, checkpointing, share, tokens / len(kept))
     padding = (
         1.0
         if values["packing"]
@@ -205,8 +158,11 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        suggestions=_suggestions(recipe, resolved, fits),
+        suggestions=() if fits == "fits" else _suggestions(resolved, max(kept), machine),
         rate_is_measured=measured_rate is not None,
+        memory_is_measured=memory_factor is not None,
+        flops_per_token=per_token,
+        estimate_gb=estimate["total"],
         settings=values,
     )
 
@@ -219,10 +175,17 @@ def default_learning_rate(method: str, parameters: int) -> float:
     return small if parameters < 5e8 else large
 
 
-def flops_per_token(facts: ModelFacts, method: str, checkpointing: bool) -> float:
-    """Forward 2N, backward to the activations 2N, to the weights 2N (full only); once more forward if checkpointed."""
-    n = facts.block_parameters + facts.vocab_size * facts.hidden_size
-    return 2.0 * n * (2 + (1 if method == "full" else 0) + (1 if checkpointing else 0))
+def flops_per_token(
+    facts: ModelFacts, method: str, checkpointing: bool, trained_share: float = 1.0, mean_length: float = 0.0
+) -> float:
+    """FLOP for one token of a row: forward 2N, backward to the activations 2N, to the weights 2N (full only); once
+    more forward if checkpointed; attention 4 x length x width a layer each way. The head is met by the trained tokens
+    alone: forward, again in the backward pass, and back (Kaplan et al. 2020, appendix A, for 2N a token).
+    """
+    passes = 2 + (1 if method == "full" else 0) + (1 if checkpointing else 0)
+    attention = 4 * mean_length * facts.heads * facts.head_dim * facts.layers
+    head = 2.0 * facts.vocab_size * facts.hidden_size * (3 + (1 if method == "full" else 0)) * trained_share
+    return (2.0 * facts.block_parameters + attention) * passes + head
 
 
 def default_rate(machine: Machine, dtype: str) -> float:
@@ -236,40 +199,6 @@ def default_rate(machine: Machine, dtype: str) -> float:
         * CPU_RATE_PER_CORE["bfloat16" if fast else "float32"]
         * (0.1 if dtype != "float32" and not fast else 1)
     )
-
-
-def memory_parts(
-    recipe: Recipe, values: dict[str, Any], facts: ModelFacts, slots: int, machine: Machine
-) -> dict[str, float]:
-    """GiB by part for one pass of `slots` tokens.
-
-    Activations of a Llama-like block kept for backward: about 8 vectors of hidden_size and 4 of intermediate_size a
-    token (inputs of the seven linear layers, norms, gate), in the weights' format; with checkpointing one hidden
-    vector a layer and one whole block. Adapters add their rank-sized inputs, in float32.
-    """
-    size = {"float32": 4, "bfloat16": 2, "float16": 2}[values["dtype"]]
-    h, i = facts.hidden_size, facts.intermediate_size
-    base_bytes = facts.parameters * (0.55 if recipe.method == "qlora" else size)
-    trained = facts.parameters if recipe.method == "full" else adapter_parameters(facts, recipe.lora_r)
-    adapter = 0 if recipe.method == "full" else trained * 4
-    block = slots * (8 * h + 4 * i + 2 * facts.heads * facts.head_dim) * size
-    if recipe.method != "full":
-        block += slots * 7 * recipe.lora_r * 4
-    activations = (
-        (slots * h * size * facts.layers + block) if values["gradient_checkpointing"] else block * facts.layers
-    )
-    logits = min(slots, LOGIT_CHUNK) * facts.vocab_size * 4 * 2
-    parts = {
-        "weights": base_bytes / GIB,
-        "adapter": adapter / GIB,
-        "gradients": trained * (size if recipe.method == "full" else 4) / GIB,
-        "optimizer": trained * 8 / GIB,
-        "activations": activations / GIB,
-        "logits": logits / GIB,
-        "runtime": CONTEXT_GB[machine.kind],
-    }
-    parts = {name: round(value, 3) for name, value in parts.items() if value > 0}
-    return parts | {"total": round(sum(parts.values()), 3)}
 
 
 def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:
@@ -286,6 +215,12 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:
                 del room[free]
         room[free - length] = room.get(free - length, 0) + 1
     return [capacity - free for free, count in room.items() for _ in range(count)]
+
+
+def filled_share(lengths: Sequence[int], capacity: int) -> float:
+    """Share of the packed slots that hold real tokens; of a sample where there are many rows."""
+    sample = lengths[:: math.ceil(len(lengths) / PACKED_SAMPLE)]
+    return sum(min(n, capacity) for n in sample) / (len(pack_lengths(sample, capacity)) * capacity)
 
 
 def _packing(
@@ -307,7 +242,7 @@ def _packing(
     length = max(length, longest)
     if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
         return plain  # rows of one length: nothing to gain
-    filled = sum(lengths) / (len(pack_lengths(lengths, length)) * length)
+    filled = filled_share(lengths, length)
     padded = mean / longest
     reasons.append(
         f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; rows do not see each other."
@@ -332,27 +267,12 @@ def _rhythm(recipe: Recipe, steps: int) -> dict[str, int]:
     }
 
 
-def _suggestions(asked: Recipe, resolved: Recipe, fits: str) -> tuple[Suggestion, ...]:
-    """The ladder for what does not fit, effective batch kept."""
-    if fits == "fits":
-        return ()
-    steps = []
-    if resolved.per_device_train_batch_size > 1:
-        steps.append(
-            Suggestion(
-                "Half the batch, twice the accumulation",
-                {
-                    "per_device_train_batch_size": max(1, asked.per_device_train_batch_size // 2),
-                    "gradient_accumulation_steps": asked.gradient_accumulation_steps * 2,
-                },
-            )
-        )
-    if not resolved.gradient_checkpointing:
-        steps.append(Suggestion("Gradient checkpointing: slower, less memory", {"gradient_checkpointing": True}))
-    if resolved.packing and resolved.packing_length and resolved.packing_length > 512:
-        steps.append(Suggestion("Shorter packed rows", {"packing_length": resolved.packing_length // 2}))
-    if resolved.max_length > 512:
-        steps.append(Suggestion("Half the longest row", {"max_length": resolved.max_length // 2}))
-    if resolved.method == "full":
-        steps.append(Suggestion("An adapter instead of all weights", {"method": "lora"}))
-    return tuple(steps)
+def _suggestions(resolved: Recipe, longest: int, machine: Machine) -> tuple[Suggestion, ...]:
+    """The ladder as changes to what was asked: packing works out its own accumulation when the plan is made anew."""
+    gentle = [
+        Suggestion(rung.says, {"packing_length": rung.changes["packing_length"]})
+        if "packing_length" in rung.changes
+        else rung
+        for rung in gentle_rungs(resolved, longest, machine.kind == "cuda")
+    ]
+    return (*gentle, *harder_rungs(resolved))

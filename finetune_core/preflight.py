@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import hub, measured
+from .elsewhere import Offer, elsewhere
 from .errors import FinetuneError
+from .facts import ModelFacts, read_facts
 from .machine import Machine, this_machine
-from .plan import ModelFacts, Plan, make_plan, read_facts
+from .plan import Plan, make_plan
 from .recipe import Recipe
 from .run import Run
 
@@ -52,20 +54,32 @@ def look(
     facts = _facts(folder, recipe)
     prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=on_progress)
     diagnosis = check(prepared, tokenizer, recipe)
+    plan = plan_for(recipe, facts, diagnosis, machine)
+    return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)
+
+
+def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: Machine) -> Plan:
+    """What this recipe costs with the rows that were looked at, corrected by what earlier runs here really took."""
     lengths, validation = diagnosis.split_lengths()
-    asked = recipe
     if facts.context < recipe.max_length:
-        asked = recipe.replace(max_length=facts.context)
-    dtype = "bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32"
-    plan = make_plan(
-        asked,
+        recipe = recipe.replace(max_length=facts.context)
+    dtype = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
+    return make_plan(
+        recipe,
         facts,
         lengths,
         machine,
-        measured.rate_here(machine, recipe.dtype or dtype, facts.parameters),
+        measured.rate_here(machine, dtype, facts.parameters),
         sum(validation),
+        diagnosis.trained_tokens,
+        measured.memory_here(machine, dtype, facts.parameters, recipe.method),
     )
-    return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)
+
+
+def offers(seen: Preflight) -> list[Offer]:
+    """The same training on the usual GPUs."""
+    lengths, _ = seen.diagnosis.split_lengths()
+    return elsewhere(seen.recipe, seen.facts, lengths, seen.diagnosis.trained_tokens)
 
 
 def create_run(recipe: Recipe, runs_dir: Path, *, token: str | None = None, tail: str | None = None) -> Run:

@@ -1,4 +1,4 @@
-"""The worker: a run's recipe -> SFTTrainer -> adapter. The only caller of TRL. Heavy imports wait for the lock."""
+"""The worker: a run's recipe -> trainer -> adapter. Heavy imports wait for the lock."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from . import measured
 from .errors import FinetuneError, explain
 from .events import Event
+from .ladder import step_down
 from .machine import this_machine
 from .recipe import Recipe
 from .run import Run
@@ -117,7 +118,25 @@ def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]
     train_rows, validation_rows = _rows(run, recipe, tokenizer, token, tell)
 
     tell("stage", name="loading the model")
-    outcome, facts = _learn(run, recipe, folder, tokenizer, train_rows, validation_rows, tell)
+    from .trainer import encode
+
+    sets = (
+        encode(train_rows, tokenizer, recipe.max_length),
+        encode(validation_rows, tokenizer, recipe.max_length) if validation_rows else None,
+    )
+    if len(sets[0]) == 0:
+        raise FinetuneError(
+            "No row has an answer within max_length, so there is nothing to learn.",
+            "Raise max_length, or check the rows.",
+            code="nothing-to-learn",
+        )
+    sample = sample_messages(recipe, validation_rows or train_rows)
+    outcome, facts = _learn_what_fits(
+        recipe,
+        tell,
+        lambda recipe: _learn(run, recipe, folder, tokenizer, sets, sample, tell),
+        max(len(ids) for ids in sets[0]["input_ids"]),
+    )
     if outcome == "finished" and recipe.evaluate:
         gc.collect()
         from .evaluate import evaluate
@@ -162,57 +181,58 @@ def read_rows(path: Path) -> list[dict]:
         return [json.loads(line) for line in lines if line.strip()]
 
 
+def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any], longest: int) -> Any:
+    """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
+    from importlib.util import find_spec
+
+    while True:
+        try:
+            return learn(recipe)
+        except (RuntimeError, MemoryError) as error:
+            told = explain(error)
+            if told.code != "out-of-memory":
+                raise
+            has_4bit = this_machine().kind == "cuda" and find_spec("bitsandbytes") is not None
+            lower = step_down(recipe, longest, has_4bit)
+            if lower is None:
+                raise told from error
+            recipe, rung = lower
+        tell(
+            "warning",
+            code="stepped-down",
+            says=f"It did not fit in memory. Now with: {rung.says}.",
+            changes=rung.changes,
+        )
+        _free_memory()
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _learn(
     run: Run,
     recipe: Recipe,
     folder: Path,
     tokenizer: ChatTokenizer,
-    train_rows: list[dict],
-    validation_rows: list[dict],
+    rows: tuple[Any, Any],
+    sample: list[dict],
     tell: Tell,
 ) -> tuple[str, dict[str, Any]]:
-    import torch
-    from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
-    from trl import SFTTrainer
-
-    from .fast import fuse_adapters, score_trained_tokens_only
-    from .model import load_base, save_tokenizer
+    """One training to its end. `rows`: the encoded training and validation rows."""
+    from .model import save_tokenizer
+    from .trainer import build_trainer, dry_run
     from .watching import Diary
 
     machine = this_machine()
-    set_seed(recipe.seed)
-    train_set = encode(train_rows, tokenizer, recipe.max_length)
-    validation_set = encode(validation_rows, tokenizer, recipe.max_length) if validation_rows else None
-    if len(train_set) == 0:
-        raise FinetuneError(
-            "No row has an answer within max_length, so there is nothing to learn.",
-            "Raise max_length, or check the rows.",
-            code="nothing-to-learn",
-        )
-    model = load_base(
-        folder,
-        dtype=recipe.dtype or "float32",
-        attn_implementation=recipe.attn_implementation or "sdpa",
-        quantization="4bit" if recipe.method == "qlora" else None,
-        for_training=True,
-    )
-    processing_class = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    diary = Diary(run, tell, tokenizer, sample_messages(recipe, validation_rows or train_rows), SAMPLE_TOKENS)
-    callbacks = [diary]
-    if recipe.early_stopping and validation_set is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
-    score_trained_tokens_only()
-    trainer = SFTTrainer(
-        model=model,
-        args=sft_config(recipe, run.path / "checkpoints", machine.kind == "cpu", validation_set is not None),
-        train_dataset=train_set,
-        eval_dataset=validation_set,
-        processing_class=processing_class,
-        peft_config=lora_config(recipe),
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(PrinterCallback)  # the diary says it better
-    fuse_adapters(trainer.model)
+    diary = Diary(run, tell, tokenizer, sample, SAMPLE_TOKENS)
+    trainer = build_trainer(recipe, folder, run.path / "checkpoints", rows, [diary], machine)
+    if machine.kind != "cpu":  # a CPU ends the process instead of saying that memory is short
+        dry_run(trainer)
     checkpoints = run.checkpoints()
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
@@ -234,76 +254,9 @@ def _learn(
         "peak_gb": diary.peak_gb,
     }
     diary.forget()
-    del trainer, model
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    del trainer
+    _free_memory()
     return ("stopped" if stopped else "finished"), facts
-
-
-def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Any:
-    """Rows as a data set of `input_ids` and `labels` (-100: not trained); rows that train no token are left out."""
-    from datasets import Dataset
-
-    from .render import render_many
-
-    rendered = [row for row in render_many(rows, tokenizer, max_length) if row.trained]
-    return Dataset.from_dict(
-        {"input_ids": [row.input_ids for row in rendered], "labels": [row.labels for row in rendered]}
-    )
-
-
-def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: bool) -> Any:
-    """TRL's SFTConfig for a resolved recipe. Names are the same, so most fields go over as they are."""
-    from trl import SFTConfig
-
-    same = {
-        "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
-        "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm",
-        "seed", "logging_steps", "eval_steps", "save_steps",
-    }  # fmt: skip
-    values = recipe.model_dump(include=same)
-    return SFTConfig(
-        **values,
-        output_dir=str(output_dir),
-        packing=bool(recipe.packing),
-        max_length=recipe.packing_length if recipe.packing else None,  # rows come cut to max_length already
-        per_device_eval_batch_size=recipe.per_device_train_batch_size,
-        eval_strategy="steps" if has_validation else "no",
-        save_strategy="steps",
-        save_total_limit=3,
-        load_best_model_at_end=recipe.early_stopping and has_validation,
-        metric_for_best_model="eval_loss" if has_validation else None,
-        greater_is_better=False if has_validation else None,
-        bf16=recipe.method == "full" and recipe.dtype == "float32" and not use_cpu and _cuda_bf16(),
-        fp16=False,
-        use_cpu=use_cpu,
-        optim="adamw_torch_fused",
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=not use_cpu,
-        push_to_hub=False,
-    )
-
-
-def lora_config(recipe: Recipe) -> Any:
-    """peft's LoraConfig, or None when all weights move."""
-    if recipe.method == "full":
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=recipe.lora_r,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        target_modules=recipe.lora_target_modules,
-        use_rslora=recipe.use_rslora,
-        use_dora=recipe.use_dora,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
 
 
 def sample_messages(recipe: Recipe, rows: list[dict]) -> list[dict]:
@@ -352,12 +305,6 @@ def _swap(beside: Path, result: Path) -> None:
     if result.exists():
         shutil.rmtree(result)
     beside.rename(result)
-
-
-def _cuda_bf16() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _fraction_teller(tell: Tell, stage: str) -> Callable[..., None]:

@@ -46,10 +46,18 @@ def check(options: argparse.Namespace, out: Output) -> int:
 
 
 def plan(options: argparse.Namespace, out: Output) -> int:
-    made = _look(options, out).plan
+    from .preflight import offers as offers_for
+
+    seen = _look(options, out)
+    made, offers = seen.plan, offers_for(seen)
     total = made.memory_gb["total"]
     words = f"{made.fits}: {total:.1f} of {made.available_gb:.1f} GB, {made.steps} steps, about {made.seconds:.0f} s\n"
-    out.give(made.as_dict(), words + "\n".join(f"  {reason}" for reason in made.reasons))
+    lines = [f"  {reason}" for reason in made.reasons] + ["On the usual GPUs (estimated):"]
+    for offer in offers:
+        price = "" if offer.dollars is None else f", ${offer.dollars:.2f}"
+        says = "does not fit" if offer.fits == "no" else f"{offer.fits}, about {offer.seconds / 60:.0f} min{price}"
+        lines.append(f"  {offer.name:12}{offer.needs_gb:6.1f} of {offer.usable_gb:.0f} GB  {says}")
+    out.give(made.as_dict() | {"elsewhere": [offer.as_dict() for offer in offers]}, words + "\n".join(lines))
     return GOOD
 
 

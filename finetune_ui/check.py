@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from finetune_core import preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import ROLES, Suggestion
 
@@ -267,7 +268,9 @@ def show(look: Look | None, problem: FinetuneError | None, row: int, said: str, 
             look.recipe,
         ),
         look.once(("lengths", longest), lambda: words_tokens.lengths(diagnosis.token_lengths, longest)),
-        words_plan.plan(seen.plan),
+        words_plan.plan(
+            seen.plan, look.once(("offers", look.recipe.model_dump_json()), lambda: preflight.offers(seen))
+        ),
         gr.update(visible=True),
     )
 

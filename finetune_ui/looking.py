@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune_core import measured, preflight
+from finetune_core import preflight
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.machine import Machine, this_machine
-from finetune_core.plan import Plan, make_plan
+from finetune_core.plan import Plan
 from finetune_core.recipe import STARTER_MODEL, Recipe, group_of
 
 from . import form, words_plan
@@ -160,13 +160,7 @@ def _for_recipe(look: Look, recipe: Recipe) -> Look:
 
 def plan_again(seen: Preflight, recipe: Recipe, machine: Machine | None = None) -> Plan:
     """A plan for other settings over rows and a model that were looked at already; a millisecond."""
-    machine = machine or this_machine()
-    lengths, validation = seen.diagnosis.split_lengths()
-    if seen.facts.context < recipe.max_length:
-        recipe = recipe.replace(max_length=seen.facts.context)
-    dtype = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
-    rate = measured.rate_here(machine, dtype, seen.facts.parameters)
-    return make_plan(recipe, seen.facts, lengths, machine, rate, sum(validation))
+    return preflight.plan_for(recipe, seen.facts, seen.diagnosis, machine or this_machine())
 
 
 def preset_costs(look: Look | None) -> dict[str, str]:

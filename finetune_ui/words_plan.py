@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_core.errors import FinetuneError
@@ -16,12 +16,13 @@ PART_WORDS = {
     "optimizer": ("Optimizer", "Two moving averages for each trained weight (AdamW)."),
     "activations": ("Activations", "What the layers remember of a batch until the backward pass."),
     "logits": ("Logits", "Scores for every word of the vocabulary."),
+    "correction": ("Measured here", "What earlier runs on this machine took more than the arithmetic says."),
     "runtime": ("Runtime", "Libraries and their workspace, before any weight is loaded."),
 }
 
 
-def plan(made: Any) -> str:
-    """Memory by part against what there is, minutes, and why each setting."""
+def plan(made: Any, offers: Sequence[Any] = ()) -> str:
+    """Memory by part against what there is, minutes, why each setting, and the same on other hardware."""
     total, available = made.memory_gb["total"], made.available_gb
     scale = max(total, available) or 1
     parts = [(name, amount) for name, amount in made.memory_gb.items() if name != "total"]
@@ -46,9 +47,10 @@ def plan(made: Any) -> str:
     speed = "measured on this machine" if made.rate_is_measured else "estimated; the first run here will measure it"
     return (
         f'<section class="card plan"><h2 class="card-title">What it will cost <span class="badge {tone}">{fits}</span>'
-        f'</h2><p class="sub num">About {duration(made.seconds)}: {many(made.steps, "step")} at '
-        f"{count(made.tokens_per_second)} tokens a second, {speed}.</p>"
-        f'<div class="stack-says num"><b>{gib(total)}</b> of {gib(available)} that are free</div>'
+        f'</h2><p class="sub num">About {duration(made.seconds)} ({give_or_take(made.time_error)}): '
+        f"{many(made.steps, 'step')} at {count(made.tokens_per_second)} tokens a second, {speed}.</p>"
+        f'<div class="stack-says num"><b>{gib(total)}</b> ({give_or_take(made.memory_error)}) '
+        f"of {gib(available)} that are free</div>"
         f'<div class="stack" role="img" aria-label="{gib(total)} of {gib(available)}">{stack}'
         f'<i class="limit" style="left:{100 * available / scale:.2f}%"></i></div><ul class="stack-keys num">{keys}</ul>'
         f"{f'<ul class=ladder>{ladder}</ul>' if ladder else ''}"
@@ -57,8 +59,64 @@ def plan(made: Any) -> str:
             if reasons
             else ""
         )
+        + hardware(offers)
         + "</section>"
     )
+
+
+def give_or_take(share: float) -> str:
+    """How far an estimate may be off.
+
+    >>> give_or_take(0.25)
+    '± 25 %'
+    """
+    return f"± {100 * share:.0f} %"
+
+
+def hardware(offers: Sequence[Any]) -> str:
+    """What the usual GPUs would make of it; the cheapest that fits in the line that opens the table."""
+    if not offers:
+        return ""
+    fitting = [offer for offer in offers if offer.fits == "fits"]
+    priced = sorted((offer for offer in fitting if offer.dollars is not None), key=lambda offer: offer.dollars)
+    if priced:
+        best = priced[0]
+        head = f"On a GPU: {article(best.name)} takes about {duration(best.seconds)}, {money(best.dollars)}"
+    else:
+        head = "On a GPU: none of the usual ones has the memory" if not fitting else "On other hardware"
+    rows = "".join(
+        f'<tr class="{esc(offer.fits)}"><th scope="row">{esc(offer.name)}</th>'
+        f"<td>{gib(offer.needs_gb)} of {gib(offer.usable_gb)}</td>"
+        + (
+            '<td colspan="2">does not fit</td>'
+            if offer.fits == "no"
+            else f"<td>{duration(offer.seconds)}</td><td>{'' if offer.dollars is None else money(offer.dollars)}</td>"
+        )
+        + "</tr>"
+        for offer in offers
+    )
+    return (
+        f'<details class="reasons offers"><summary class="num">{esc(head)}</summary><table class="num"><thead><tr>'
+        "<th>GPU</th><th>Memory</th><th>Training</th><th>Price</th></tr></thead><tbody>"
+        f"{rows}</tbody></table><p class=sub>Estimated from data sheets, not measured: the time may be off by half. "
+        "Prices are Hugging Face&#39;s by the hour, of the training alone.</p></details>"
+    )
+
+
+def article(name: str) -> str:
+    """
+    >>> article("L4"), article("T4")
+    ('an L4', 'a T4')
+    """
+    return f"{'an' if name[:1] in 'AEFHILMNORSX' else 'a'} {name}"
+
+
+def money(dollars: float) -> str:
+    """
+    >>> money(0.534), money(0.002)
+    ('$0.53', 'under 1 cent')
+    """
+    return f"${dollars:,.2f}" if dollars >= 0.01 else "under 1 cent"
 
 
 def cost(made: Any) -> str:

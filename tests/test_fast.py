@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_core.fast import fuse_adapters, score_trained_tokens_only
 from finetune_core.render import load_tokenizer
-from finetune_core.train import encode
+from finetune_core.trainer import encode
 
 
 def adapted(folder, dtype=torch.float32, **changes):

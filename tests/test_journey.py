@@ -165,8 +165,13 @@ def test_both_models_answer_side_by_side(app, page):
     box = page.get_by_placeholder(re.compile("Ask both"))
     box.fill("De waterkoker lekt, ik wil hem vandaag nog terugbrengen!")
     box.press("Enter")
-    page.get_by_text(re.compile(r'"urgency": ')).first.wait_for(timeout=300_000)
-    page.wait_for_timeout(8000)  # the untuned model may talk on
+    ended = ":is(.done, .cut)"
+    tuned = page.locator(f".talk .reply.tuned{ended} .reply-text")
+    tuned.wait_for(timeout=300_000)
+    assert '"urgency"' in tuned.inner_text()
+    base = page.locator(f".talk .reply.base{ended} .reply-text")
+    base.wait_for(timeout=120_000)
+    assert base.inner_text().strip()
     shot(page, "5-chat")
     page.locator(".step[data-go=share]").click()
     page.wait_for_timeout(1500)

@@ -118,7 +118,7 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
     from trl import SFTTrainer
 
     from finetune_core.render import load_tokenizer, render
-    from finetune_core.train import encode, sft_config
+    from finetune_core.trainer import encode, sft_config
 
     rows = chat_rows(16)
     folder = recipe.model_name_or_path
@@ -332,3 +332,73 @@ def test_what_cannot_work_is_refused_within_seconds_and_makes_no_run(recipe, run
 
 def test_a_wrong_verb_is_a_usage_error(runs_dir):
     assert command("fly", runs_dir=runs_dir).returncode == 2
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_training_goes_on(recipe, runs_dir, monkeypatch):
+    import torch
+    from trl import SFTTrainer
+
+    kept, seen = SFTTrainer.compute_loss, []
+
+    def small_memory(self, model, inputs, *args, **kwargs):
+        seen.append(len(inputs["input_ids"]))
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return kept(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", small_memory)
+    run = run_in_process(recipe.replace(per_device_train_batch_size=8, max_steps=2), runs_dir)
+    told = [event.data for event in run.events() if event.kind == "warning"]
+    assert [each["changes"]["per_device_train_batch_size"] for each in told] == [4, 2]
+    assert [each["changes"]["gradient_accumulation_steps"] for each in told] == [2, 4]
+    assert run.status() == "finished" and steps(run) == [1, 2] and max(seen[2:]) == 2
+
+
+def test_memory_that_runs_out_in_the_middle_goes_on_from_the_checkpoint(recipe, runs_dir, monkeypatch):
+    import torch
+    from trl import SFTTrainer
+
+    kept, seen = SFTTrainer.compute_loss, []
+
+    def shrinking(self, model, inputs, *args, **kwargs):
+        seen.append(self.state.global_step)
+        if self.state.global_step == 5 and len(inputs["input_ids"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return kept(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", shrinking)
+    run = run_in_process(recipe.replace(per_device_train_batch_size=8), runs_dir)
+    assert run.status() == "finished"
+    assert steps(run) == [1, 2, 3, 4, 5, 6, 7, 8] and seen.count(0) == 1  # on from checkpoint-4, not from the start
+
+
+def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, runs_dir, monkeypatch):
+    import torch
+    from trl import SFTTrainer
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", no_memory)
+    with pytest.raises(FinetuneError, match="memory") as error:
+        run_in_process(recipe.replace(per_device_train_batch_size=2), runs_dir)
+    assert error.value.fix and error.value.code == "out-of-memory"
+
+
+def test_a_dry_run_leaves_the_trainer_as_it_was(recipe, tiny_model_dir, tmp_path):
+    import torch
+
+    from finetune_core.machine import this_machine
+    from finetune_core.preflight import look
+    from finetune_core.render import load_tokenizer
+    from finetune_core.trainer import build_trainer, dry_run, encode
+
+    resolved = look(recipe).plan.recipe
+    rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128)
+    trainer = build_trainer(resolved, tiny_model_dir, tmp_path / "out", (rows, None), [], this_machine())
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    random = torch.get_rng_state()
+    dry_run(trainer)
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    assert all(weight.grad is None for weight in trainer.model.parameters())
+    assert torch.equal(random, torch.get_rng_state()) and not trainer._metrics["train"]

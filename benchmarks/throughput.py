@@ -1,0 +1,140 @@
+"""Real tokens a second on short chats: TRL's defaults, the same settings by hand in TRL, and Fijn, one process each.
+
+python benchmarks/throughput.py [--steps 12] [--repeats 3]
+
+Padding counts for nothing: only tokens of rows. The last line says which share of the matrix-product limit Fijn
+reaches: the rate at which this machine multiplies the matrices of one layer, over the products that a token needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from trainer import by_hand, ours
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+DEFAULTS = """
+import json, sys, time
+from datasets import load_dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+given = json.loads(sys.argv[1])
+rows = load_dataset("json", data_files=given["rows"], split="train")
+rows = rows.map(lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
+                remove_columns=rows.column_names)
+
+class Clock(TrainerCallback):
+    seconds, tokens, steps = 0.0, 0, 0
+    def on_step_begin(self, *_, **__): self.mark = time.monotonic()
+    def on_step_end(self, *_, **__):
+        self.steps += 1
+        if self.steps > 1: self.seconds += time.monotonic() - self.mark  # the first one warms up
+    def on_log(self, args, state, control, logs=None, **_):
+        if "num_tokens" in logs: self.first = getattr(self, "first", logs["num_tokens"]); self.tokens = logs["num_tokens"]
+
+clock = Clock()
+SFTTrainer(
+    model=given["model"],
+    args=SFTConfig(output_dir=given["out"], max_steps=given["steps"], logging_steps=1, report_to="none",
+                   disable_tqdm=True, save_strategy="no", use_cpu=given["use_cpu"]),
+    train_dataset=rows,
+    peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    callbacks=[clock],
+).train()
+print(json.dumps({"tokens": clock.tokens - clock.first, "seconds": clock.seconds}))
+"""
+
+
+def trl_defaults(folder: Path, run: Path, steps: int) -> float:
+    """Real tokens a second of SFTTrainer with nothing chosen but model, rows and adapter."""
+    from finetune_core.hub import local_model
+    from finetune_core.machine import this_machine
+    from finetune_core.run import Run
+
+    script = folder / "defaults.py"
+    script.write_text(DEFAULTS)
+    given = {
+        "rows": str(run / "data" / "train.jsonl"),
+        "model": str(local_model(Run(run).recipe.model_name_or_path)),
+        "out": str(folder / "defaults"),
+        "steps": steps,
+        "use_cpu": this_machine().kind == "cpu",
+    }
+    done = subprocess.run([sys.executable, str(script), json.dumps(given)], capture_output=True, text=True, check=True,
+                          env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
+    said = json.loads(done.stdout.splitlines()[-1])
+    return said["tokens"] / said["seconds"]
+
+
+def product_rate(tokens: int, hidden: int, wide: int, dtype: str, seconds: float = 3.0) -> float:
+    """FLOP/s of the matrix products of one layer's MLP, forward shapes, on this machine."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = getattr(torch, dtype)
+    x, up = torch.randn(tokens, hidden, dtype=kind, device=device), torch.randn(wide, hidden, dtype=kind, device=device)
+    down = torch.randn(hidden, wide, dtype=kind, device=device)
+    rounds, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for _ in range(10):
+            (x @ up.t()) @ down.t()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        rounds += 10
+    return rounds * 4 * tokens * hidden * wide / (time.perf_counter() - began)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--steps", type=int, default=12)
+    options.add_argument("--default-steps", type=int, default=3, help="steps of TRL's defaults, which are slow")
+    options.add_argument("--repeats", type=int, default=3)
+    given = options.parse_args()
+    rates: dict[str, list[float]] = {"trl_defaults": [], "same_settings_by_hand": [], "fijn": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for _ in range(given.repeats):
+            mine, run = ours(folder, given.steps)
+            other = by_hand(folder, run)
+            rates["fijn"].append(mine["tokens"] / mine["seconds"])
+            rates["same_settings_by_hand"].append(other["tokens"] / other["seconds"])
+            rates["trl_defaults"].append(trl_defaults(folder, run, given.default_steps))
+        plan = json.loads((run / "plan.json").read_text())
+        from finetune_core.facts import read_facts
+        from finetune_core.hub import local_model
+        from finetune_core.machine import this_machine
+        from finetune_core.run import Run
+
+        recipe = Run(run).recipe
+        facts = read_facts(local_model(recipe.model_name_or_path))
+        limit = product_rate(recipe.packing_length or 256, facts.hidden_size, facts.intermediate_size, recipe.dtype)
+    median = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    print(
+        json.dumps(
+            {
+                "machine": this_machine().title,
+                "tokens_per_second": median,
+                "times_trl_defaults": round(median["fijn"] / median["trl_defaults"], 2),
+                "times_same_settings": round(median["fijn"] / median["same_settings_by_hand"], 2),
+                "share_of_product_limit": round(median["fijn"] * plan["flops_per_token"] / limit, 3),
+                "repeats": given.repeats,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

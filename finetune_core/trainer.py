@@ -1,0 +1,146 @@
+"""A resolved recipe and encoded rows as TRL's SFTTrainer. The only caller of TRL's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from .fast import fuse_adapters, score_trained_tokens_only
+from .machine import Machine
+from .model import load_base
+from .recipe import Recipe
+from .render import ChatTokenizer, render_many
+
+
+def build_trainer(
+    recipe: Recipe,
+    folder: Path,
+    output_dir: Path,
+    rows: tuple[Dataset, Dataset | None],
+    callbacks: Sequence[Any],
+    machine: Machine,
+) -> SFTTrainer:
+    """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows."""
+    set_seed(recipe.seed)
+    train_set, validation_set = rows
+    model = load_base(
+        folder,
+        dtype=recipe.dtype or "float32",
+        attn_implementation=recipe.attn_implementation or "sdpa",
+        quantization="4bit" if recipe.method == "qlora" else None,
+        for_training=True,
+    )
+    callbacks = list(callbacks)
+    if recipe.early_stopping and validation_set is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
+    score_trained_tokens_only()
+    trainer = SFTTrainer(
+        model=model,
+        args=sft_config(recipe, output_dir, machine.kind == "cpu", validation_set is not None),
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
+        peft_config=lora_config(recipe),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)  # the diary says it better
+    fuse_adapters(trainer.model)
+    return trainer
+
+
+def dry_run(trainer: SFTTrainer) -> None:
+    """One forward and backward pass on the longest batch, with room for the optimizer's moments.
+
+    What does not fit raises torch.OutOfMemoryError here, before the first step. Leaves weights, gradients, random
+    numbers and the trainer's metrics as they were.
+    """
+    rows = trainer.train_dataset
+    size = trainer.args.per_device_train_batch_size
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-size:]
+    batch = trainer._prepare_inputs(trainer.data_collator([rows[index] for index in longest]))
+    state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    was_training = trainer.model.training
+    trainer.model.train()
+    moved = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    moments = [torch.empty_like(weight) for weight in moved for _ in range(2)]
+    try:
+        trainer.compute_loss(trainer.model, batch).backward()
+    finally:
+        del moments
+        trainer.model.zero_grad(set_to_none=True)
+        trainer.model.train(was_training)
+        trainer._metrics["train"].clear()
+        trainer._total_train_tokens = 0
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state_all(state[1])
+
+
+def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Dataset:
+    """Rows as a data set of `input_ids` and `labels` (-100: not trained); rows that train no token are left out."""
+    rendered = [row for row in render_many(rows, tokenizer, max_length) if row.trained]
+    return Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rendered], "labels": [row.labels for row in rendered]}
+    )
+
+
+def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: bool) -> SFTConfig:
+    """TRL's SFTConfig for a resolved recipe. Names are the same, so most fields go over as they are."""
+    same = {
+        "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
+        "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm",
+        "seed", "logging_steps", "eval_steps", "save_steps",
+    }  # fmt: skip
+    values = recipe.model_dump(include=same)
+    return SFTConfig(
+        **values,
+        output_dir=str(output_dir),
+        packing=bool(recipe.packing),
+        max_length=recipe.packing_length if recipe.packing else None,  # rows come cut to max_length already
+        per_device_eval_batch_size=recipe.per_device_train_batch_size,
+        eval_strategy="steps" if has_validation else "no",
+        save_strategy="steps",
+        save_total_limit=3,
+        load_best_model_at_end=recipe.early_stopping and has_validation,
+        metric_for_best_model="eval_loss" if has_validation else None,
+        greater_is_better=False if has_validation else None,
+        bf16=recipe.method == "full" and recipe.dtype == "float32" and not use_cpu and _cuda_bf16(),
+        fp16=False,
+        use_cpu=use_cpu,
+        optim="adamw_torch_fused",
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not use_cpu,
+        push_to_hub=False,
+    )
+
+
+def lora_config(recipe: Recipe) -> Any:
+    """peft's LoraConfig, or None when all weights move."""
+    if recipe.method == "full":
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=recipe.lora_target_modules,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _cuda_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

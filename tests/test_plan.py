@@ -1,0 +1,151 @@
+"""The plan: what fits, what it costs, and the ladder when it does not fit."""
+
+import dataclasses
+
+import pytest
+
+from finetune_core import measured
+from finetune_core.elsewhere import best_offer, elsewhere
+from finetune_core.errors import FinetuneError
+from finetune_core.facts import ModelFacts, read_facts
+from finetune_core.ladder import gentle_rungs, step_down
+from finetune_core.machine import Gpu, Machine
+from finetune_core.memory import memory_parts
+from finetune_core.plan import filled_share, flops_per_token, make_plan, pack_lengths
+from finetune_core.recipe import Recipe
+from finetune_ui import words_plan
+
+LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
+T4 = Machine(cores=4, memory_gb=16, available_gb=12, gpus=(Gpu("Tesla T4", 15, 14.6, 7.5),), kind="cuda")
+SMALL = ModelFacts(134_515_008, 576, 30, 49152, 1536, 9, 3, 64, True, 8192, 269_060_552)
+LARGE = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, 16_060_522_496)
+
+
+def plan(facts=SMALL, machine=LAPTOP, lengths=(60,) * 240, **changes):
+    return make_plan(Recipe(**changes), facts, list(lengths), machine)
+
+
+def test_every_setting_is_filled_in():
+    assert [name for name, value in plan().settings.items() if value is None and name != "packing_length"] == []
+
+
+def test_a_small_model_fits_and_a_large_one_does_not():
+    assert plan().fits == "fits"
+    assert plan(LARGE, T4, method="full").fits == "no"
+
+
+def test_the_parts_add_up_to_the_total():
+    parts = plan().memory_gb
+    assert sum(value for name, value in parts.items() if name != "total") == pytest.approx(parts["total"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"per_device_train_batch_size": 32}, {"max_length": 4096}, {"method": "full"}, {"dtype": "float32"}],
+    ids=str,
+)
+def test_more_work_never_needs_less_memory(more):
+    lengths = [900] * 100
+    small = {"packing": False, "dtype": "bfloat16", "gradient_checkpointing": False, "max_length": 256}
+    assert plan(lengths=lengths, **small | more).memory_gb["total"] >= plan(lengths=lengths, **small).memory_gb["total"]
+
+
+def test_checkpointing_needs_less_memory_and_more_time():
+    lengths = [900] * 100
+    on, off = (plan(lengths=lengths, packing=False, gradient_checkpointing=value) for value in (True, False))
+    assert on.memory_gb["total"] < off.memory_gb["total"] and on.seconds > off.seconds
+
+
+def test_checkpointing_comes_only_when_it_is_needed():
+    assert plan().recipe.gradient_checkpointing is False
+    tight = Machine(cores=2, memory_gb=4, available_gb=2.0)
+    assert plan(machine=tight, lengths=[900] * 100, packing=False).recipe.gradient_checkpointing is True
+
+
+def test_tokens_that_are_not_trained_cost_no_head():
+    all_trained = flops_per_token(SMALL, "lora", False, 1.0)
+    assert flops_per_token(SMALL, "lora", False, 0.25) < 0.8 * all_trained
+
+
+def test_the_sample_of_many_rows_packs_like_all_of_them():
+    lengths = [17 + (index * 7919) % 400 for index in range(60_000)]
+    exact = sum(lengths) / (len(pack_lengths(lengths, 1024)) * 1024)
+    assert filled_share(lengths, 1024) == pytest.approx(exact, abs=0.01)
+
+
+def test_each_rung_keeps_the_rows_of_a_step():
+    recipe = plan(packing=False, per_device_train_batch_size=6, gradient_accumulation_steps=2).recipe
+    for rung in gentle_rungs(recipe, 60, has_4bit=True):
+        lower = recipe.replace(**rung.changes)
+        assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == 12
+
+
+def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
+    recipe = plan(lengths=[500] * 64, packing=False, per_device_train_batch_size=8, dtype="float32").recipe
+    totals, said = [], []
+    while True:
+        slots = 500 * recipe.per_device_train_batch_size
+        totals.append(memory_parts(recipe, recipe.model_dump(), SMALL, slots, T4)["total"])
+        lower = step_down(recipe, 500, has_4bit=True)
+        if lower is None:
+            break
+        recipe, rung = lower
+        said.append(rung.says)
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals)
+    assert recipe.method == "qlora" and recipe.gradient_checkpointing and recipe.per_device_train_batch_size == 1
+
+
+def test_a_pack_is_never_made_shorter_than_its_longest_row():
+    recipe = plan(packing=True, packing_length=512).recipe
+    assert all("packing_length" not in rung.changes for rung in gentle_rungs(recipe, 300, has_4bit=False))
+
+
+def test_what_does_not_fit_comes_with_suggestions_that_can_be_applied():
+    made = plan(LARGE, T4, lengths=[900] * 200)
+    assert made.fits == "no" and made.suggestions
+    for suggestion in made.suggestions:
+        assert made.recipe.replace(**suggestion.changes) != made.recipe
+
+
+def test_an_earlier_run_corrects_the_next_estimate(runs_dir, tiny_model_dir):
+    from finetune_core.run import Run
+
+    recipe = plan().recipe
+    first = make_plan(recipe, SMALL, [60] * 240, LAPTOP)
+    run = Run.create(runs_dir, first.recipe, first.as_dict())
+    measured.remember(run, first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, first.estimate_gb * 1.4)
+    parameters = read_facts(tiny_model_dir).parameters
+    rate = measured.rate_here(LAPTOP, "float32", parameters)
+    factor = measured.memory_here(LAPTOP, "float32", parameters, "lora")
+    again = make_plan(recipe, SMALL, [60] * 240, LAPTOP, rate, memory_factor=factor)
+    assert again.tokens_per_second == pytest.approx(500, rel=0.01)
+    assert again.memory_gb["total"] == pytest.approx(first.estimate_gb * 1.4, rel=0.01)
+    assert again.rate_is_measured and again.memory_is_measured
+
+
+def test_a_run_of_another_method_corrects_nothing(runs_dir, tiny_model_dir):
+    assert measured.memory_here(LAPTOP, "float32", 1000, "full") is None
+
+
+def test_the_usual_cards_differ_in_what_they_hold_and_cost():
+    offers = {offer.name: offer for offer in elsewhere(Recipe(), LARGE, [900] * 200)}
+    assert offers["T4"].fits == "no" and offers["A100"].fits == "fits"
+    assert offers["T4"].dollars is None and offers["A100"].dollars > 0
+    assert offers["L4"].seconds > offers["A100"].seconds
+
+
+def test_the_best_offer_is_the_cheapest_that_fits():
+    offers = elsewhere(Recipe(), SMALL, [60] * 240)
+    assert best_offer(offers).dollars == min(offer.dollars for offer in offers if offer.dollars is not None)
+
+
+def test_what_fits_nowhere_is_said_with_a_way_out():
+    huge = dataclasses.replace(LARGE, parameters=400_000_000_000)
+    with pytest.raises(FinetuneError, match="usual GPUs") as error:
+        best_offer(elsewhere(Recipe(), huge, [900] * 20))
+    assert error.value.fix
+
+
+def test_the_plan_card_says_what_a_gpu_would_cost():
+    shown = words_plan.plan(plan(), elsewhere(Recipe(), SMALL, [60] * 240))
+    assert "On a GPU:" in shown and "± 50 %" in shown and shown.count('<th scope="row">') == 8
