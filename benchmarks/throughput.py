@@ -42,7 +42,9 @@ class Clock(TrainerCallback):
         self.steps += 1
         if self.steps > 1: self.seconds += time.monotonic() - self.mark  # the first one warms up
     def on_log(self, args, state, control, logs=None, **_):
-        if "num_tokens" in logs: self.first = getattr(self, "first", logs["num_tokens"]); self.tokens = logs["num_tokens"]
+        if "num_tokens" in logs:
+            self.first = getattr(self, "first", logs["num_tokens"])
+            self.tokens = logs["num_tokens"]
 
 clock = Clock()
 SFTTrainer(

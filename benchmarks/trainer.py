@@ -75,6 +75,7 @@ def ours(folder: Path, steps: int) -> tuple[dict, Path]:
 def by_hand(folder: Path, run: Path) -> dict:
     """The same training, as an engineer would write it, with the settings that the run chose."""
     from finetune_core.hub import local_model
+    from finetune_core.machine import this_machine
     from finetune_core.run import Run
 
     recipe = Run(run).recipe
@@ -86,7 +87,7 @@ def by_hand(folder: Path, run: Path) -> dict:
         "model": str(local_model(recipe.model_name_or_path)),
         "dtype": recipe.dtype,
         "out": str(folder / "by-hand"),
-        "use_cpu": True,
+        "use_cpu": this_machine().kind == "cpu",
         "settings": recipe.model_dump(include=set(same)) | {"max_length": recipe.packing_length or recipe.max_length},
     }
     script = folder / "by_hand.py"

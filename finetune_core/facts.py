@@ -24,6 +24,7 @@ class ModelFacts:
     context: int  # longest sequence it was made for
     weight_bytes: int
     name: str = ""
+    model_type: str = ""  # the architecture, as config.json names it
 
     @property
     def block_parameters(self) -> int:
@@ -62,6 +63,7 @@ def read_facts(folder: Path) -> ModelFacts:
         context=int(text.get("max_position_embeddings") or 2048),
         weight_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         name=folder.name,
+        model_type=str(text.get("model_type") or config.get("model_type") or ""),
     )
 
 

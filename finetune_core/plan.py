@@ -11,6 +11,7 @@ from .facts import ModelFacts
 from .ladder import gentle_rungs, harder_rungs
 from .machine import Machine
 from .memory import corrected, memory_parts
+from .packing import filled_share, packs_exactly
 from .recipe import Recipe, Suggestion
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
@@ -18,7 +19,6 @@ from .recipe import Recipe, Suggestion
 CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
 GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 300e12, "H200": 300e12}
 UNKNOWN_GPU_RATE = 30e12
-PACKED_SAMPLE = 20_000  # rows whose packing is worked out; the rest is taken to pack alike
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def make_plan(
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    values |= _packing(recipe, kept, rows_per_step, machine, reasons)
+    values |= _packing(recipe, facts, kept, rows_per_step, machine, reasons)
     per_step = values["gradient_accumulation_steps"] * values["per_device_train_batch_size"]
     if values["packing"]:
         slots = values["packing_length"] * values["per_device_train_batch_size"]
@@ -201,30 +201,8 @@ def default_rate(machine: Machine, dtype: str) -> float:
     )
 
 
-def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:
-    """Filled slots of each bin when rows of these lengths are packed best-fit decreasing, as TRL's bfd does."""
-    room: dict[int, int] = {}  # free slots -> number of bins with that much room
-    full = 0
-    for length in sorted((min(n, capacity) for n in lengths), reverse=True):
-        free = min((r for r in room if r >= length), default=None)
-        if free is None:
-            free, full = capacity, full + 1
-        else:
-            room[free] -= 1
-            if not room[free]:
-                del room[free]
-        room[free - length] = room.get(free - length, 0) + 1
-    return [capacity - free for free, count in room.items() for _ in range(count)]
-
-
-def filled_share(lengths: Sequence[int], capacity: int) -> float:
-    """Share of the packed slots that hold real tokens; of a sample where there are many rows."""
-    sample = lengths[:: math.ceil(len(lengths) / PACKED_SAMPLE)]
-    return sum(min(n, capacity) for n in sample) / (len(pack_lengths(sample, capacity)) * capacity)
-
-
 def _packing(
-    recipe: Recipe, lengths: Sequence[int], rows_per_step: int, machine: Machine, reasons: list[str]
+    recipe: Recipe, facts: ModelFacts, lengths: Sequence[int], rows_per_step: int, machine: Machine, reasons: list[str]
 ) -> dict[str, Any]:
     """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing."""
     mean, longest = sum(lengths) / len(lengths), max(lengths)
@@ -235,6 +213,12 @@ def _packing(
         "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
     }
     if recipe.packing is False or (recipe.packing is None and (len(lengths) < 2 or rows_per_step == 1)):
+        return plain
+    if recipe.packing is None and not packs_exactly(facts.model_type):
+        reasons.append(
+            f"No packing: in the architecture {facts.model_type or 'of this model'} packed rows are not known to be "
+            "kept apart. Rows of like length share a batch instead."
+        )
         return plain
     cap = 8192 if machine.gpus else 1024
     wanted = rows_per_step * mean

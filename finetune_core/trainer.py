@@ -103,6 +103,7 @@ def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: 
         **values,
         output_dir=str(output_dir),
         packing=bool(recipe.packing),
+        train_sampling_strategy="random" if recipe.packing else "group_by_length",
         max_length=recipe.packing_length if recipe.packing else None,  # rows come cut to max_length already
         per_device_eval_batch_size=recipe.per_device_train_batch_size,
         eval_strategy="steps" if has_validation else "no",

@@ -11,14 +11,15 @@ from finetune_core.facts import ModelFacts, read_facts
 from finetune_core.ladder import gentle_rungs, step_down
 from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import memory_parts
-from finetune_core.plan import filled_share, flops_per_token, make_plan, pack_lengths
+from finetune_core.packing import filled_share, pack_lengths
+from finetune_core.plan import flops_per_token, make_plan
 from finetune_core.recipe import Recipe
 from finetune_ui import words_plan
 
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
 T4 = Machine(cores=4, memory_gb=16, available_gb=12, gpus=(Gpu("Tesla T4", 15, 14.6, 7.5),), kind="cuda")
-SMALL = ModelFacts(134_515_008, 576, 30, 49152, 1536, 9, 3, 64, True, 8192, 269_060_552)
-LARGE = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, 16_060_522_496)
+SMALL = ModelFacts(134_515_008, 576, 30, 49152, 1536, 9, 3, 64, True, 8192, 269_060_552, model_type="llama")
+LARGE = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, 16_060_522_496, model_type="llama")
 
 
 def plan(facts=SMALL, machine=LAPTOP, lengths=(60,) * 240, **changes):
@@ -149,3 +150,14 @@ def test_what_fits_nowhere_is_said_with_a_way_out():
 def test_the_plan_card_says_what_a_gpu_would_cost():
     shown = words_plan.plan(plan(), elsewhere(Recipe(), SMALL, [60] * 240))
     assert "On a GPU:" in shown and "± 50 %" in shown and shown.count('<th scope="row">') == 8
+
+
+@pytest.mark.parametrize(("model_type", "packs"), [("llama", True), ("qwen3_5_text", False), ("", False)])
+def test_rows_are_packed_only_where_that_is_known_to_be_exact(model_type, packs):
+    made = plan(dataclasses.replace(SMALL, model_type=model_type))
+    assert made.recipe.packing is packs
+    assert any("No packing" in reason for reason in made.reasons) is not packs
+
+
+def test_a_person_may_pack_all_the_same():
+    assert plan(dataclasses.replace(SMALL, model_type="qwen3_5_text"), packing=True).recipe.packing is True
