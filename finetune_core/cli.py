@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import verbs
+from . import verbs, verbs_plan
 from .errors import FinetuneError, explain, redact
 from .output import Output, own_stdout
 from .run import default_runs_dir
@@ -60,10 +60,11 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(do=do)
         return one
 
-    def recipe_verb(name: str, do: Callable[..., int], says: str, what: str = "RECIPE") -> None:
+    def recipe_verb(name: str, do: Callable[..., int], says: str, what: str = "RECIPE") -> argparse.ArgumentParser:
         one = verb(name, do, says)
         one.add_argument("recipe", metavar=what, help="a YAML file or a preset's name" + what[6:].lower())
         one.add_argument("overrides", nargs="*", metavar="field=value", help="values to replace")
+        return one
 
     def run_verb(name: str, do: Callable[..., int], says: str) -> argparse.ArgumentParser:
         one = verb(name, do, says)
@@ -72,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
 
     verb("presets", verbs.presets, "list the starting points")
     recipe_verb("check", verbs.check, "look at the rows before training")
-    recipe_verb("plan", verbs.plan, "memory, minutes and settings")
+    one = recipe_verb("plan", verbs_plan.plan, "memory, minutes and settings")
+    one.add_argument("--probe", action="store_true", help="train for ten seconds first, to measure instead of guess")
     recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
     verb("runs", verbs.runs, "list the runs")
     run_verb("stop", verbs.stop, "stop after this step and keep what was learned")

@@ -11,7 +11,6 @@ from typing import Any
 from .facts import read_facts
 from .machine import Machine
 from .recipe import Recipe
-from .run import Run
 
 
 def cache_dir() -> Path:
@@ -20,19 +19,25 @@ def cache_dir() -> Path:
 
 
 def remember(
-    run: Run, recipe: Recipe, folder: Path, machine: Machine, tokens: int, seconds: float, peak_gb: float
+    promised: dict[str, Any],
+    recipe: Recipe,
+    folder: Path,
+    machine: Machine,
+    tokens: int,
+    seconds: float,
+    peak_gb: float,
 ) -> None:
-    """Append one line: the rate in FLOP/s that this run reached, and its peak beside the promised one."""
-    if tokens < 2000 or seconds < 5:  # too short: mostly warm-up
-        return
-    facts, promised = read_facts(folder), run.plan() or {}
-    if not promised.get("flops_per_token"):  # planned elsewhere, or by an older version
+    """Append one line: the rate in FLOP/s that was reached, and the peak beside the estimate.
+
+    `promised`: the plan as a dict. `tokens` in `seconds` of training steps, warm-up left out.
+    """
+    if not promised.get("flops_per_token") or tokens < 1 or seconds <= 0:  # planned by an older version, or elsewhere
         return
     line = {
         "machine": _kind(machine),
         "dtype": recipe.dtype,
         "method": recipe.method,
-        "parameters": facts.parameters,
+        "parameters": read_facts(folder).parameters,
         "rate": round(tokens / seconds * promised["flops_per_token"]),
         "peak_gb": round(peak_gb, 3),
         "estimate_gb": promised.get("estimate_gb"),

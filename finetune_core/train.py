@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[..., Event]
 SAMPLE_TOKENS = 32
+MEASURED_TOKENS, MEASURED_SECONDS = 2000, 5.0  # a shorter training is mostly warm-up and measures nothing
 
 
 def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None) -> str:
@@ -246,7 +247,9 @@ def _learn(
     save_tokenizer(tokenizer, folder, beside)
     _name_base(beside, recipe)
     _swap(beside, result)
-    measured.remember(run, recipe, folder, machine, diary.real_tokens, diary.busy_seconds, diary.peak_gb)
+    if diary.real_tokens >= MEASURED_TOKENS and diary.busy_seconds >= MEASURED_SECONDS:
+        spent = diary.real_tokens, diary.busy_seconds, diary.peak_gb
+        measured.remember(run.plan() or {}, recipe, folder, machine, *spent)
     facts = {
         "steps": trainer.state.global_step,
         "best_step": best_step(trainer.state.best_model_checkpoint),

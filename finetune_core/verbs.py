@@ -37,28 +37,12 @@ def presets(options: argparse.Namespace, out: Output) -> int:
 
 
 def check(options: argparse.Namespace, out: Output) -> int:
-    seen = _look(options, out)
+    seen = look_at(options, out)
     answer = seen.diagnosis.as_dict()
     lines = [f"{answer['verdict']}: {answer['rows']} rows, {answer['train_rows']} to learn from"]
     lines += [f"  {f['level']:8}{f['says']} {f['fix']}" for f in answer["findings"]]
     out.give(answer, "\n".join(lines))
     return REFUSED if answer["verdict"] == "blocked" else GOOD
-
-
-def plan(options: argparse.Namespace, out: Output) -> int:
-    from .preflight import offers as offers_for
-
-    seen = _look(options, out)
-    made, offers = seen.plan, offers_for(seen)
-    total = made.memory_gb["total"]
-    words = f"{made.fits}: {total:.1f} of {made.available_gb:.1f} GB, {made.steps} steps, about {made.seconds:.0f} s\n"
-    lines = [f"  {reason}" for reason in made.reasons] + ["On the usual GPUs (estimated):"]
-    for offer in offers:
-        price = "" if offer.dollars is None else f", ${offer.dollars:.2f}"
-        says = "does not fit" if offer.fits == "no" else f"{offer.fits}, about {offer.seconds / 60:.0f} min{price}"
-        lines.append(f"  {offer.name:12}{offer.needs_gb:6.1f} of {offer.usable_gb:.0f} GB  {says}")
-    out.give(made.as_dict() | {"elsewhere": [offer.as_dict() for offer in offers]}, words + "\n".join(lines))
-    return GOOD
 
 
 def train(options: argparse.Namespace, out: Output) -> int:
@@ -245,7 +229,7 @@ def env(options: argparse.Namespace, out: Output) -> int:
 # --- parts of verbs ---
 
 
-def _look(options: argparse.Namespace, out: Output) -> Any:
+def look_at(options: argparse.Namespace, out: Output) -> Any:
     from .preflight import look
 
     recipe = resolve_recipe(options.recipe, options.overrides)

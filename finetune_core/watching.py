@@ -70,7 +70,7 @@ class Diary(TrainerCallback):
         before_tokens, before_seconds = self._logged
         spent = self.busy_seconds - before_seconds
         self._logged = (tokens, self.busy_seconds)
-        self.peak_gb = max(self.peak_gb, _memory_gb())
+        self.peak_gb = max(self.peak_gb, peak_memory_gb())
         self.tell(
             "step",
             step=step,
@@ -130,7 +130,7 @@ class Diary(TrainerCallback):
         self.tell("sample", step=step, prompt=self.sample_prompt, answer=self.tokenizer.backend.decode(new))
 
 
-def _memory_gb() -> float:
+def peak_memory_gb() -> float:
     """Peak so far in GiB: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / 1024**3

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from conftest import chat_rows, write_jsonl
 
 from finetune_core import measured
 from finetune_core.elsewhere import best_offer, elsewhere
@@ -108,24 +109,22 @@ def test_what_does_not_fit_comes_with_suggestions_that_can_be_applied():
         assert made.recipe.replace(**suggestion.changes) != made.recipe
 
 
-def test_an_earlier_run_corrects_the_next_estimate(runs_dir, tiny_model_dir):
-    from finetune_core.run import Run
-
-    recipe = plan().recipe
-    first = make_plan(recipe, SMALL, [60] * 240, LAPTOP)
-    run = Run.create(runs_dir, first.recipe, first.as_dict())
-    measured.remember(run, first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, first.estimate_gb * 1.4)
+def test_an_earlier_run_corrects_the_next_estimate(tiny_model_dir):
+    first = plan()
+    measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, first.estimate_gb * 1.4)
     parameters = read_facts(tiny_model_dir).parameters
     rate = measured.rate_here(LAPTOP, "float32", parameters)
     factor = measured.memory_here(LAPTOP, "float32", parameters, "lora")
-    again = make_plan(recipe, SMALL, [60] * 240, LAPTOP, rate, memory_factor=factor)
+    again = make_plan(first.recipe, SMALL, [60] * 240, LAPTOP, rate, memory_factor=factor)
     assert again.tokens_per_second == pytest.approx(500, rel=0.01)
     assert again.memory_gb["total"] == pytest.approx(first.estimate_gb * 1.4, rel=0.01)
     assert again.rate_is_measured and again.memory_is_measured
 
 
-def test_a_run_of_another_method_corrects_nothing(runs_dir, tiny_model_dir):
-    assert measured.memory_here(LAPTOP, "float32", 1000, "full") is None
+def test_a_run_of_another_method_corrects_nothing(tiny_model_dir):
+    first = plan()
+    measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, 2.0)
+    assert measured.memory_here(LAPTOP, "float32", read_facts(tiny_model_dir).parameters, "full") is None
 
 
 def test_the_usual_cards_differ_in_what_they_hold_and_cost():
@@ -161,3 +160,18 @@ def test_rows_are_packed_only_where_that_is_known_to_be_exact(model_type, packs)
 
 def test_a_person_may_pack_all_the_same():
     assert plan(dataclasses.replace(SMALL, model_type="qwen3_5_text"), packing=True).recipe.packing is True
+
+
+def test_a_probe_measures_what_the_next_plan_uses(tiny_model_dir, tmp_path):
+    from finetune_core.preflight import look
+    from finetune_core.speed import probe
+
+    rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
+    recipe = Recipe(model_name_or_path=str(tiny_model_dir), dataset_name=str(rows))
+    before = look(recipe)
+    assert not before.plan.rate_is_measured
+    tokens, seconds, peak = probe(before, 1.0)
+    after = look(recipe).plan
+    assert tokens > 0 and seconds < 30 and peak > 0
+    assert after.rate_is_measured and after.memory_is_measured
+    assert after.tokens_per_second == pytest.approx(tokens / seconds, rel=0.05)

@@ -1,0 +1,64 @@
+"""A short training that measures speed and memory instead of guessing them."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from . import measured
+from .machine import this_machine
+from .model import fetch_model
+from .preflight import Preflight
+from .trainer import build_trainer, encode
+from .watching import peak_memory_gb
+
+LEAST_STEPS = 3  # the first one warms up and is not counted
+MOST_ROWS = 2000
+
+
+def probe(seen: Preflight, seconds: float) -> tuple[int, float, float]:
+    """Train for about `seconds` on the real model and rows, keep nothing but the measurement.
+
+    Returns (tokens, seconds of the steps that were counted, peak GiB), and remembers them for the next plan.
+    Raises FinetuneError when the model is not here and cannot be fetched; memory that runs out is raised as it is.
+    """
+    asked = seen.plan.recipe
+    folder = fetch_model(asked.model_name_or_path, asked.model_revision)
+    recipe = asked.replace(max_steps=10_000, early_stopping=False, eval_steps=20_000, save_steps=20_000)
+    rows = [row for row, _ in zip(seen.prepared.train, range(MOST_ROWS), strict=False)]
+    clock, machine = _Clock(seconds), this_machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        encoded = encode(rows, seen.tokenizer, asked.max_length)
+        build_trainer(recipe, folder, Path(scratch), (encoded, None), [clock], machine).train()
+    spent = clock.tokens, clock.seconds, peak_memory_gb()
+    measured.remember(seen.plan.as_dict(), asked, folder, machine, *spent)
+    return spent
+
+
+class _Clock(TrainerCallback):
+    """Counts the tokens and seconds of the steps after the first, and ends the training when there is enough."""
+
+    def __init__(self, seconds: float):
+        self.wanted, self.tokens, self.seconds = seconds, 0, 0.0
+        self._mark, self._warm = 0.0, math.inf
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._mark = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step > 1:
+            self.seconds += time.monotonic() - self._mark
+        control.should_log = True
+        control.should_training_stop = self.seconds >= self.wanted and state.global_step >= LEAST_STEPS
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        counted = int((logs or {}).get("num_tokens", 0))
+        if counted and math.isinf(self._warm):
+            self._warm = counted
+        if counted:
+            self.tokens = counted - int(self._warm)
