@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from .errors import FinetuneError, redact
 from .run import Run
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 
 
 def command(run: Run, verb: str, *options: str) -> list[str]:
@@ -180,6 +182,22 @@ def child_environment(token: str | None = None) -> dict[str, str]:
     if not hub.reachable():
         env["HF_HUB_OFFLINE"] = "1"
     return env
+
+
+def run_tool(line: list[str], environment: dict[str, str], seconds: float | None = None) -> tuple[int, str]:
+    """Run a helper program to its end, without any token: (exit code, the end of what it said). It dies with us."""
+    env = {name: value for name, value in {**child_environment(), **environment}.items() if name not in TOKENS}
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
+        try:
+            code = child.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            code = 124
+        finally:
+            if child.poll() is None:
+                _end(child.pid, 3)
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 64_000))
+        return code, redact(log.read().decode("utf-8", "replace"))
 
 
 def _spawn(line: list[str], log_path: Path, token: str | None) -> subprocess.Popen[bytes]:
