@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from . import hub
 from .errors import FinetuneError, redact
 from .run import Run
+from .takeaway import diary
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
@@ -154,6 +155,29 @@ def stop_serving(runs_dir: Path, wait_seconds: float = 10.0) -> None:
     if server := serving(runs_dir):
         _end(server.pid, wait_seconds)
     (runs_dir / ".serve.json").unlink(missing_ok=True)
+
+
+# --- taking it away ---
+
+
+def take_away(run: Run, verb: str, *options: str, token: str | None = None, wait_seconds: float = 20.0) -> None:
+    """`export` or `push` in a process of its own; takeaway/diary.py says how far it is. The token travels in the
+    child's environment only. Returns when it has begun. Raises FinetuneError (busy), or if it ends at once."""
+    with FileLock(run.path / ".takeaway-start.lock", timeout=wait_seconds):
+        before, busy = diary.version(run)
+        if busy:
+            raise FinetuneError(
+                "This run is being exported already.", "Wait until that is done, then try again.", code="busy"
+            )
+        log = run.path / "takeaway.log"
+        process = _spawn(command(run, verb, *options), log, token)
+        deadline = time.monotonic() + wait_seconds
+        while diary.version(run)[0] == before and time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise FinetuneError(
+                    "The export could not be started.", _last_error(log) or "Its log is takeaway.log.", "worker-died"
+                )
+            time.sleep(0.05)
 
 
 # --- processes ---

@@ -233,6 +233,8 @@ def _curve(loss: Sequence[tuple[int, float]], held: Sequence[tuple[int, float]],
 
 
 def _template(facts: Facts) -> str:
+    if not facts.template:
+        return "With the base model's own chat template."
     stops = ", ".join(_code(token) for token in facts.stop_tokens)
     system = facts.recipe.system_prompt
     said = f"Rows without a system prompt were given this one:\n\n{_fenced(system)}\n\n" if system else ""

@@ -17,6 +17,7 @@ from ..run import Run
 from . import KINDS, TARGETS, gguf
 from .card import write_card
 from .facts import gather
+from .kept import short_name
 from .merge import BYTES, copy_licence, count_weights, merge, merged_dtype
 from .modelfile import modelfile, probe_conversations, translate
 from .parity import MOST_TOKENS, Parity, Trace, judge, require
@@ -123,7 +124,7 @@ def _make_gguf(
     from ..render import load_tokenizer
 
     tokenizer = load_tokenizer(merged)
-    name = _file_name(run)
+    name = short_name(run)
     files = gguf.write_gguf(
         merged, making, name, kinds, lambda kind: say("stage", name="converting", says=f"writing {kind}")
     )
@@ -248,12 +249,6 @@ def _require_disk(output: Path, needed: int) -> None:
             "Free some space, or choose an --output on another disk.",
             code="disk-full",
         )
-
-
-def _file_name(run: Run) -> str:
-    """What the GGUF files and the Ollama model are called: from model and data, as the run is."""
-    words = run.id.rsplit("-", 1)[0].split("-", 4)
-    return words[-1][:60] or "tuned"
 
 
 def _telling(say: Tell, start: float) -> Callable[[float], None]:

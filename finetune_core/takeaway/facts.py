@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from ..errors import FinetuneError
 from ..progress import Progress, summarize
 from ..recipe import STARTER_MODEL, Recipe
 from ..run import Run
@@ -74,7 +75,11 @@ def gather(run: Run, base: Path | None, parity: dict[str, Any] | None) -> Facts:
     events = run.events()
     started = [event.data for event in events if event.kind == "start"]
     done = [event.data for event in events if event.kind == "done"]
-    tokenizer = load_tokenizer(run.result_dir)
+    try:
+        tokenizer = load_tokenizer(run.result_dir)
+        template, stops = tokenizer.chat_template, {tokenizer.backend.id_to_token(id) for id in tokenizer.stop_ids}
+    except FinetuneError:  # an older result, without its tokenizer
+        template, stops = "", set()
     recipe = run.recipe
     return Facts(
         run_id=run.id,
@@ -82,8 +87,8 @@ def gather(run: Run, base: Path | None, parity: dict[str, Any] | None) -> Facts:
         base_is_local=hub.looks_local(recipe.model_name_or_path),
         base_revision=recipe.model_revision or _commit(base),
         licence=base_licence(recipe.model_name_or_path, base),
-        template=tokenizer.chat_template,
-        stop_tokens=tuple(sorted(t for id in tokenizer.stop_ids if (t := tokenizer.backend.id_to_token(id)))),
+        template=template,
+        stop_tokens=tuple(sorted(token for token in stops if token)),
         data=_json(run.path / "data" / "card.json"),
         report=run.report(),
         parity=parity,

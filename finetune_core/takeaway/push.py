@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from . import account
 from .card import write_card
 from .export import export
 from .facts import gather
+from .kept import exports_dir, kept
 
 Tell = Callable[..., Any]
 # the only files that are ever sent: no training_args.bin, optimizer, log or row
@@ -73,26 +73,12 @@ def push(
     }
 
 
-def exports_dir(run: Run, to: str) -> Path:
-    """Where the page and `push` keep an export: in the run's own folder, so that it goes when the run goes."""
-    return run.path / "exports" / to
-
-
 def kept_export(run: Run, to: str, tell: Tell) -> dict[str, Any]:
-    """The run's own export, made now unless it is there and newer than the weights."""
-    folder = exports_dir(run, to)
-    said = folder / "parity.json"
-    newest = max(file.stat().st_mtime for file in run.result_dir.glob("*.safetensors"))
-    if said.is_file() and said.stat().st_mtime >= newest:
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-        return {
-            "path": str(folder),
-            "files": [str(file.relative_to(folder)) for file in files],
-            "bytes": sum(file.stat().st_size for file in files),
-            "parity": json.loads(said.read_text(encoding="utf-8")),
-        }
-    shutil.rmtree(folder, ignore_errors=True)
-    return export(run, to, folder, tell=tell)
+    """The run's own export, made now unless it is there already."""
+    if there := kept(run, to):
+        return there
+    shutil.rmtree(exports_dir(run, to), ignore_errors=True)
+    return export(run, to, exports_dir(run, to), tell=tell)
 
 
 def _require_ours(run: Run, repo_id: str, private: bool, token: str) -> None:

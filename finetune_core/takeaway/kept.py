@@ -1,0 +1,51 @@
+"""Exports that lie in a run's own folder (exports/adapter, merged, gguf), and how large each kind is. Without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .. import hub
+from ..run import Run
+from .gguf import BYTES as GGUF_BYTES
+from .merge import BYTES, count_weights, merged_dtype
+
+
+def exports_dir(run: Run, to: str) -> Path:
+    """Where the page and `push` keep an export: with its run, so that it goes when the run goes."""
+    return run.path / "exports" / to
+
+
+def short_name(run: Run) -> str:
+    """What files, repositories and Ollama models are called: by model and data, as the run's id is."""
+    return run.id.rsplit("-", 1)[0].split("-", 4)[-1][:60].strip("-") or "tuned"
+
+
+def kept(run: Run, to: str) -> dict[str, Any] | None:
+    """{path, files, bytes, parity} of an export in the run's folder; None if there is none, or newer weights."""
+    folder = exports_dir(run, to)
+    said = folder / "parity.json"
+    weights = [file.stat().st_mtime for file in run.result_dir.glob("*.safetensors")]
+    if not said.is_file() or not weights or said.stat().st_mtime < max(weights):
+        return None
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {
+        "path": str(folder),
+        "files": [str(file.relative_to(folder)) for file in files],
+        "bytes": sum(file.stat().st_size for file in files),
+        "parity": json.loads(said.read_text(encoding="utf-8")),
+    }
+
+
+def sizes(run: Run) -> dict[str, int]:
+    """Bytes of each kind: adapter (or the fully tuned model), merged, f16, q8_0, q4_0; without those not known yet."""
+    found = {"adapter": sum(file.stat().st_size for file in run.result_dir.rglob("*") if file.is_file())}
+    recipe = run.recipe
+    full = recipe.method == "full"
+    base = run.result_dir if full else hub.local_model(recipe.model_name_or_path, recipe.model_revision)
+    if base is None:
+        return found
+    weights = count_weights(base)
+    found["merged"] = weights * BYTES[merged_dtype(run)]
+    return found | {kind: round(weights * size) for kind, size in GGUF_BYTES.items()}
