@@ -15,15 +15,13 @@ from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 from finetune_core.takeaway.card import card
 from finetune_core.takeaway.facts import gather
-from finetune_core.takeaway.kept import kept
+from finetune_core.takeaway.kept import kept, result_files
 
 from . import look, serving, taking, words, words_share, words_take
 from .held import held_run, told
 
 if TYPE_CHECKING:
     from .frame import Page
-
-LEFT_OUT = ("README.md", "recipe.yaml", "training_args.bin")  # written anew, or nobody else's business
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def write_zip(runs_dir: Path, run_id: str, folder: Path) -> Path:
     run = held_run(runs_dir, run_id)
     if not run.has_result():
         raise FinetuneError("This run has saved nothing yet.", "Train it first, or resume it.", code="no-result")
-    files = [file for file in sorted(run.result_dir.rglob("*")) if file.is_file() and file.name not in LEFT_OUT]
+    files = result_files(run)
     taking.require_room(folder, sum(file.stat().st_size for file in files), str(run.result_dir))
     recipe = run.recipe
     base = hub.local_model(recipe.model_name_or_path, recipe.model_revision)
@@ -154,5 +152,5 @@ def write_zip(runs_dir: Path, run_id: str, folder: Path) -> Path:
         target.writestr(f"{run.id}/README.md", card(gather(run, base, None), "adapter"))
         target.write(run.path / "recipe.yaml", f"{run.id}/recipe.yaml")
         for file in files:
-            target.write(file, f"{run.id}/{file.relative_to(run.result_dir)}")
+            target.write(file, f"{run.id}/{file.name}")
     return path

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import chat_rows, save_tiny_model, write_jsonl
+from conftest import chat_rows, write_jsonl
 from hub_double import ALICE, ALICE_READS, BOB, CAROL, HubDouble
 from tuned import make_tuned_run
 
@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
+def hub(tmp_path_factory, tiny_model_dir):
     with HubDouble(tmp_path_factory.mktemp("hub")) as double:
-        double.add("alice/tiny", save_tiny_model(tmp_path_factory.mktemp("tiny") / "model"))
+        double.add("alice/tiny", tiny_model_dir)
         yield double
 
 

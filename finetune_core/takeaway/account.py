@@ -105,10 +105,8 @@ def ask_hub(path: str, token: str | None) -> dict[str, Any]:
     """One question, one try. Raises FinetuneError within five seconds."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    if hub.is_offline() and not hub.reachable():
-        raise away("The Hub is switched off (HF_HUB_OFFLINE).", "Unset HF_HUB_OFFLINE and try again.")
     if not hub.reachable():
-        raise away()
+        raise away("The Hub cannot be reached" + (" (HF_HUB_OFFLINE is set)." if hub.is_offline() else "."))
     try:
         answer = get_session().get(
             hub.endpoint() + path, headers=build_hf_headers(token=token or False), timeout=SECONDS
@@ -120,25 +118,27 @@ def ask_hub(path: str, token: str | None) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def told(error: Exception) -> FinetuneError:
+def told(error: BaseException) -> FinetuneError:
     """An exception of the Hub's client in words, by the status that the Hub answered with."""
     if isinstance(error, FinetuneError):
         return error
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in STATUSES:
-        code, problem, fix = STATUSES[status]
-        return FinetuneError(problem, fix, code=code)
-    if isinstance(status, int) and status >= 500:
-        return FinetuneError(
-            f"The Hub has trouble of its own (error {status}).", "Try again in a few minutes.", code="hub-trouble"
-        )
-    names = {cls.__name__ for cls in type(error).__mro__}
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for each in chain:
+        status = getattr(getattr(each, "response", None), "status_code", None)
+        if status in STATUSES:
+            code, problem, fix = STATUSES[status]
+            return FinetuneError(problem, fix, code=code)
+        if isinstance(status, int) and status >= 500:
+            return FinetuneError(
+                f"The Hub has trouble of its own (error {status}).", "Try again in a few minutes.", code="hub-trouble"
+            )
+    names = {cls.__name__ for each in chain for cls in type(each).__mro__}
     if names & {"ReadTimeout", "TimeoutException", "TimeoutError"}:
         return FinetuneError("The Hub took the question and did not answer.", "Try again in a minute.", "hub-slow")
     if names & {"TransportError", "ConnectionError", "RequestError", "NetworkError"}:
-        return away(
-            "The connection to the Hub was lost.", "Try again; what has arrived there is kept and not sent twice."
-        )
+        return away("The connection to the Hub was lost.", AGAIN)
     return explain(error)
 
 

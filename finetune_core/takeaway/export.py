@@ -17,7 +17,7 @@ from ..run import Run
 from . import KINDS, TARGETS, gguf
 from .card import write_card
 from .facts import gather
-from .kept import short_name
+from .kept import result_files, short_name
 from .merge import BYTES, copy_licence, count_weights, merge, merged_dtype
 from .modelfile import modelfile, probe_conversations, translate
 from .parity import MOST_TOKENS, Parity, Trace, judge, require
@@ -29,7 +29,6 @@ Tell = Callable[..., Any]
 DEFAULT_KINDS = ("f16", "q8_0")
 SPARE_DISK = 200 * 2**20  # bytes that stay free
 OLLAMA_CONTEXT = 4096  # tokens; what Ollama itself takes where nothing is said
-LEFT_OUT = ("README.md", "training_args.bin")  # what training libraries leave beside an adapter
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def export(
 def bytes_needed(run: Run, base: Path, to: str, kinds: Sequence[str] = DEFAULT_KINDS) -> int:
     """Disk that an export takes while it is made, from the weights' own headers."""
     if to == "adapter":
-        return sum(file.stat().st_size for file in run.result_dir.rglob("*") if file.is_file())
+        return sum(file.stat().st_size for file in result_files(run))
     weights = count_weights(run.result_dir if run.recipe.method == "full" else base)
     merged = weights * BYTES[merged_dtype(run)]
     if to == "merged":
@@ -104,9 +103,8 @@ def _make(
         merge(run, base, merged)
     else:
         making.mkdir()
-        for file in run.result_dir.iterdir():
-            if file.is_file() and file.name not in LEFT_OUT:
-                shutil.copyfile(file, making / file.name)
+        for file in result_files(run):
+            shutil.copyfile(file, making / file.name)
         copy_licence(base, making)
     reference = _ask_tuned(run, base, say)
     if to == "gguf":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,22 @@ from .. import hub
 from ..run import Run
 from .gguf import BYTES as GGUF_BYTES
 from .merge import BYTES, count_weights, merged_dtype
+
+# the only files that ever leave: no training_args.bin, optimizer, log or row
+RESULT_FILES = (
+    "*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*", "LICENCE*", "NOTICE*",
+    "USE_POLICY*", "recipe.yaml",
+)  # fmt: skip
+
+
+def result_files(run: Run) -> list[Path]:
+    """What of the run's result leaves; its card and recipe are written anew."""
+    found = (file for file in sorted(run.result_dir.iterdir()) if file.is_file())
+    return [
+        file
+        for file in found
+        if file.name not in ("README.md", "recipe.yaml") and any(fnmatch(file.name, each) for each in RESULT_FILES)
+    ]
 
 
 def exports_dir(run: Run, to: str) -> Path:
@@ -40,7 +57,7 @@ def kept(run: Run, to: str) -> dict[str, Any] | None:
 
 def sizes(run: Run) -> dict[str, int]:
     """Bytes of each kind: adapter (or the fully tuned model), merged, f16, q8_0, q4_0; without those not known yet."""
-    found = {"adapter": sum(file.stat().st_size for file in run.result_dir.rglob("*") if file.is_file())}
+    found = {"adapter": sum(file.stat().st_size for file in result_files(run))}
     recipe = run.recipe
     full = recipe.method == "full"
     base = run.result_dir if full else hub.local_model(recipe.model_name_or_path, recipe.model_revision)

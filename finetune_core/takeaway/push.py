@@ -14,12 +14,9 @@ from . import account
 from .card import write_card
 from .export import export
 from .facts import gather
-from .kept import exports_dir, kept
+from .kept import RESULT_FILES, exports_dir, kept
 
 Tell = Callable[..., Any]
-# the only files that are ever sent: no training_args.bin, optimizer, log or row
-SENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*", "LICENCE*", "NOTICE*")
-SENT += ("USE_POLICY*", "recipe.yaml")
 FRESH = {".gitattributes"}  # what a new repository holds
 
 
@@ -87,8 +84,8 @@ def _require_ours(run: Run, repo_id: str, private: bool, token: str) -> None:
     if there is None:
         return
     names = {str(file.get("rfilename")) for file in there.get("siblings") or ()}
-    card = there.get("cardData") or {}
-    if names - FRESH and card.get("fijn_run") != run.id:
+    ours = (there.get("cardData") or {}).get("fijn_run") == run.id
+    if names - FRESH and not ours:
         raise FinetuneError(
             f"{repo_id} is there already and holds something else.", "Choose another name.", code="repo-taken"
         )
@@ -108,9 +105,10 @@ def _upload(folder: Path, repo_id: str, private: bool, token: str, run_id: str) 
     api = HfApi(token=token, library_name="fijn")
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=list(SENT), commit_message=f"Fijn run {run_id}"
-        )
+        for patterns in (["README.md"], list(RESULT_FILES)):  # the card first: it says whose a half-sent one is
+            api.upload_folder(
+                repo_id=repo_id, folder_path=folder, allow_patterns=patterns, commit_message=f"Fijn run {run_id}"
+            )
     except Exception as error:
         raise account.told(error) from error
     return f"{hub.endpoint()}/{repo_id}"
