@@ -1,4 +1,4 @@
-"""The verbs that take a run's result away: export, push. Heavy imports wait inside."""
+"""The verbs that take a run's result away and bring it back: export, push, pull. Heavy imports wait inside."""
 
 from __future__ import annotations
 
@@ -38,8 +38,16 @@ def push(options: argparse.Namespace, out: Output) -> int:
     return GOOD
 
 
-def register(run_verb: Any) -> None:
-    """Add these verbs to the command line. `run_verb(name, function, what it does)` makes one."""
+def pull(options: argparse.Namespace, out: Output) -> int:
+    from .takeaway.pull import pull as work
+
+    run = work(options.repo_id, options.runs_dir, revision=options.revision, tell=_progress_line(out))
+    out.give({"id": run.id, "path": str(run.path)}, f"Run {run.id}")
+    return GOOD
+
+
+def register(verb: Any, run_verb: Any) -> None:
+    """Add these verbs to the command line: `verb(name, function, what it does)`, and the same with a RUN to name."""
     from .takeaway import KINDS, TARGETS
 
     one = run_verb("export", export, "write the result as files that other programs load, and compare them")
@@ -52,6 +60,9 @@ def register(run_verb: Any) -> None:
     one.add_argument("repo_id", metavar="REPO_ID", help="owner/name, or a name for your own account")
     one.add_argument("--merged", action="store_true", help="whole weights instead of the adapter")
     one.add_argument("--public", action="store_true", help="everyone may see it")
+    one = verb("pull", pull, "open a run that was pushed to the Hub on this machine")
+    one.add_argument("repo_id", metavar="REPO_ID", help="owner/name")
+    one.add_argument("--revision", help="branch, tag or commit")
 
 
 def _parity_words(parity: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 from finetune_core.takeaway.card import card
 from finetune_core.takeaway.facts import gather
-from finetune_core.takeaway.kept import kept, result_files
+from finetune_core.takeaway.kept import kept, result_files, shareable_recipe
 
 from . import look, serving, taking, words, words_share, words_take
 from .held import held_run, told
@@ -150,7 +150,7 @@ def write_zip(runs_dir: Path, run_id: str, folder: Path) -> Path:
     path = folder / f"{run.id}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
         target.writestr(f"{run.id}/README.md", card(gather(run, base, None), "adapter"))
-        target.write(run.path / "recipe.yaml", f"{run.id}/recipe.yaml")
+        target.writestr(f"{run.id}/recipe.yaml", shareable_recipe(recipe).as_yaml())
         for file in files:
             target.write(file, f"{run.id}/{file.name}")
     return path

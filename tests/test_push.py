@@ -2,6 +2,7 @@
 anywhere."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -243,3 +244,35 @@ def test_an_adapter_on_a_local_base_is_not_pushed(hub, home, tiny_model_dir, run
         env=hub.environment(home, ALICE) | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert json.loads(done.stdout)["error"]["code"] == "base-not-on-hub"
+
+
+PULL = """
+import json, sys
+from pathlib import Path
+from finetune_core.errors import FinetuneError
+from finetune_core.takeaway.pull import pull
+try:
+    run = pull(sys.argv[1], Path(sys.argv[2]))
+    print(json.dumps({"path": str(run.path), "status": run.status(), "has": run.has_result()}))
+except FinetuneError as error:
+    print(json.dumps(error.as_dict()))
+"""
+
+
+def test_a_pushed_run_is_opened_on_another_machine(hub, push, tmp_path, run):
+    run.write_report({"n": 6, "rivals": [], "rows": [{"prompt": "private words"}]})
+    shutil.rmtree(run.path / "exports", ignore_errors=True)
+    push("alice/opened")
+    said = from_root(hub, tmp_path / "home", PULL, "alice/opened", str(tmp_path / "runs"))
+    assert (said["status"], said["has"]) == ("finished", True)
+    opened = Path(said["path"])
+    report = (opened / "report.json").read_text()
+    assert '"n": 6' in report and "private words" not in report
+    weights = "adapter/adapter_model.safetensors"
+    assert (opened / weights).read_bytes() == (run.path / weights).read_bytes()
+    assert not list(opened.glob("data/*.jsonl"))
+
+
+def test_a_repository_without_a_run_is_not_opened(hub, tmp_path):
+    said = from_root(hub, tmp_path / "home", PULL, "alice/tiny", str(tmp_path / "runs"))
+    assert said["code"] == "not-a-run" and not list((tmp_path / "runs").glob("*/recipe.yaml"))

@@ -17,7 +17,7 @@ from ..run import Run
 from . import KINDS, TARGETS, gguf
 from .card import write_card
 from .facts import gather
-from .kept import result_files, short_name
+from .kept import ABOUT, about, result_files, shareable_recipe, short_name
 from .merge import BYTES, copy_licence, count_weights, merge, merged_dtype
 from .modelfile import modelfile, probe_conversations, translate
 from .parity import MOST_TOKENS, Parity, Trace, judge, require
@@ -63,7 +63,8 @@ def export(
         making.parent.mkdir(parents=True, exist_ok=True)
         made, parity = _make(run, base, to, making, kinds, say)
         say("stage", name="saving")
-        shutil.copyfile(run.path / "recipe.yaml", making / "recipe.yaml")
+        shareable_recipe(run.recipe).save(making / "recipe.yaml")
+        (making / ABOUT).write_text(json.dumps(about(run), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         (making / "parity.json").write_text(json.dumps(parity, indent=1) + "\n", encoding="utf-8")
         facts = gather(run, base, parity)
         write_card(making, facts, to)

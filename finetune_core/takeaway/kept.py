@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from ..recipe import Recipe
 from ..run import Run
 from .gguf import BYTES as GGUF_BYTES
 from .merge import BYTES, count_weights, merged_dtype
@@ -17,6 +18,36 @@ RESULT_FILES = (
     "*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICENSE*", "LICENCE*", "NOTICE*",
     "USE_POLICY*", "recipe.yaml",
 )  # fmt: skip
+
+
+ABOUT = "fijn.json"  # what a card is written from, so that a run can be opened elsewhere (pull.py)
+
+
+def shareable_recipe(recipe: Recipe) -> Recipe:
+    """The recipe without folders of this machine, which may say whose data it was."""
+    named = {"model_name_or_path": recipe.model_name_or_path, "dataset_name": recipe.dataset_name}
+    return recipe.model_copy(update={field: Path(name).name for field, name in named.items() if _is_here(name)})
+
+
+def about(run: Run) -> dict[str, Any]:
+    """The report without its rows, the data card, when and where: numbers about the run, nothing of its data."""
+    events = run.events()
+    last = {kind: [event.data for event in events if event.kind == kind][-1:] for kind in ("start", "done")}
+    start, done = ((last[kind] or [{}])[0] for kind in ("start", "done"))
+    report = run.report()
+    data = _json(run.path / "data" / "card.json")
+    source = data.get("source") or {}
+    if source.get("place") not in ("hub", "starter"):
+        data["source"] = {**source, "name": Path(str(source.get("name", ""))).name, "files": []}
+    return {
+        "run": run.id,
+        "report": {**report, "rows": []} if report else None,
+        "data": {**data, "labels": None} if data else None,
+        "start": {key: start[key] for key in ("machine", "versions") if key in start},
+        "done": {
+            key: done[key] for key in ("outcome", "seconds", "steps", "best_step", "train_seconds") if key in done
+        },
+    }
 
 
 def result_files(run: Run) -> list[Path]:
@@ -66,3 +97,14 @@ def sizes(run: Run) -> dict[str, int]:
     weights = count_weights(base)
     found["merged"] = weights * BYTES[merged_dtype(run)]
     return found | {kind: round(weights * size) for kind, size in GGUF_BYTES.items()}
+
+
+def _is_here(name: str) -> bool:
+    return hub.looks_local(name) or Path(name).expanduser().exists()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
