@@ -35,13 +35,17 @@ def about(run: Run) -> dict[str, Any]:
     last = {kind: [event.data for event in events if event.kind == kind][-1:] for kind in ("start", "done")}
     start, done = ((last[kind] or [{}])[0] for kind in ("start", "done"))
     report = run.report()
+    if report:
+        base = shareable_recipe(run.recipe).model_name_or_path
+        settings = {**(report.get("settings") or {}), "model_name_or_path": base}
+        report = {**report, "rows": [], "settings": settings}
     data = _json(run.path / "data" / "card.json")
     source = data.get("source") or {}
     if source.get("place") not in ("hub", "starter"):
         data["source"] = {**source, "name": Path(str(source.get("name", ""))).name, "files": []}
     return {
         "run": run.id,
-        "report": {**report, "rows": []} if report else None,
+        "report": report,
         "data": {**data, "labels": None} if data else None,
         "start": {key: start[key] for key in ("machine", "versions") if key in start},
         "done": {
