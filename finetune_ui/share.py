@@ -40,7 +40,7 @@ def build(page: Page) -> Share:
             with gr.Column(elem_classes=["card", "share-card"]):
                 endpoint = piece()
                 with gr.Row(elem_classes="share-buttons"):
-                    on = gr.Button("Start the server", variant="primary", size="md")
+                    on = gr.Button("Start the server", size="md")
                     off = gr.Button("Stop the server", size="md", visible=False)
             with gr.Column(elem_classes=["card", "share-card"]):
                 elsewhere = piece()

@@ -68,7 +68,7 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
         with gr.Row(elem_classes="share-buttons"):
             zipped = download(
                 "Download as zip", adapter_zip, [page.held], problem, name="adapter", busy="Making the zip…",
-                variant="primary", size="md",
+                size="md",
             )  # fmt: skip
             merge = gr.Button(MERGE, size="md")
             write_merged = partial(write_export_zip, page.runs_dir, "merged")
@@ -80,7 +80,7 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
     with gr.Column(elem_classes=["card", "share-card"]):
         gguf_head = card()
         with gr.Row(elem_classes="share-buttons"):
-            gguf = gr.Button(GGUF, variant="primary", size="md")
+            gguf = gr.Button(GGUF, size="md")
             write_gguf = partial(write_export_zip, page.runs_dir, "gguf")
             gguf_zip = download(
                 "Download as zip", write_gguf, [page.held], problem, name="gguf", busy="Making the zip…", size="md",

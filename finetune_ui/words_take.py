@@ -101,9 +101,9 @@ def _proof_row(name: str, found: Mapping[str, Any]) -> str:
     exact = found["logprob_mean"] < 1e-4
     off = "exactly as sure of each word" if exact else f"{found['logprob_mean']:.2g} nats a token off"
     return (
-        f"<li>{label}<b>{found['same']} of {found['compared']}</b> answers the same{ties}"
-        f'<span title="Mean difference of the log-probabilities of the answers’ tokens, run by {esc(found["engine"])}">'
-        f"{off} · {esc(found['engine'])}</span></li>"
+        f"<li>{label}<div><b>{found['same']} of {found['compared']}</b> answers the same{ties}"
+        '<span title="Mean difference of the log-probabilities of the answers’ tokens">'
+        f"{off}, run by {esc(found['engine'])}</span></div></li>"
     )
 
 

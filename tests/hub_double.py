@@ -190,7 +190,8 @@ class HubDouble:
         self.writer(request, owner)
         repo_id = f"{owner}/{said['name']}"
         if repo_id in self.repos:
-            raise Refused(409, "You already created this model repo")
+            there = {"error": "You already created this model repo", "url": f"{self.url}/{repo_id}"}
+            return JSONResponse(there, 409)
         private = said.get("visibility") == "private" or bool(said.get("private"))
         self.repos[repo_id] = Repo(repo_id, private, commits=[_sha1(repo_id)])
         self.repos[repo_id].files[".gitattributes"] = self.store(b"*.safetensors filter=lfs\n")

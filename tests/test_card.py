@@ -129,10 +129,9 @@ def test_the_snippet_is_a_program(to):
 
 def test_facts_are_read_from_a_run(runs_dir):
     run = Run.create(runs_dir, Recipe())
-    rows = [
-        {"messages": [{"role": "user", "content": "Kunt u mij zeggen of het pakket er al is of niet? Het is van mij."}]}
-    ]
-    write_jsonl(run.path / "data" / "train.jsonl", rows * 5 + chat_rows(2))
+    dutch = "Ik heb het pakket nog niet, en wij wachten ook op een brief van de winkel."
+    rows = [{"messages": [{"role": "user", "content": dutch}]}] * 20
+    write_jsonl(run.path / "data" / "train.jsonl", rows + chat_rows(2))
     (run.path / "data" / "card.json").write_text(json.dumps(DATA))
     run.tell("start", versions={"torch": "2"}, machine="CPU")
     run.tell("done", outcome="finished", seconds=9.0, train_seconds=7.5, steps=4)

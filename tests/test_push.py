@@ -140,8 +140,9 @@ def test_the_card_on_the_hub_loads_the_repository_by_its_name(hub, push):
 def test_a_second_push_sends_no_file_again(hub, push):
     push("alice/twice")
     before = hub.sent("PUT /_lfs")
-    code, _, _ = push("alice/twice")
-    assert code == 0 and hub.sent("PUT /_lfs") == before
+    code, said, _ = push("alice/twice")
+    assert code == 0, said
+    assert hub.sent("PUT /_lfs") == before
 
 
 def test_a_push_that_was_cut_off_goes_on(hub, push):
