@@ -180,6 +180,13 @@ def take_away(run: Run, verb: str, *options: str, token: str | None = None, wait
             time.sleep(0.05)
 
 
+def stop_taking(run: Run, wait_seconds: float = 10.0) -> None:
+    """End an export or push; nothing half-made is taken for an export, and the next one clears it away."""
+    for job in diary.jobs(run).values():
+        if job.busy and job.pid:
+            _end(job.pid, wait_seconds)
+
+
 # --- processes ---
 
 

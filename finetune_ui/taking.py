@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 LARGEST_ZIP = 4 * 2**30  # bytes; what is larger is better copied from its folder
 SPARE_DISK = 500 * 2**20  # bytes that stay free
+STATES = 12  # values that states_of gives
 ASK_AGAIN = 60.0  # seconds until the Hub is asked anew who is signed in
 QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-PUSH, MERGE, GGUF = "Put it on the Hub", "Make whole weights", "Make GGUF files"
+PUSH, MERGE, GGUF, CANCEL = "Put it on the Hub", "Make whole weights", "Make GGUF files", "Cancel"
+DOUBLE_CLICK = 2.0  # seconds in which a second press is the same press
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
         gguf_head = card()
         with gr.Row(elem_classes="share-buttons"):
             gguf = gr.Button(GGUF, size="md")
+            four = gr.Checkbox(False, label="Also in 4 bits", elem_classes="take-four")
             write_gguf = partial(write_export_zip, page.runs_dir, "gguf")
             gguf_zip = download(
                 "Download as zip", write_gguf, [page.held], problem, name="gguf", busy="Making the zip…", size="md",
@@ -89,10 +92,10 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
         gguf_state = card()
     clock = gr.Timer(1, active=False)
 
-    states = [seen, who, token, push, hub_state, merge, merged_zip, file_state, gguf, gguf_zip, gguf_state]
-    for button, to in ((merge, "merged"), (gguf, "gguf")):
+    states = [seen, who, token, push, hub_state, merge, merged_zip, file_state, gguf, gguf_zip, gguf_state, four]
+    for button, to, more in ((merge, "merged", []), (gguf, "gguf", [four])):
         button.click(_starting, None, button, queue=False, **QUICK).then(
-            partial(press_export, page.runs_dir, to), page.held, [problem, *states], **QUICK
+            partial(press_export, page.runs_dir, to), [page.held, *more], [problem, *states], **QUICK
         )
     push.click(_starting, None, push, queue=False, **QUICK).then(
         partial(press_push, page.runs_dir), [page.held, repo, what, private, token], [problem, *states], **QUICK
@@ -121,7 +124,7 @@ def show(run: Run) -> tuple[Any, ...]:
 
 def nothing() -> list[Any]:
     """For a run without a result: leave everything, and stop asking."""
-    return [*[gr.skip()] * 7, gr.Timer(active=False), *[gr.skip()] * 11]
+    return [*[gr.skip()] * 7, gr.Timer(active=False), *[gr.skip()] * STATES]
 
 
 def states_of(run: Run) -> tuple[Any, ...]:
@@ -136,14 +139,15 @@ def states_of(run: Run) -> tuple[Any, ...]:
         version(run),
         words_take.account(me.name, me.is_away) if me else words_take.asking(),
         gr.update(visible=bool(me and not me.name and not me.is_away)),
-        gr.update(value=PUSH, interactive=not busy and bool(me and not me.is_away)),
+        _button(PUSH, jobs.get("push"), busy, bool(me and not me.is_away)),
         _state(jobs.get("push"), words_take.made_push(jobs["push"].made) if _done(jobs.get("push")) else ""),
-        gr.update(value=MERGE, interactive=not busy, visible=can_merge and merged is None),
+        _button(MERGE, jobs.get("merged"), busy, visible=can_merge and merged is None),
         gr.update(visible=_fits(merged)),
         _state(jobs.get("merged"), whole),
-        gr.update(value=GGUF, interactive=not busy, visible=gguf is None),
+        _button(GGUF, jobs.get("gguf"), busy, visible=gguf is None),
         gr.update(visible=_fits(gguf)),
         _state(jobs.get("gguf"), files),
+        gr.update(visible=gguf is None, interactive=not busy),
     )
 
 
@@ -151,6 +155,12 @@ def version(run: Run) -> tuple[Any, ...]:
     """Changes whenever the cards would look different."""
     made = tuple((exports_dir(run, to) / "parity.json").is_file() for to in ("merged", "gguf"))
     return run.id, diary.version(run), made, known_account()
+
+
+def _button(label: str, job: diary.Job | None, busy: bool, can: bool = True, visible: bool = True) -> Any:
+    """A button that starts its job, and cancels it while it is going on; one job of a run at a time."""
+    mine = job is not None and job.busy
+    return gr.update(value=CANCEL if mine else label, interactive=mine or (can and not busy), visible=visible)
 
 
 def _state(job: diary.Job | None, made: str) -> str:
@@ -179,16 +189,17 @@ def tick(runs_dir: Path, run_id: str, seen: Any) -> Any:
     try:
         run = held_run(runs_dir, run_id)
     except FinetuneError:
-        return [gr.skip()] * 11
-    return [gr.skip()] * 11 if version(run) == tuple(seen) else states_of(run)
+        return [gr.skip()] * STATES
+    return [gr.skip()] * STATES if version(run) == tuple(seen) else states_of(run)
 
 
-def press_export(runs_dir: Path, to: str, run_id: str) -> tuple[Any, ...]:
+def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) -> tuple[Any, ...]:
     try:
         run = held_run(runs_dir, run_id)
-        if kept(run, to) is None:
+        if not _cancelled(run, to) and kept(run, to) is None:
             shutil.rmtree(exports_dir(run, to), ignore_errors=True)  # of earlier weights
-            launch.take_away(run, "export", "--to", to, "--output", str(exports_dir(run, to)))
+            types = ["--types", "f16", "q8_0", "q4_0"] if four_bits else []
+            launch.take_away(run, "export", "--to", to, "--output", str(exports_dir(run, to)), *types)
         return gr.update(visible=False), *states_of(run)
     except Exception as error:
         return _refused(runs_dir, run_id, error)
@@ -198,6 +209,8 @@ def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bo
     """The token goes into the child's environment and nowhere else; its box is emptied."""
     try:
         run = held_run(runs_dir, run_id)
+        if _cancelled(run, "push"):
+            return gr.update(visible=False), *states_of(run)
         repo_id, token = str(repo_id or "").strip(), str(token or "").strip()
         account.require_name(repo_id)
         if not token and (os.environ.get("SPACE_ID") or not account.find_token()):
@@ -214,12 +227,22 @@ def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bo
     return gr.update(visible=False), *states
 
 
+def _cancelled(run: Run, what: str) -> bool:
+    """The press was on a button that says Cancel (or was the second half of a double click): true if so."""
+    job = diary.jobs(run).get(what)
+    if job is None or not job.busy:
+        return False
+    if time.time() - job.began > DOUBLE_CLICK:
+        launch.stop_taking(run)
+    return True
+
+
 def _refused(runs_dir: Path, run_id: str, error: Exception) -> tuple[Any, ...]:
     shown = gr.update(value=words.error_card(told(error)), visible=True)
     try:
         return shown, *states_of(held_run(runs_dir, run_id))
     except FinetuneError:
-        return shown, *[gr.skip()] * 11
+        return shown, *[gr.skip()] * STATES
 
 
 def write_export_zip(runs_dir: Path, to: str, run_id: str, folder: Path) -> Path:

@@ -65,7 +65,11 @@ def gguf_card(found: Mapping[str, int]) -> str:
     what = "GGUF files and a Modelfile that writes prompts exactly as in training."
     whom = "For a laptop without Python: Ollama, LM Studio, llama.cpp."
     return head("laptop", "For Ollama and llama.cpp", what, whom) + sizes_line(
-        [("16 bits, exact", found.get("f16")), ("8 bits, half of it", found.get("q8_0"))]
+        [
+            ("16 bits", found.get("f16")),
+            ("8 bits, nearly the same", found.get("q8_0")),
+            ("4 bits, answers can differ", found.get("q4_0")),
+        ]
     )
 
 

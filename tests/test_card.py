@@ -60,7 +60,7 @@ def front(text):
 
 @pytest.mark.parametrize(
     ("to", "relation", "library"),
-    [("adapter", "adapter", "peft"), ("merged", "finetune", "transformers"), ("gguf", "quantized", "gguf")],
+    [("adapter", "adapter", "peft"), ("merged", "finetune", "transformers"), ("gguf", "finetune", "gguf")],
 )
 def test_the_metadata_says_what_the_hub_reads(to, relation, library):
     found = front(card(FACTS, to))

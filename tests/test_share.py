@@ -84,8 +84,9 @@ def test_a_job_shows_what_it_does_and_how_far_it_is(run):
     with diary.written(run, "gguf", lambda kind, **data: None) as tell:
         tell("stage", name="comparing", fraction=0.4, says="llama.cpp answers")
         states = taking.states_of(run)
-    assert "Asking both models the same questions" in states[-1] and "width:40%" in states[-1]
-    assert not states[3]["interactive"] and not states[8]["interactive"]
+    assert "Asking both models the same questions" in states[10] and "width:40%" in states[10]
+    assert not states[3]["interactive"] and not states[5]["interactive"]
+    assert states[8]["value"] == "Cancel" and states[8]["interactive"]
 
 
 def test_a_finished_export_shows_its_proof_and_its_download(run):
@@ -114,6 +115,22 @@ def test_a_button_starts_the_command_that_a_terminal_would(run, runs_dir, starte
         (("export", "--to", "gguf", "--output", str(exports_dir(run, "gguf"))), None),
         (("push", "me/it", "--merged", "--public"), TOKEN),
     ]
+
+
+def test_four_bits_are_made_where_they_are_asked_for(run, runs_dir, started):
+    taking.press_export(runs_dir, "gguf", run.id, True)
+    assert started[0][0][-4:] == ("--types", "f16", "q8_0", "q4_0")
+
+
+def test_a_second_press_cancels_and_a_double_click_does_not(run, runs_dir, started, monkeypatch):
+    ended = []
+    monkeypatch.setattr(launch, "stop_taking", ended.append)
+    with diary.written(run, "merged", lambda kind, **data: None):
+        taking.press_export(runs_dir, "merged", run.id)
+        assert ended == []
+        monkeypatch.setattr(taking, "DOUBLE_CLICK", -1.0)
+        taking.press_export(runs_dir, "merged", run.id)
+    assert ended == [run] and started == []
 
 
 def test_a_push_is_private_unless_it_was_switched_off(run, runs_dir, started):

@@ -16,7 +16,7 @@ import yaml
 from .facts import Facts
 
 MERGED, ADAPTER, GGUF = "merged", "adapter", "gguf"
-RELATIONS = {ADAPTER: "adapter", MERGED: "finetune", GGUF: "quantized"}
+RELATIONS = {ADAPTER: "adapter", MERGED: "finetune", GGUF: "finetune"}
 LIBRARIES = {ADAPTER: "peft", MERGED: "transformers", GGUF: "gguf"}
 RECIPE_FIELDS = (
     "method", "dtype", "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",

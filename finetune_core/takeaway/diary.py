@@ -6,9 +6,10 @@ takeaway.lock    held while a process works on it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Job:
     says: str = ""
     made: dict[str, Any] = field(default_factory=dict)  # what the verb answered
     error: dict[str, str] = field(default_factory=dict)
+    pid: int = 0
+    began: float = 0.0  # seconds since 1970
 
 
 @contextmanager
@@ -50,7 +53,7 @@ def written(run: Run, what: str, also: Callable[..., Any]) -> Iterator[Callable[
         also(kind, **data)
 
     try:
-        tell("start", what=what)
+        tell("start", what=what, pid=os.getpid())
         yield tell
     except (KeyboardInterrupt, SystemExit):
         raise  # no last line: it reads as interrupted
@@ -70,24 +73,26 @@ def jobs(run: Run) -> dict[str, Job]:
         if event.kind == "start":
             what = str(data.get("what", ""))
             found.pop(what, None)
-            found[what] = Job(what, True)
+            found[what] = Job(what, True, pid=int(data.get("pid") or 0), began=event.time)
             continue
         if not found:
             continue
         what = next(reversed(found))
         now = found[what]
         if event.kind == "stage":
-            found[what] = Job(what, True, str(data.get("name", "")), data.get("fraction"), str(data.get("says", "")))
+            found[what] = replace(
+                now, stage=str(data.get("name", "")), fraction=data.get("fraction"), says=str(data.get("says", ""))
+            )
         elif event.kind == "done":
-            found[what] = Job(what, False, made=data)
+            found[what] = replace(now, busy=False, made=data)
         elif event.kind == "error":
             error = {key: str(data.get(key, "")) for key in ("code", "problem", "fix")}
-            found[what] = Job(what, False, now.stage, error=error)
+            found[what] = replace(now, busy=False, error=error)
     if found and not busy:
         what = next(reversed(found))
         if found[what].busy:  # its process died
             lost = {"code": "interrupted", "problem": "It was interrupted.", "fix": "Start it again."}
-            found[what] = Job(what, False, found[what].stage, error=lost)
+            found[what] = replace(found[what], busy=False, error=lost)
     return found
 
 

@@ -57,7 +57,7 @@ def export(
     say("stage", name="fetching")
     base = fetch_model(run.recipe.model_name_or_path, run.recipe.model_revision, token=os.environ.get("HF_TOKEN"))
     _require_disk(output, bytes_needed(run, base, to, kinds))
-    making = output.with_name(f".{output.name}.part-{os.getpid()}")
+    making = output.with_name(f".{output.name}.{run.id[-8:]}.part")
     shutil.rmtree(making, ignore_errors=True)
     try:
         making.parent.mkdir(parents=True, exist_ok=True)
