@@ -183,6 +183,14 @@ def test_an_export_works_through_a_process_of_its_own(run, runs_dir):
     assert job.made and job.made["parity"]["same"] == 4, (job, launch.tail(run.path / "takeaway.log", 20))
 
 
+def test_a_cancelled_export_leaves_nothing_that_looks_finished(run, runs_dir):
+    taking.press_export(runs_dir, "merged", run.id)
+    assert diary.is_busy(run)
+    launch.stop_taking(run)
+    assert not diary.is_busy(run) and kept(run, "merged") is None
+    assert diary.jobs(run)["merged"].error["code"] == "interrupted"
+
+
 def test_words_of_a_proof_name_each_file():
     one = {"compared": 20, "same": 18, "ties": 2, "logprob_mean": 0.005, "engine": "llama.cpp", "split": "test"}
     text = words_take.proof({**one, "by_file": {"m-q8_0.gguf": one}})

@@ -273,6 +273,8 @@ def _limits(facts: Facts) -> str:
     report = facts.report or {}
     if report.get("n"):
         lines.append(f"- The scores above rest on {report['n']} rows of the same source, not on your data.")
+    if facts.recipe.method == "qlora":
+        lines.append("- It was trained on the base model in 4 bits, and lies on the full-precision one here.")
     if (facts.data.get("rows") or {}).get("train", 1000) < 100:
         lines.append("- It learned from fewer than 100 rows.")
     lines.append("- Small models repeat parts of their rows: do not share it wider than the rows themselves may be.")
