@@ -76,7 +76,7 @@ def show(run: Run) -> tuple[Any, ...]:
         hidden,
         gr.update(visible=True),
         *served(run),
-        words_take.elsewhere(run.recipe.model_name_or_path, adapter, merged["path"] if merged else None),
+        words_take.elsewhere(run.recipe, adapter, merged["path"] if merged else None),
         words_share.terminal_card(
             text(launch.command(run, "chat")),
             text(launch.command(run, "predict", "--input", "questions.jsonl", "--output", "answers.jsonl")),

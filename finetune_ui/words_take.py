@@ -21,6 +21,7 @@ STAGES = {
     "saving": "Writing the model card",
     "uploading": "Sending it to the Hub",
 }
+VLLM_RANK = 16  # the largest that vLLM takes unasked
 TOKEN_PAGE = "https://huggingface.co/settings/tokens"
 
 
@@ -152,12 +153,14 @@ def account(name: str, is_away: bool) -> str:
     )
 
 
-def elsewhere(base: str, adapter: str | None, merged: str | None) -> str:
+def elsewhere(recipe: Recipe, adapter: str | None, merged: str | None) -> str:
     """Lines for servers that stay up. `adapter`, `merged`: their folders, where there are such."""
-    lines = [
-        copyable(f"vllm serve {shlex.quote(base)} --enable-lora --lora-modules tuned={shlex.quote(adapter)}",
-                 "vLLM, adapter on its base model")
-    ] if adapter else []  # fmt: skip
+    lines = []
+    if adapter:
+        parts = ["vllm", "serve", recipe.model_name_or_path, "--enable-lora", "--lora-modules", f"tuned={adapter}"]
+        parts += ["--chat-template", f"{adapter}/chat_template.jinja"]
+        parts += ["--max-lora-rank", str(recipe.lora_r)] if recipe.lora_r > VLLM_RANK else []
+        lines.append(copyable(shlex.join(parts), "vLLM, adapter on its base model"))
     if merged:
         lines.append(copyable(f"vllm serve {shlex.quote(merged)}", "vLLM, whole weights"))
     return (

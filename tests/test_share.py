@@ -12,6 +12,7 @@ from tuned import make_tuned_run
 
 from finetune_core import launch
 from finetune_core.events import append_event
+from finetune_core.recipe import Recipe
 from finetune_core.takeaway import diary
 from finetune_core.takeaway.kept import exports_dir, kept
 from finetune_ui import share, taking, words_take
@@ -189,6 +190,12 @@ def test_a_cancelled_export_leaves_nothing_that_looks_finished(run, runs_dir):
     launch.stop_taking(run)
     assert not diary.is_busy(run) and kept(run, "merged") is None
     assert diary.jobs(run)["merged"].error["code"] == "interrupted"
+
+
+def test_vllm_is_given_the_trained_template_and_a_rank_that_it_takes():
+    text = words_take.elsewhere(Recipe(lora_r=64), "/runs/x y/adapter", None)
+    assert "--chat-template &#x27;/runs/x y/adapter/chat_template.jinja&#x27;" in text and "--max-lora-rank 64" in text
+    assert "--max-lora-rank" not in words_take.elsewhere(Recipe(), "/runs/adapter", None)
 
 
 def test_words_of_a_proof_name_each_file():
