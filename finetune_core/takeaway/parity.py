@@ -30,20 +30,20 @@ class Trace:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What rounding explains. Measured on SmolLM2-135M; tests/test_export.py has mistakes that fail."""
+    """What rounding explains: several times what SmolLM2-135M loses. tests/test_export.py has mistakes that fail."""
 
     logprob: float  # mean difference per token, nats
     tie: float | None  # a lead this small may be lost; None: answers may differ (4 bits are another model)
 
 
-ALLOWED = {
+ALLOWED = {  # measured: 1e-6 (float32), 0.001 (bfloat16), 0.0002 (f16), 0.005-0.007 (q8_0), 0.06 (q4_0) nats a token
     "adapter": Allowed(1e-3, 0.01),
     "float32": Allowed(1e-3, 0.01),
-    "bfloat16": Allowed(0.05, 0.5),
-    "float16": Allowed(0.02, 0.2),
-    "f16": Allowed(0.05, 0.5),
-    "q8_0": Allowed(0.08, 0.8),
-    "q4_0": Allowed(0.4, None),
+    "bfloat16": Allowed(0.02, 0.5),
+    "float16": Allowed(0.01, 0.2),
+    "f16": Allowed(0.02, 0.5),  # of weights that were merged in bfloat16
+    "q8_0": Allowed(0.04, 0.8),
+    "q4_0": Allowed(0.3, None),
 }
 
 
