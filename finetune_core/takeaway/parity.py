@@ -43,7 +43,7 @@ ALLOWED = {  # measured: 1e-6 (float32), 0.001 (bfloat16), 0.0002 (f16), 0.005-0
     "float16": Allowed(0.01, 0.2),
     "f16": Allowed(0.02, 0.5),  # of weights that were merged in bfloat16
     "q8_0": Allowed(0.04, 0.8),
-    "q4_0": Allowed(0.3, None),
+    "q4_0": Allowed(0.4, None),
 }
 
 
