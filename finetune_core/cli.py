@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import verbs, verbs_plan
+from . import verbs, verbs_away, verbs_plan
 from .errors import FinetuneError, explain, redact
 from .output import Output, own_stdout
 from .run import default_runs_dir
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     one = run_verb("serve", verbs.serve, "answer the OpenAI chat-completions protocol on this machine")
     one.add_argument("--port", type=int, default=0, help="0: any free port")
     one.add_argument("--idle-seconds", type=int, default=0, help="end after this long without a question")
+    verbs_away.register(verb, run_verb)
     verb("fetch", verbs.fetch, "bring the starter model to this machine")
     verb("env", verbs.env, "what this installation and machine have")
     return top

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from filelock import FileLock, Timeout
 from . import hub
 from .errors import FinetuneError, redact
 from .run import Run
+from .takeaway import diary
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 
 
 def command(run: Run, verb: str, *options: str) -> list[str]:
@@ -154,6 +157,36 @@ def stop_serving(runs_dir: Path, wait_seconds: float = 10.0) -> None:
     (runs_dir / ".serve.json").unlink(missing_ok=True)
 
 
+# --- taking it away ---
+
+
+def take_away(run: Run, verb: str, *options: str, token: str | None = None, wait_seconds: float = 20.0) -> None:
+    """`export` or `push` in a process of its own; takeaway/diary.py says how far it is. The token travels in the
+    child's environment only. Returns when it has begun. Raises FinetuneError (busy), or if it ends at once."""
+    with FileLock(run.path / ".takeaway-start.lock", timeout=wait_seconds):
+        before, busy = diary.version(run)
+        if busy:
+            raise FinetuneError(
+                "This run is being exported already.", "Wait until that is done, then try again.", code="busy"
+            )
+        log = run.path / "takeaway.log"
+        process = _spawn(command(run, verb, *options), log, token)
+        deadline = time.monotonic() + wait_seconds
+        while diary.version(run)[0] == before and time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise FinetuneError(
+                    "The export could not be started.", _last_error(log) or "Its log is takeaway.log.", "worker-died"
+                )
+            time.sleep(0.05)
+
+
+def stop_taking(run: Run, wait_seconds: float = 10.0) -> None:
+    """End an export or push; nothing half-made is taken for an export, and the next one clears it away."""
+    for job in diary.jobs(run).values():
+        if job.busy and job.pid:
+            _end(job.pid, wait_seconds)
+
+
 # --- processes ---
 
 
@@ -180,6 +213,22 @@ def child_environment(token: str | None = None) -> dict[str, str]:
     if not hub.reachable():
         env["HF_HUB_OFFLINE"] = "1"
     return env
+
+
+def run_tool(line: list[str], environment: dict[str, str], seconds: float | None = None) -> tuple[int, str]:
+    """Run a helper program to its end, without any token: (exit code, the end of what it said). It dies with us."""
+    env = {name: value for name, value in {**child_environment(), **environment}.items() if name not in TOKENS}
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
+        try:
+            code = child.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            code = 124
+        finally:
+            if child.poll() is None:
+                _end(child.pid, 3)
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 64_000))
+        return code, redact(log.read().decode("utf-8", "replace"))
 
 
 def _spawn(line: list[str], log_path: Path, token: str | None) -> subprocess.Popen[bytes]:

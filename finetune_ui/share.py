@@ -1,8 +1,7 @@
-"""Share: take what was learned along as a file, or use it from other programs."""
+"""Share: take what was learned along, to the Hub, as files, into Ollama, or use it from other programs."""
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from dataclasses import dataclass
 from functools import partial
@@ -11,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from finetune_core import launch
+from finetune_core import hub, launch
 from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
+from finetune_core.takeaway.card import card
+from finetune_core.takeaway.facts import gather
+from finetune_core.takeaway.kept import kept, result_files, shareable_recipe
 
-from . import look, serving, words, words_run, words_share
-from .downloads import download
+from . import look, serving, taking, words, words_share, words_take
 from .held import held_run, told
 
 if TYPE_CHECKING:
     from .frame import Page
-
-LARGEST_ZIP = 4 * 2**30  # bytes; what is larger is better copied from its folder
-SPARE_DISK = 500 * 2**20  # bytes that stay free
 
 
 @dataclass(frozen=True)
@@ -33,30 +31,21 @@ class Share:
 
 
 def build(page: Page) -> Share:
-    card = partial(look.html, js_on_load=words_share.COPY_JS)
+    piece = partial(look.html, js_on_load=words_share.COPY_JS)
     with gr.Column(visible=False, elem_classes=["panel", "share"]) as panel:
         problem = look.html(visible=False, js_on_load=None)
         nothing = look.html(words_share.nothing_yet(), js_on_load=None)
         with gr.Column(visible=False, elem_classes="share-cards") as cards:
+            taken = taking.build(page, problem, partial(write_zip, page.runs_dir))
             with gr.Column(elem_classes=["card", "share-card"]):
-                file = card()
-                zipped = download(
-                    "Download as zip",
-                    partial(write_zip, page.runs_dir),
-                    [page.held],
-                    problem,
-                    name="adapter",
-                    busy="Making the zip…",
-                    variant="primary",
-                    size="md",
-                )
-            with gr.Column(elem_classes=["card", "share-card"]):
-                terminal = card()
-            with gr.Column(elem_classes=["card", "share-card", "wide"]):
-                endpoint = card()
+                endpoint = piece()
                 with gr.Row(elem_classes="share-buttons"):
                     on = gr.Button("Start the server", size="md")
                     off = gr.Button("Stop the server", size="md", visible=False)
+            with gr.Column(elem_classes=["card", "share-card"]):
+                elsewhere = piece()
+            with gr.Column(elem_classes=["card", "share-card"]):
+                terminal = piece()
     watch = gr.Timer(4, active=False)
 
     quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
@@ -71,28 +60,30 @@ def build(page: Page) -> Share:
     )
     off.click(partial(stop_server, page.runs_dir), page.held, served, **quick)
     watch.tick(partial(server_now, page.runs_dir), page.held, served, **quick)
-    return Share(panel=panel, outputs=(problem, nothing, cards, file, zipped, *served, terminal, watch))
+    outputs = (problem, nothing, cards, *served, elsewhere, terminal, watch, *taken.outputs)
+    return Share(panel=panel, outputs=outputs)
 
 
 def show(run: Run) -> tuple[Any, ...]:
     hidden = gr.update(visible=False)
     if not run.has_result():
-        return hidden, gr.update(visible=True), hidden, *[gr.skip()] * 6, gr.Timer(active=False)
-    size = folder_size(run.result_dir)
+        return hidden, gr.update(visible=True), hidden, *[gr.skip()] * 5, gr.Timer(active=False), *taking.nothing()
     text = launch.as_text
+    merged = kept(run, "merged")
+    adapter = None if run.recipe.method == "full" else str(run.result_dir)
     return (
         hidden,
         hidden,
         gr.update(visible=True),
-        words_share.file_card(run.recipe, size, str(run.result_dir)),
-        gr.update(visible=size <= LARGEST_ZIP),
         *served(run),
+        words_take.elsewhere(run.recipe, adapter, merged["path"] if merged else None),
         words_share.terminal_card(
             text(launch.command(run, "chat")),
             text(launch.command(run, "predict", "--input", "questions.jsonl", "--output", "answers.jsonl")),
             text(launch.command(run, "serve", "--port", "8080")),
         ),
         gr.Timer(active=True),
+        *taking.show(run),
     )
 
 
@@ -101,18 +92,14 @@ def served(run: Run) -> tuple[Any, Any, Any]:
     server = launch.serving(run.path.parent)
     mine = server is not None and server.run_id == run.id
     asked = serving.a_question(run)
-    card = words_share.endpoint_card(
+    shown = words_share.endpoint_card(
         server.url if server and mine else "", server.models if server and mine else (), asked.question, asked.system
     )
     return (
-        card,
+        shown,
         gr.update(visible=not mine, interactive=True, value="Start the server"),
         gr.update(visible=mine),
     )
-
-
-def folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 # --- handlers ---
@@ -124,8 +111,8 @@ def start_server(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
         launch.start_serving(run)
         return *served(run), gr.update(visible=False)
     except Exception as error:
-        card = gr.update(value=words.error_card(told(error)), visible=True)
-        return gr.skip(), gr.update(interactive=True, value="Start the server"), gr.skip(), card
+        shown = gr.update(value=words.error_card(told(error)), visible=True)
+        return gr.skip(), gr.update(interactive=True, value="Start the server"), gr.skip(), shown
 
 
 def stop_server(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
@@ -152,23 +139,18 @@ def server_now(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
 
 
 def write_zip(runs_dir: Path, run_id: str, folder: Path) -> Path:
-    """The result with a README and its recipe, in one file. Weights do not compress, so they are only put together."""
+    """The result with its model card and recipe, in one file. Weights do not compress: they are only put together."""
     run = held_run(runs_dir, run_id)
     if not run.has_result():
         raise FinetuneError("This run has saved nothing yet.", "Train it first, or resume it.", code="no-result")
-    size = folder_size(run.result_dir)
-    if size > LARGEST_ZIP:
-        raise FinetuneError("It is too large for a zip.", f"Copy the folder {run.result_dir}.", code="too-large")
-    if shutil.disk_usage(folder).free < size + SPARE_DISK:
-        raise FinetuneError(
-            "There is no room on the disk for the zip.", "Delete runs that you no longer need.", code="disk-full"
-        )
+    files = result_files(run)
+    taking.require_room(folder, sum(file.stat().st_size for file in files), str(run.result_dir))
+    recipe = run.recipe
+    base = hub.local_model(recipe.model_name_or_path, recipe.model_revision)
     path = folder / f"{run.id}.zip"
-    verdict = words_run.proved_line(run.report())
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
-        target.writestr(f"{run.id}/README.md", words_share.readme(run.recipe, run.id, verdict))
-        target.write(run.path / "recipe.yaml", f"{run.id}/recipe.yaml")
-        for file in sorted(run.result_dir.rglob("*")):
-            if file.is_file() and file.name not in ("README.md", "recipe.yaml"):
-                target.write(file, f"{run.id}/{file.relative_to(run.result_dir)}")
+        target.writestr(f"{run.id}/README.md", card(gather(run, base, None), "adapter"))
+        target.writestr(f"{run.id}/recipe.yaml", shareable_recipe(recipe).as_yaml())
+        for file in files:
+            target.write(file, f"{run.id}/{file.name}")
     return path

@@ -177,6 +177,13 @@ ICONS = {  # 16 x 16, drawn with the text's colour
     '<path d="M9.2 1.8v3.4h3.4"/>',
     "undo": '<path d="M5.6 3.2 2.6 6.2l3 3"/><path d="M2.6 6.2h6.6a3.8 3.8 0 0 1 0 7.6H6.4"/>',
     "stop": '<rect x="4" y="4" width="8" height="8" rx="1.4"/>',
+    "hub": '<circle cx="8" cy="8" r="6.2"/><path d="M1.8 8h12.4M8 1.8c4 3.6 4 8.8 0 12.4M8 1.8c-4 3.6-4 8.8 0 12.4"/>',
+    "laptop": '<rect x="3" y="3" width="10" height="7.4" rx="1.2"/><path d="M1.4 12.8h13.2"/>',
+    "plug": '<path d="M6 1.8v3M10 1.8v3M4 4.8h8v2.6a4 4 0 0 1-8 0ZM8 11.4v2.8"/>',
+    "terminal": '<rect x="1.8" y="2.8" width="12.4" height="10.4" rx="1.4"/><path d="m4.4 6 2 2-2 2M8.4 10.2h3"/>',
+    "server": '<rect x="2.4" y="2.4" width="11.2" height="4.6" rx="1"/>'
+    '<rect x="2.4" y="9" width="11.2" height="4.6" rx="1"/>'
+    '<path d="M5 4.7h.2M5 11.3h.2"/>',
     "search": '<circle cx="7" cy="7" r="4.4"/><path d="m10.4 10.4 3.2 3.2"/>',
 }
 

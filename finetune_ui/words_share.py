@@ -6,9 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 
-from finetune_core.recipe import Recipe
-
-from .words import esc, icon, short_model, size
+from .words import esc, icon
 
 COPY_JS = """
 element.addEventListener('click', async (event) => {
@@ -48,26 +46,12 @@ def nothing_yet() -> str:
     )
 
 
-def file_card(recipe: Recipe, n_bytes: int, folder: str) -> str:
-    """What the zip holds, how large it is, and for whom."""
-    base = short_model(recipe.model_name_or_path)
-    if recipe.method == "full":
-        title, what = "The model", "The whole tuned model with its tokenizer and chat template."
-        whom = "For transformers, vLLM, or any program that reads safetensors."
-    else:
-        title, what = "The adapter", "Only what was learned, with tokenizer and chat template."
-        whom = f"Whoever has {base} adds it with peft, transformers or vLLM."
-    return (
-        f'<h3 class="card-title">{title} as a file</h3><p class="share-what">{what} {esc(whom)}</p>'
-        f'<dl class="kv"><dt>Size</dt><dd>{size(n_bytes)}</dd><dt>Base model</dt><dd>{esc(base)}</dd></dl>'
-        f"{copyable(folder, 'The folder on this machine')}"
-    )
-
-
 def endpoint_card(url: str, models: Sequence[str], question: str, system: str) -> str:
     """An address that speaks the OpenAI protocol, with lines that work as they are."""
     head = (
-        '<h3 class="card-title">Use it from other programs</h3><p class="share-what">A server on this machine that '
+        '<div class="take-head">'
+        + icon("plug")
+        + '<h3 class="card-title">From other programs</h3></div><p class="share-what">A server on this machine that '
         "speaks the OpenAI chat-completions protocol: most chat programs and libraries only need its address.</p>"
     )
     if not url:
@@ -111,46 +95,8 @@ def curl_line(url: str, question: str, system: str) -> str:
 
 def terminal_card(chat: str, predict: str, serve: str) -> str:
     return (
-        '<h3 class="card-title">In a terminal</h3>'
+        '<div class="take-head">' + icon("terminal") + '<h3 class="card-title">In a terminal</h3></div>'
         '<p class="share-what">The same model without the page, from the folder of Fijn: '
         "to talk, to answer a whole file, or as a server.</p>"
         f"{copyable(chat, 'Talk')}{copyable(predict, 'Answer every row of a file')}{copyable(serve, 'Serve')}"
     )
-
-
-def readme(recipe: Recipe, run_id: str, verdict: str = "") -> str:
-    """What the zip says about itself: how to load it, in lines that run."""
-    base = recipe.model_name_or_path
-    proof = f"\n## Was it worth it?\n\n{verdict}\n" if verdict else ""
-    if recipe.method == "full":
-        what, install = "A fine-tuned language model", "pip install transformers torch"
-        load = "from transformers import AutoModelForCausalLM, AutoTokenizer"
-        maker = "AutoModelForCausalLM"
-    else:
-        what, install = f"An adapter for {base}", "pip install transformers peft torch"
-        load = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
-        maker = "AutoPeftModelForCausalLM"
-    return f"""# {what}
-
-Trained with Fijn as run {run_id}; every setting is in recipe.yaml.
-{proof}
-## Load it
-
-```
-{install}
-```
-
-In the folder of this file:
-
-```python
-{load}
-
-model = {maker}.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")
-
-messages = [{{"role": "user", "content": "Hello"}}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**inputs, max_new_tokens=128, do_sample=False)
-print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```
-"""

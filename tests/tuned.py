@@ -18,7 +18,7 @@ def make_tuned_run(runs_dir: Path, model_dir: Path, *, method: str = "lora", res
     return run
 
 
-def save_weights(folder: Path, model_dir: Path, method: str, seed: int) -> None:
+def save_weights(folder: Path, model_dir: Path, method: str, seed: int, strength: float = 0.5) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -32,6 +32,6 @@ def save_weights(folder: Path, model_dir: Path, method: str, seed: int) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if method == "full" or "lora_B" in name:
-                weight += (0.1 if method == "full" else 0.5) * torch.randn_like(weight)
+                weight += (0.1 if method == "full" else strength) * torch.randn_like(weight)
     model.save_pretrained(folder)
     save_tokenizer(load_tokenizer(model_dir), model_dir, folder)

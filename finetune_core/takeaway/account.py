@@ -1,0 +1,182 @@
+"""Whose token this is and what it may do on the Hub, asked within five seconds and before anything is made.
+
+huggingface_hub retries for half a minute before it says that nobody answers; these questions are asked once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from .. import hub
+from ..errors import FinetuneError, explain
+
+WRITING_ROLES = ("admin", "write", "contributor")  # in an organisation
+SECONDS = 3.5  # for one answer
+SIGN_IN = (
+    "Make a token with the role “write” on huggingface.co/settings/tokens, then give it as HF_TOKEN or sign in with "
+)
+SIGN_IN += "`hf auth login`."
+AGAIN = "Try again; what has arrived there is kept and not sent twice."
+
+
+@dataclass(frozen=True)
+class Account:
+    name: str
+    organisations: tuple[str, ...]
+    role: str  # "read", "write", "fineGrained"; "" where the Hub does not say (signed in by OAuth)
+    scopes: dict[str, tuple[str, ...]]  # of a fine-grained token: what it may do, by user or organisation
+
+    def full_name(self, repo_id: str) -> str:
+        """owner/name for a name of one's own."""
+        return repo_id if "/" in repo_id else f"{self.name}/{repo_id}"
+
+    def require_write(self, repo_id: str) -> None:
+        """Raises FinetuneError (not-yours, token-read-only) if this token may not write such a repository."""
+        owner = repo_id.split("/")[0]
+        if owner not in (self.name, *self.organisations):
+            raise FinetuneError(
+                f"{owner} is neither your account ({self.name}) nor an organisation of yours.",
+                f"Call it {self.name}/{repo_id.split('/')[-1]}, or sign in with an account that may write there.",
+                code="not-yours",
+            )
+        may = self.role in ("write", "admin", "") or "repo.write" in self.scopes.get(owner, ())
+        if not may:
+            raise FinetuneError(
+                f"This token of {self.name} may read on the Hub, but not write to {owner}.", SIGN_IN, "token-read-only"
+            )
+
+
+def find_token() -> str | None:
+    """HF_TOKEN, else the local login's."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def sign_in(token: str | None) -> Account:
+    """Who has this token. Raises FinetuneError: no-token, bad-token, hub-away, hub-slow, hub-busy."""
+    if not token:
+        raise FinetuneError("You are not signed in to the Hub.", SIGN_IN, code="no-token")
+    said = ask_hub("/api/whoami-v2", token)
+    access = (said.get("auth") or {}).get("accessToken") or {}
+    fine = access.get("fineGrained") or {}
+    scopes = {
+        str((scope.get("entity") or {}).get("name")): tuple(scope.get("permissions") or ())
+        for scope in fine.get("scoped") or ()
+    }
+    organisations = tuple(
+        org["name"]
+        for org in said.get("orgs") or ()
+        if org.get("roleInOrg", "write") in ("admin", "write", "contributor")
+    )
+    return Account(str(said.get("name", "")), organisations, str(access.get("role") or ""), scopes)
+
+
+def repository(repo_id: str, token: str) -> dict[str, Any] | None:
+    """What is on the Hub under this name, or None. A private repository of somebody else looks like none."""
+    try:
+        return ask_hub(f"/api/models/{repo_id}", token)
+    except FinetuneError as error:
+        if error.code == "not-found":
+            return None
+        raise
+
+
+def require_name(repo_id: str) -> None:
+    """Raises FinetuneError (bad-name) for what the Hub would not take as a repository's name."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+        if repo_id.count("/") > 1:
+            raise HFValidationError
+    except HFValidationError:
+        raise FinetuneError(
+            f"{repo_id!r} is no name for a repository.",
+            "Use letters, digits, “-”, “_” and “.”, at most 96 of them, such as owner/name.",
+            code="bad-name",
+        ) from None
+
+
+def ask_hub(path: str, token: str | None) -> dict[str, Any]:
+    """One question, one try. Raises FinetuneError within five seconds."""
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    if not hub.reachable():
+        raise away("The Hub cannot be reached" + (" (HF_HUB_OFFLINE is set)." if hub.is_offline() else "."))
+    try:
+        answer = get_session().get(
+            hub.endpoint() + path, headers=build_hf_headers(token=token or False), timeout=SECONDS
+        )
+        hf_raise_for_status(answer)
+        said = answer.json()
+    except Exception as error:
+        raise told(error) from error
+    return said if isinstance(said, dict) else {}
+
+
+def told(error: BaseException) -> FinetuneError:
+    """An exception of the Hub's client in words, by the status that the Hub answered with."""
+    if isinstance(error, FinetuneError):
+        return error
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for each in chain:
+        status = getattr(getattr(each, "response", None), "status_code", None)
+        if status in STATUSES:
+            code, problem, fix = STATUSES[status]
+            return FinetuneError(problem, fix, code=code)
+        if isinstance(status, int) and status >= 500:
+            return FinetuneError(
+                f"The Hub has trouble of its own (error {status}).", "Try again in a few minutes.", code="hub-trouble"
+            )
+    names = {cls.__name__ for each in chain for cls in type(each).__mro__}
+    if names & {"ReadTimeout", "TimeoutException", "TimeoutError"}:
+        return FinetuneError("The Hub took the question and did not answer.", "Try again in a minute.", "hub-slow")
+    if names & {"TransportError", "ConnectionError", "RequestError", "NetworkError"}:
+        return away("The connection to the Hub was lost.", AGAIN)
+    return explain(error)
+
+
+def away(
+    problem: str = "The Hub cannot be reached.", fix: str = "Check the connection and try again."
+) -> FinetuneError:
+    return FinetuneError(problem, fix, code="hub-away")
+
+
+STATUSES = {
+    401: ("bad-token", "The Hub does not know this token; it may have been revoked or have expired.", SIGN_IN),
+    402: (
+        "payment",
+        "The Hub asks for payment: the account's storage for private repositories is used up.",
+        "Free some on huggingface.co/settings/billing, make it public, or take a file instead.",
+    ),
+    403: (
+        "forbidden",
+        "The Hub does not let this account do that.",
+        "Check the owner in the name and the token's rights (huggingface.co/settings/tokens).",
+    ),
+    404: ("not-found", "The Hub knows no such repository, or this account may not see it.", "Check the name."),
+    409: (
+        "conflict",
+        "Somebody else changed this repository at the same moment.",
+        AGAIN,
+    ),
+    413: ("too-large", "The Hub refuses a file of this size.", "Take the adapter instead of whole weights."),
+    429: ("hub-busy", "The Hub has had too many questions from this account.", "Wait a few minutes, then try again."),
+}
+
+
+def signed_in_as() -> str:
+    """The account of the local login or HF_TOKEN, or "" (none, not valid, or the Hub is away). For the page."""
+    token = find_token()
+    if not token or not hub.reachable(1.0) or os.environ.get("SPACE_ID"):  # a Space's own token is its owner's
+        return ""
+    try:
+        return sign_in(token).name
+    except FinetuneError:
+        return ""

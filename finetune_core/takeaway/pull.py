@@ -1,0 +1,82 @@
+"""`pull`: open a run that was pushed to the Hub on this machine, with its proof, to chat with it and go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import FinetuneError
+from ..events import append_event
+from ..recipe import Recipe
+from ..run import Run
+from . import account
+from .kept import ABOUT, RESULT_FILES
+
+Tell = Callable[..., Any]
+
+
+def pull(
+    repo_id: str, runs_dir: Path, *, revision: str | None = None, token: str | None = None, tell: Tell | None = None
+) -> Run:
+    """A new run with the recipe, the result and the report of a repository that Fijn pushed.
+
+    The rows stay where they were trained. Raises FinetuneError: bad-name, not-found, not-a-run, hub-away, ….
+    """
+    say = tell or (lambda kind, **data: None)
+    account.require_name(repo_id)
+    token = token or account.find_token()
+    say("stage", name="checking", says="asking the Hub")
+    there = account.ask_hub(f"/api/models/{repo_id}" + (f"/revision/{revision}" if revision else ""), token)
+    names = {str(file.get("rfilename")) for file in there.get("siblings") or ()}
+    if not {"recipe.yaml", ABOUT} <= names or not any(name.endswith(".safetensors") for name in names):
+        raise FinetuneError(
+            f"{repo_id} holds no run of Fijn.", "Choose a repository that `push` made.", code="not-a-run"
+        )
+    say("stage", name="fetching", says=repo_id)
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pulling-", dir=runs_dir) as inbox:
+        folder = Path(inbox) / "files"
+        _download(repo_id, there.get("sha") or revision, folder, token)
+        is_adapter = (folder / "adapter_config.json").is_file()
+        recipe = Recipe.load(folder / "recipe.yaml")
+        if not is_adapter and recipe.method != "full":  # merged: nothing is left to lay over a base model
+            recipe = recipe.model_copy(update={"method": "full"})
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        run = Run.create(runs_dir, recipe)
+        try:
+            _fill(run, folder, about, repo_id)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
+    return run
+
+
+def _fill(run: Run, folder: Path, about: dict[str, Any], repo_id: str) -> None:
+    run.result_dir.mkdir()
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in ("recipe.yaml", "README.md", ABOUT, "parity.json"):
+            shutil.copyfile(file, run.result_dir / file.name)
+    if isinstance(about.get("data"), dict):
+        (run.path / "data").mkdir()
+        (run.path / "data" / "card.json").write_text(json.dumps(about["data"], indent=1), encoding="utf-8")
+    if isinstance(about.get("report"), dict):
+        run.write_report(about["report"])
+    start = about.get("start") if isinstance(about.get("start"), dict) else {}
+    done = about.get("done") if isinstance(about.get("done"), dict) else {}
+    append_event(run.diary, "start", **{**start, "pulled_from": repo_id})
+    append_event(run.diary, "done", **{"outcome": "finished", "seconds": 0.0, **done, "run": run.id})
+
+
+def _download(repo_id: str, revision: str | None, folder: Path, token: str | None) -> None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            repo_id, revision=revision, local_dir=folder, allow_patterns=list(RESULT_FILES), token=token or False
+        )
+    except Exception as error:
+        raise account.told(error) from error

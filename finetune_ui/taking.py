@@ -1,0 +1,299 @@
+"""Three of Share's cards: the Hub, whole weights as files, GGUF for Ollama. Each job is a process; this shows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import zipfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from finetune_core import hub, launch
+from finetune_core.errors import FinetuneError
+from finetune_core.run import Run
+from finetune_core.takeaway import account, diary
+from finetune_core.takeaway.kept import exports_dir, kept, short_name, sizes
+
+from . import look, words, words_take
+from .downloads import download
+from .held import held_run, told
+from .words_share import COPY_JS
+
+if TYPE_CHECKING:
+    from .frame import Page
+
+LARGEST_ZIP = 4 * 2**30  # bytes; what is larger is better copied from its folder
+SPARE_DISK = 500 * 2**20  # bytes that stay free
+STATES = 12  # values that states_of gives
+ASK_AGAIN = 60.0  # seconds until the Hub is asked anew who is signed in
+QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+PUSH, MERGE, GGUF, CANCEL = "Put it on the Hub", "Make whole weights", "Make GGUF files", "Cancel"
+DOUBLE_CLICK = 2.0  # seconds in which a second press is the same press
+
+
+@dataclass(frozen=True)
+class Taking:
+    """`card`: what a run's cards show, in the order of `show`."""
+
+    outputs: tuple[Any, ...]
+
+
+def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
+    """The cards; `adapter_zip(run_id, folder)` writes what the first download hands over."""
+    card = partial(look.html, js_on_load=COPY_JS)
+    seen = gr.State(())
+    with gr.Column(elem_classes=["card", "share-card"]):
+        hub_head = card()
+        with gr.Column(elem_classes="take-form"):
+            repo = gr.Textbox(label="Name", max_lines=1, placeholder="owner/name", max_length=140)
+            with gr.Row(elem_classes="take-choices"):
+                what = gr.Radio(
+                    [("Adapter", "adapter"), ("Whole weights", "merged")],
+                    value="adapter", label="What", show_label=False, elem_classes="pills",
+                )  # fmt: skip
+                private = gr.Checkbox(True, label="Private", elem_classes="take-private")
+            who = card()
+            token = gr.Textbox(
+                label="Token", type="password", max_lines=1, placeholder="hf_…", visible=False, max_length=400,
+                html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
+            )  # fmt: skip
+        push = gr.Button(PUSH, variant="primary", size="md")
+        hub_state = card()
+    with gr.Column(elem_classes=["card", "share-card"]):
+        file_head = card()
+        with gr.Row(elem_classes="share-buttons"):
+            zipped = download(
+                "Download as zip", adapter_zip, [page.held], problem, name="adapter", busy="Making the zip…",
+                size="md",
+            )  # fmt: skip
+            merge = gr.Button(MERGE, size="md")
+            write_merged = partial(write_export_zip, page.runs_dir, "merged")
+            merged_zip = download(
+                "Download whole weights", write_merged, [page.held], problem, name="merged", busy="Making the zip…",
+                size="md", visible=False,
+            )  # fmt: skip
+        file_state = card()
+    with gr.Column(elem_classes=["card", "share-card"]):
+        gguf_head = card()
+        with gr.Row(elem_classes="share-buttons"):
+            gguf = gr.Button(GGUF, size="md")
+            four = gr.Checkbox(False, label="Also in 4 bits", elem_classes="take-four")
+            write_gguf = partial(write_export_zip, page.runs_dir, "gguf")
+            gguf_zip = download(
+                "Download as zip", write_gguf, [page.held], problem, name="gguf", busy="Making the zip…", size="md",
+                visible=False,
+            )  # fmt: skip
+        gguf_state = card()
+    clock = gr.Timer(1, active=False)
+
+    states = [seen, who, token, push, hub_state, merge, merged_zip, file_state, gguf, gguf_zip, gguf_state, four]
+    for button, to, more in ((merge, "merged", []), (gguf, "gguf", [four])):
+        button.click(_starting, None, button, queue=False, **QUICK).then(
+            partial(press_export, page.runs_dir, to), [page.held, *more], [problem, *states], **QUICK
+        )
+    push.click(_starting, None, push, queue=False, **QUICK).then(
+        partial(press_push, page.runs_dir), [page.held, repo, what, private, token], [problem, *states], **QUICK
+    )
+    clock.tick(partial(tick, page.runs_dir), [page.held, seen], states, **QUICK)
+    return Taking((hub_head, repo, what, private, file_head, zipped, gguf_head, clock, *states))
+
+
+def show(run: Run) -> tuple[Any, ...]:
+    found, recipe = sizes(run), run.recipe
+    full = recipe.method == "full"
+    # an adapter on a base model that only this machine has is of no use on the Hub
+    only_whole = full or hub.looks_local(recipe.model_name_or_path)
+    return (
+        words_take.hub_card(found, full),
+        short_name(run),
+        gr.update(value="merged" if only_whole else "adapter", visible=not only_whole),
+        True,
+        words_take.file_card(recipe, found, str(run.result_dir)),
+        gr.update(visible=found["adapter"] <= LARGEST_ZIP),
+        words_take.gguf_card(found),
+        gr.Timer(active=True),
+        *states_of(run),
+    )
+
+
+def nothing() -> list[Any]:
+    """For a run without a result: leave everything, and stop asking."""
+    return [*[gr.skip()] * 7, gr.Timer(active=False), *[gr.skip()] * STATES]
+
+
+def states_of(run: Run) -> tuple[Any, ...]:
+    """What the jobs of a run look like now, and what was made."""
+    jobs, me = diary.jobs(run), known_account()
+    busy = any(job.busy for job in jobs.values())
+    merged, gguf = kept(run, "merged"), kept(run, "gguf")
+    can_merge = run.recipe.method != "full"
+    whole = words_take.made_file(merged) if merged else ""
+    files = words_take.made_gguf(gguf, short_name(run)) if gguf else ""
+    return (
+        version(run),
+        words_take.account(me.name, me.is_away) if me else words_take.asking(),
+        gr.update(visible=bool(me and not me.name and not me.is_away)),
+        _button(PUSH, jobs.get("push"), busy, bool(me and not me.is_away)),
+        _state(jobs.get("push"), words_take.made_push(jobs["push"].made) if _done(jobs.get("push")) else ""),
+        _button(MERGE, jobs.get("merged"), busy, visible=can_merge and merged is None),
+        gr.update(visible=_fits(merged)),
+        _state(jobs.get("merged"), whole),
+        _button(GGUF, jobs.get("gguf"), busy, visible=gguf is None),
+        gr.update(visible=_fits(gguf)),
+        _state(jobs.get("gguf"), files),
+        gr.update(visible=gguf is None, interactive=not busy),
+    )
+
+
+def version(run: Run) -> tuple[Any, ...]:
+    """Changes whenever the cards would look different."""
+    made = tuple((exports_dir(run, to) / "parity.json").is_file() for to in ("merged", "gguf"))
+    return run.id, diary.version(run), made, known_account()
+
+
+def _button(label: str, job: diary.Job | None, busy: bool, can: bool = True, visible: bool = True) -> Any:
+    """A button that starts its job, and cancels it while it is going on; one job of a run at a time."""
+    mine = job is not None and job.busy
+    return gr.update(value=CANCEL if mine else label, interactive=mine or (can and not busy), visible=visible)
+
+
+def _state(job: diary.Job | None, made: str) -> str:
+    if job and job.busy:
+        return words_take.working(job.stage, job.fraction, job.says)
+    return made or (words_take.failed(job.error) if job and job.error else "")
+
+
+def _done(job: diary.Job | None) -> bool:
+    return bool(job and job.made)
+
+
+def _fits(made: dict[str, Any] | None) -> bool:
+    return made is not None and made["bytes"] <= LARGEST_ZIP
+
+
+def _starting() -> Any:
+    return gr.update(value="Starting…", interactive=False)
+
+
+# --- handlers ---
+
+
+def tick(runs_dir: Path, run_id: str, seen: Any) -> Any:
+    """The truth about the jobs, which a terminal may start too; nothing while nothing changed."""
+    try:
+        run = held_run(runs_dir, run_id)
+    except FinetuneError:
+        return [gr.skip()] * STATES
+    return [gr.skip()] * STATES if version(run) == tuple(seen) else states_of(run)
+
+
+def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) -> tuple[Any, ...]:
+    try:
+        run = held_run(runs_dir, run_id)
+        if not _cancelled(run, to) and kept(run, to) is None:
+            shutil.rmtree(exports_dir(run, to), ignore_errors=True)  # of earlier weights
+            types = ["--types", "f16", "q8_0", "q4_0"] if four_bits else []
+            launch.take_away(run, "export", "--to", to, "--output", str(exports_dir(run, to)), *types)
+        return gr.update(visible=False), *states_of(run)
+    except Exception as error:
+        return _refused(runs_dir, run_id, error)
+
+
+def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bool, token: str) -> tuple[Any, ...]:
+    """The token goes into the child's environment and nowhere else; its box is emptied."""
+    try:
+        run = held_run(runs_dir, run_id)
+        if _cancelled(run, "push"):
+            return gr.update(visible=False), *states_of(run)
+        repo_id, token = str(repo_id or "").strip(), str(token or "").strip()
+        account.require_name(repo_id)
+        if not token and (os.environ.get("SPACE_ID") or not account.find_token()):
+            raise FinetuneError(
+                "You are not signed in to the Hub.", "Paste a token with the role “write”.", code="no-token"
+            )
+        options = [*(["--merged"] if what == "merged" else []), *([] if private else ["--public"])]
+        launch.take_away(run, "push", repo_id, *options, token=token or None)
+        states = list(states_of(run))
+    except Exception as error:
+        return _refused(runs_dir, run_id, error)
+    if token:
+        states[2] = gr.update(value="")
+    return gr.update(visible=False), *states
+
+
+def _cancelled(run: Run, what: str) -> bool:
+    """The press was on a button that says Cancel (or was the second half of a double click): true if so."""
+    job = diary.jobs(run).get(what)
+    if job is None or not job.busy:
+        return False
+    if time.time() - job.began > DOUBLE_CLICK:
+        launch.stop_taking(run)
+    return True
+
+
+def _refused(runs_dir: Path, run_id: str, error: Exception) -> tuple[Any, ...]:
+    shown = gr.update(value=words.error_card(told(error)), visible=True)
+    try:
+        return shown, *states_of(held_run(runs_dir, run_id))
+    except FinetuneError:
+        return shown, *[gr.skip()] * STATES
+
+
+def write_export_zip(runs_dir: Path, to: str, run_id: str, folder: Path) -> Path:
+    """An export in one file. Weights do not compress, so they are only put together."""
+    run = held_run(runs_dir, run_id)
+    made = kept(run, to)
+    if made is None:
+        raise FinetuneError("That has not been made yet.", "Make it first.", code="no-result")
+    require_room(folder, made["bytes"], made["path"])
+    path = folder / f"{short_name(run)}-{to}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        for name in made["files"]:
+            target.write(Path(made["path"]) / name, f"{path.stem}/{name}")
+    return path
+
+
+def require_room(folder: Path, n_bytes: int, where: str) -> None:
+    """Raises FinetuneError (too-large, disk-full) for a zip of so many bytes."""
+    if n_bytes > LARGEST_ZIP:
+        raise FinetuneError("It is too large for a zip.", f"Copy the folder {where}.", code="too-large")
+    if shutil.disk_usage(folder).free < n_bytes + SPARE_DISK:
+        raise FinetuneError(
+            "There is no room on the disk for the zip.", "Delete runs that you no longer need.", code="disk-full"
+        )
+
+
+# --- who is signed in ---
+
+
+@dataclass(frozen=True)
+class Known:
+    name: str
+    is_away: bool  # the Hub cannot be reached
+
+
+_asking = threading.Lock()
+_known: Known | None = None
+_asked = 0.0
+
+
+def known_account() -> Known | None:
+    """Who is signed in on this machine, as last heard; asked in the background, None until there is an answer."""
+    global _asked
+    if time.monotonic() - _asked > ASK_AGAIN or _asked == 0.0:
+        _asked = time.monotonic()
+        threading.Thread(target=_ask, daemon=True).start()
+    return _known
+
+
+def _ask() -> None:
+    global _known
+    with _asking:
+        away = not hub.reachable(1.5)
+        _known = Known("" if away else account.signed_in_as(), away)

@@ -1,0 +1,334 @@
+"""A Hub on this machine, for the real huggingface_hub client: accounts, model repositories, uploads over LFS, trouble.
+
+    with HubDouble(folder) as hub:
+        environment = hub.environment(tmp_path)     # for a child process: the client reads it at import
+        hub.fail("POST .*/commit/", 429)            # trouble on request
+
+Not covered: Xet (the environment switches it off), data sets, jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import uvicorn
+import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+LARGE = (".safetensors", ".bin", ".gguf", ".model")
+ALICE, ALICE_READS, BOB, CAROL = (f"hf_{name}0123456789abcdefghij" for name in ("alice", "reads", "bob", "carol"))
+ACCOUNTS = {  # token → account
+    ALICE: {"name": "alice", "role": "write", "orgs": ["acme"]},
+    ALICE_READS: {"name": "alice", "role": "read", "orgs": ["acme"]},
+    BOB: {"name": "bob", "role": "write", "orgs": []},
+    CAROL: {"name": "carol", "role": "fineGrained", "orgs": ["acme"], "may": {"acme": ["repo.write"]}},
+}
+
+
+class Refused(Exception):
+    def __init__(self, status: int, says: str, code: str = ""):
+        self.status, self.says, self.code = status, says, code
+
+
+@dataclass
+class Repo:
+    id: str
+    private: bool
+    files: dict[str, str] = field(default_factory=dict)  # path → sha256 of its content
+    commits: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Trouble:
+    match: str  # a pattern for "METHOD /path"
+    status: int = 0
+    seconds: float = 0.0  # hang so long
+    drop: bool = False  # close the connection in the middle
+    times: int = 1
+
+
+class HubDouble:
+    """Starts a server on a free port and stops it at the end of the block."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.repos: dict[str, Repo] = {}
+        self.requests: list[str] = []
+        self.troubles: list[Trouble] = []
+        (folder / "objects").mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(_Door(self, self._app()), port=self.port, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def __enter__(self) -> HubDouble:
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(5)
+
+    def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
+        """For a child process that shall meet this Hub and nothing else."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        extra = {"HF_TOKEN": token} if token else {}
+        return {**kept, "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **extra}  # fmt: skip
+
+    def fail(self, match: str, status: int, times: int = 1) -> None:
+        self.troubles.append(Trouble(match, status=status, times=times))
+
+    def hang(self, match: str, seconds: float) -> None:
+        self.troubles.append(Trouble(match, seconds=seconds))
+
+    def drop(self, match: str, times: int = 1) -> None:
+        self.troubles.append(Trouble(match, drop=True, times=times))
+
+    def add(self, repo_id: str, folder: Path, private: bool = False) -> Repo:
+        """Put a folder there, without the client."""
+        repo = self.repos[repo_id] = Repo(repo_id, private, commits=[_sha1(repo_id)])
+        for file in folder.rglob("*"):
+            if file.is_file():
+                repo.files[str(file.relative_to(folder))] = self.store(file.read_bytes())
+        return repo
+
+    def store(self, content: bytes) -> str:
+        sha = hashlib.sha256(content).hexdigest()
+        self.object(sha).write_bytes(content)
+        return sha
+
+    def object(self, sha: str) -> Path:
+        return self.folder / "objects" / sha
+
+    def sent(self, pattern: str) -> int:
+        """How many requests matched."""
+        return sum(1 for line in self.requests if re.search(pattern, line))
+
+    # --- who may what ---
+
+    def account(self, request: Request) -> dict[str, Any]:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not token:
+            raise Refused(401, "Invalid username or password.")
+        if token not in ACCOUNTS:
+            raise Refused(401, "Invalid credentials in Authorization header")
+        return ACCOUNTS[token]
+
+    def writer(self, request: Request, owner: str) -> None:
+        who = self.account(request)
+        mine = owner == who["name"] or owner in who["orgs"]
+        may = who["role"] == "write" or "repo.write" in who.get("may", {}).get(owner, ())
+        if not (mine and may):
+            raise Refused(403, f"Forbidden: you don't have the right to write to {owner}")
+
+    def repo(self, request: Request, write: bool = False) -> Repo:
+        parts = request.path_params
+        repo = self.repos.get(f"{parts['owner']}/{parts['name']}")
+        signed_in = "authorization" in request.headers
+        who = self.account(request) if signed_in else {"name": "", "orgs": []}
+        if repo is None or (repo.private and parts["owner"] not in (who["name"], *who["orgs"])):
+            raise Refused(404 if signed_in else 401, "Repository not found", "RepoNotFound")
+        if write:
+            self.writer(request, parts["owner"])
+        return repo
+
+    # --- routes ---
+
+    def _app(self) -> Starlette:
+        repo = "/api/models/{owner}/{name}"
+        routes = [
+            Route("/api/whoami-v2", self._whoami),
+            Route("/api/repos/create", self._create, methods=["POST"]),
+            Route("/api/validate-yaml", self._validate, methods=["POST"]),
+            Route(repo, self._info),
+            Route(repo + "/revision/{revision}", self._info),
+            Route(repo + "/tree/{revision}", self._tree),
+            Route(repo + "/paths-info/{revision}", self._paths, methods=["POST"]),
+            Route(repo + "/preupload/{revision}", self._preupload, methods=["POST"]),
+            Route(repo + "/commit/{revision}", self._commit, methods=["POST"]),
+            Route("/{owner}/{name}.git/info/lfs/objects/batch", self._batch, methods=["POST"]),
+            Route("/_lfs/{sha}", self._put, methods=["PUT"]),
+            Route("/_lfs/{sha}/verify", self._verify, methods=["POST"]),
+            Route("/{owner}/{name}/resolve/{revision}/{path:path}", self._resolve, methods=["GET", "HEAD"]),
+        ]
+        return Starlette(routes=routes, exception_handlers={Refused: _refusal})
+
+    async def _whoami(self, request: Request) -> Response:
+        who = self.account(request)
+        access: dict[str, Any] = {"displayName": "test", "role": who["role"]}
+        if "may" in who:
+            access["fineGrained"] = {
+                "scoped": [{"entity": {"name": name}, "permissions": may} for name, may in who["may"].items()]
+            }
+        orgs = [{"name": name, "roleInOrg": "write"} for name in who["orgs"]]
+        return JSONResponse({"type": "user", "name": who["name"], "orgs": orgs, "auth": {"accessToken": access}})
+
+    async def _create(self, request: Request) -> Response:
+        said = await request.json()
+        owner = said.get("organization") or self.account(request)["name"]
+        self.writer(request, owner)
+        repo_id = f"{owner}/{said['name']}"
+        if repo_id in self.repos:
+            there = {"error": "You already created this model repo", "url": f"{self.url}/{repo_id}"}
+            return JSONResponse(there, 409)
+        private = said.get("visibility") == "private" or bool(said.get("private"))
+        self.repos[repo_id] = Repo(repo_id, private, commits=[_sha1(repo_id)])
+        self.repos[repo_id].files[".gitattributes"] = self.store(b"*.safetensors filter=lfs\n")
+        return JSONResponse({"url": f"{self.url}/{repo_id}"})
+
+    async def _validate(self, request: Request) -> Response:
+        try:
+            _front_matter((await request.json())["content"])
+        except yaml.YAMLError as error:
+            return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
+        return JSONResponse({"errors": [], "warnings": []})
+
+    async def _info(self, request: Request) -> Response:
+        repo = self.repo(request)
+        text = self.object(repo.files["README.md"]).read_text() if "README.md" in repo.files else ""
+        siblings = [
+            {"rfilename": path, "size": self.object(sha).stat().st_size} for path, sha in sorted(repo.files.items())
+        ]
+        return JSONResponse({"id": repo.id, "modelId": repo.id, "sha": repo.commits[-1], "private": repo.private,
+                             "siblings": siblings, "tags": [], "cardData": _front_matter(text)})  # fmt: skip
+
+    async def _tree(self, request: Request) -> Response:
+        repo = self.repo(request)
+        return JSONResponse([self._entry(path, sha) for path, sha in sorted(repo.files.items())])
+
+    async def _paths(self, request: Request) -> Response:
+        repo = self.repo(request)
+        if "json" in request.headers.get("content-type", ""):
+            paths = (await request.json())["paths"]
+        else:
+            paths = (await request.form()).getlist("paths")
+        return JSONResponse([self._entry(path, repo.files[path]) for path in paths if path in repo.files])
+
+    def _entry(self, path: str, sha: str) -> dict[str, Any]:
+        size = self.object(sha).stat().st_size
+        lfs = {"lfs": {"oid": sha, "size": size, "pointerSize": 134}} if path.endswith(LARGE) else {}
+        return {"type": "file", "path": path, "size": size, "oid": self._oid(path, sha), **lfs}
+
+    def _oid(self, path: str, sha: str) -> str:
+        content = self.object(sha).read_bytes()
+        return sha if path.endswith(LARGE) else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+    async def _preupload(self, request: Request) -> Response:
+        repo, said = self.repo(request, write=True), await request.json()
+        found = []
+        for file in said["files"]:
+            path = file["path"]
+            known = {"oid": self._oid(path, repo.files[path])} if path in repo.files else {}
+            mode = "lfs" if path.endswith(LARGE) else "regular"
+            found.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
+        return JSONResponse({"files": found})
+
+    async def _batch(self, request: Request) -> Response:
+        self.account(request)
+        found = []
+        for wanted in (await request.json())["objects"]:
+            entry = {"oid": wanted["oid"], "size": wanted["size"]}
+            if not self.object(wanted["oid"]).exists():
+                href = f"{self.url}/_lfs/{wanted['oid']}"
+                entry["actions"] = {"upload": {"href": href}, "verify": {"href": href + "/verify"}}
+            found.append(entry)
+        return JSONResponse({"transfer": "basic", "objects": found})
+
+    async def _put(self, request: Request) -> Response:
+        content = await request.body()
+        if hashlib.sha256(content).hexdigest() != request.path_params["sha"]:
+            raise Refused(400, "sha256 mismatch")
+        self.store(content)
+        return Response(status_code=200)
+
+    async def _verify(self, request: Request) -> Response:
+        self.account(request)
+        if not self.object(request.path_params["sha"]).exists():
+            raise Refused(404, "object not found")
+        return JSONResponse({})
+
+    async def _commit(self, request: Request) -> Response:
+        repo = self.repo(request, write=True)
+        for line in (await request.body()).splitlines():
+            item = json.loads(line)
+            value = item["value"]
+            if item["key"] == "file":
+                repo.files[value["path"]] = self.store(base64.b64decode(value["content"]))
+            elif item["key"] == "lfsFile":
+                repo.files[value["path"]] = value["oid"]
+        repo.commits.append(_sha1(f"{repo.id}{len(repo.commits)}"))
+        url = f"{self.url}/{repo.id}/commit/{repo.commits[-1]}"
+        return JSONResponse({"success": True, "commitOid": repo.commits[-1], "commitUrl": url, "hookOutput": ""})
+
+    async def _resolve(self, request: Request) -> Response:
+        repo, path = self.repo(request), request.path_params["path"]
+        if path not in repo.files:
+            raise Refused(404, "Entry not found", "EntryNotFound")
+        sha = repo.files[path]
+        size = self.object(sha).stat().st_size
+        headers = {"X-Repo-Commit": repo.commits[-1], "ETag": f'"{self._oid(path, sha)}"', "Accept-Ranges": "bytes"}
+        if path.endswith(LARGE):
+            headers |= {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(size)}
+        if request.method == "HEAD":
+            return Response(headers={**headers, "Content-Length": str(size)})
+        return FileResponse(self.object(sha), headers=headers)
+
+
+class _Door:
+    """Notes every request and makes the trouble that was asked for."""
+
+    def __init__(self, hub: HubDouble, inner: Any):
+        self.hub, self.inner = hub, inner
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        line = f"{scope['method']} {unquote(scope['raw_path'].decode())}"
+        self.hub.requests.append(line)
+        for trouble in self.hub.troubles:
+            if trouble.times > 0 and re.search(trouble.match, line):
+                trouble.times -= 1
+                await asyncio.sleep(trouble.seconds)
+                if trouble.drop:  # promises ten bytes and hangs up
+                    headers = [(b"content-length", b"10")]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    return
+                if trouble.status:
+                    refused = await _refusal(None, Refused(trouble.status, "trouble on request"))
+                    await refused(scope, receive, send)
+                    return
+        await self.inner(scope, receive, send)
+
+
+async def _refusal(_request: Request | None, error: Refused) -> Response:
+    headers = {"X-Error-Message": error.says, **({"X-Error-Code": error.code} if error.code else {})}
+    return JSONResponse({"error": error.says}, error.status, headers=headers)
+
+
+def _front_matter(text: str) -> dict[str, Any]:
+    found = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.S)
+    value = yaml.safe_load(found[1]) if found else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()

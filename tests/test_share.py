@@ -1,0 +1,204 @@
+"""Share on the page: what can be made, how far it is, and a token that stays nowhere."""
+
+import json
+import os
+import time
+import zipfile
+
+import gradio as gr
+import pytest
+from conftest import chat_rows, write_jsonl
+from tuned import make_tuned_run
+
+from finetune_core import launch
+from finetune_core.events import append_event
+from finetune_core.recipe import Recipe
+from finetune_core.takeaway import diary
+from finetune_core.takeaway.kept import exports_dir, kept
+from finetune_ui import share, taking, words_take
+from finetune_ui.frame import Page
+
+TOKEN = "hf_page0123456789abcdefghij"
+
+
+@pytest.fixture(autouse=True)
+def signed_out(monkeypatch):
+    monkeypatch.setattr(taking, "known_account", lambda: taking.Known("", False))
+
+
+@pytest.fixture
+def run(runs_dir, tiny_model_dir):
+    run = make_tuned_run(runs_dir, tiny_model_dir, max_new_tokens=6)
+    write_jsonl(run.path / "data" / "test.jsonl", chat_rows(4))
+    return run
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would have been started."""
+    calls = []
+    monkeypatch.setattr(launch, "take_away", lambda run, *options, token=None: calls.append((options, token)))
+    return calls
+
+
+def build(runs_dir):
+    with gr.Blocks() as demo:
+        built = share.build(Page(runs_dir, gr.State(""), gr.State("")))
+    return demo, built
+
+
+def make(run, to, parity=None):
+    """An export as a process leaves it."""
+    folder = exports_dir(run, to)
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    found = {"compared": 4, "same": 4, "ties": 0, "logprob_mean": 0.0, "engine": "transformers", "split": "test",
+             "format": "float32"}  # fmt: skip
+    (folder / "parity.json").write_text(json.dumps(parity or found))
+
+
+def shown(values):
+    return " ".join(str(each.get("value") if isinstance(each, dict) else each) for each in values)
+
+
+def test_the_panel_fills_as_many_boxes_as_it_has(run, runs_dir):
+    built = build(runs_dir)[1]
+    assert len(share.show(run)) == len(built.outputs)
+    for file in run.result_dir.glob("*.safetensors"):
+        file.unlink()
+    assert len(share.show(run)) == len(built.outputs)
+
+
+def test_each_card_says_how_large_it_gets(run):
+    text = shown(share.show(run))
+    assert "adapter" in text and "whole weights" in text and "8 bits" in text and "kB" in text
+
+
+def test_nothing_is_sent_to_the_page_while_nothing_changed(run, runs_dir):
+    states = taking.states_of(run)
+    assert all(each == gr.skip() for each in taking.tick(runs_dir, run.id, states[0]))
+    append_event(run.path / diary.FILE, "start", what="merged")
+    assert taking.tick(runs_dir, run.id, states[0])[0] != states[0]
+
+
+def test_a_job_shows_what_it_does_and_how_far_it_is(run):
+    with diary.written(run, "gguf", lambda kind, **data: None) as tell:
+        tell("stage", name="comparing", fraction=0.4, says="llama.cpp answers")
+        states = taking.states_of(run)
+    assert "Asking both models the same questions" in states[10] and "width:40%" in states[10]
+    assert not states[3]["interactive"] and not states[5]["interactive"]
+    assert states[8]["value"] == "Cancel" and states[8]["interactive"]
+
+
+def test_a_finished_export_shows_its_proof_and_its_download(run):
+    make(run, "merged")
+    states = taking.states_of(run)
+    assert "4 of 4" in states[7] and states[6]["visible"] and not states[5]["visible"]
+
+
+def test_an_export_of_earlier_weights_is_not_offered(run):
+    make(run, "merged")
+    newer = time.time() + 10
+    os.utime(run.result_dir / "adapter_model.safetensors", (newer, newer))
+    assert kept(run, "merged") is None and taking.states_of(run)[5]["visible"]
+
+
+def test_a_failed_job_says_what_to_do(run):
+    append_event(run.path / diary.FILE, "start", what="push")
+    append_event(run.path / diary.FILE, "error", code="repo-taken", problem="It is taken.", fix="Choose another name.")
+    assert "It is taken." in taking.states_of(run)[4] and "Choose another name." in taking.states_of(run)[4]
+
+
+def test_a_button_starts_the_command_that_a_terminal_would(run, runs_dir, started):
+    taking.press_export(runs_dir, "gguf", run.id)
+    taking.press_push(runs_dir, run.id, "me/it", "merged", False, TOKEN)
+    assert started == [
+        (("export", "--to", "gguf", "--output", str(exports_dir(run, "gguf"))), None),
+        (("push", "me/it", "--merged", "--public"), TOKEN),
+    ]
+
+
+def test_four_bits_are_made_where_they_are_asked_for(run, runs_dir, started):
+    taking.press_export(runs_dir, "gguf", run.id, True)
+    assert started[0][0][-4:] == ("--types", "f16", "q8_0", "q4_0")
+
+
+def test_a_second_press_cancels_and_a_double_click_does_not(run, runs_dir, started, monkeypatch):
+    ended = []
+    monkeypatch.setattr(launch, "stop_taking", ended.append)
+    with diary.written(run, "merged", lambda kind, **data: None):
+        taking.press_export(runs_dir, "merged", run.id)
+        assert ended == []
+        monkeypatch.setattr(taking, "DOUBLE_CLICK", -1.0)
+        taking.press_export(runs_dir, "merged", run.id)
+    assert ended == [run] and started == []
+
+
+def test_a_push_is_private_unless_it_was_switched_off(run, runs_dir, started):
+    taking.press_push(runs_dir, run.id, "me/it", "adapter", True, TOKEN)
+    assert started == [(("push", "me/it"), TOKEN)]
+
+
+@pytest.mark.parametrize(("name", "token", "says"), [("a b", TOKEN, "no name"), ("me/it", "", "not signed in")])
+def test_what_cannot_be_pushed_is_said_at_once(name, token, says, run, runs_dir, started, monkeypatch):
+    monkeypatch.setattr(taking.account, "find_token", lambda: None)
+    answer = taking.press_push(runs_dir, run.id, name, "adapter", True, token)
+    assert says in answer[0]["value"] and started == []
+
+
+def test_a_visitor_of_a_space_does_not_push_with_its_owners_token(run, runs_dir, started, monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "owner/space")
+    monkeypatch.setattr(taking.account, "find_token", lambda: TOKEN)
+    assert "not signed in" in taking.press_push(runs_dir, run.id, "me/it", "adapter", True, "")[0]["value"]
+    assert started == []
+
+
+def test_the_token_box_is_emptied_and_the_token_stands_nowhere_on_the_page(run, runs_dir, started):
+    demo, _ = build(runs_dir)
+    answer = taking.press_push(runs_dir, run.id, "me/it", "adapter", True, TOKEN)
+    assert answer[3] == gr.update(value="")
+    assert TOKEN not in shown(answer) and TOKEN not in json.dumps(demo.get_config_file(), default=str)
+
+
+def test_no_handler_reaches_a_run_outside_of_the_runs_folder(run, runs_dir, started, tmp_path):
+    for bad in (str(run.path), "../x", "", None):
+        assert "shows no run" in taking.press_export(runs_dir, "merged", bad)[0]["value"]
+        assert "shows no run" in taking.press_push(runs_dir, bad, "me/it", "adapter", True, TOKEN)[0]["value"]
+        with pytest.raises(Exception, match="shows no run"):
+            taking.write_export_zip(runs_dir, "merged", bad, tmp_path)
+    assert started == []
+
+
+def test_an_export_is_downloaded_as_one_file(run, runs_dir, tmp_path):
+    make(run, "merged")
+    with zipfile.ZipFile(taking.write_export_zip(runs_dir, "merged", run.id, tmp_path)) as content:
+        assert {name.rpartition("/")[2] for name in content.namelist()} == {"model.safetensors", "parity.json"}
+
+
+def test_an_export_works_through_a_process_of_its_own(run, runs_dir):
+    taking.press_export(runs_dir, "adapter", run.id)
+    until = time.monotonic() + 120
+    while diary.is_busy(run) and time.monotonic() < until:
+        time.sleep(0.3)
+    job = diary.jobs(run)["adapter"]
+    assert job.made and job.made["parity"]["same"] == 4, (job, launch.tail(run.path / "takeaway.log", 20))
+
+
+def test_a_cancelled_export_leaves_nothing_that_looks_finished(run, runs_dir):
+    taking.press_export(runs_dir, "merged", run.id)
+    assert diary.is_busy(run)
+    launch.stop_taking(run)
+    assert not diary.is_busy(run) and kept(run, "merged") is None
+    assert diary.jobs(run)["merged"].error["code"] == "interrupted"
+
+
+def test_vllm_is_given_the_trained_template_and_a_rank_that_it_takes():
+    text = words_take.elsewhere(Recipe(lora_r=64), "/runs/x y/adapter", None)
+    assert "--chat-template &#x27;/runs/x y/adapter/chat_template.jinja&#x27;" in text and "--max-lora-rank 64" in text
+    assert "--max-lora-rank" not in words_take.elsewhere(Recipe(), "/runs/adapter", None)
+
+
+def test_words_of_a_proof_name_each_file():
+    one = {"compared": 20, "same": 18, "ties": 2, "logprob_mean": 0.005, "engine": "llama.cpp", "split": "test"}
+    text = words_take.proof({**one, "by_file": {"m-q8_0.gguf": one}})
+    assert "q8_0" in text and "18 of 20" in text and "2 part at a near tie" in text
