@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import verbs
+from . import verbs, verbs_proof
 from .errors import FinetuneError, explain, redact
 from .output import Output, own_stdout
 from .run import default_runs_dir
@@ -60,10 +60,11 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(do=do)
         return one
 
-    def recipe_verb(name: str, do: Callable[..., int], says: str, what: str = "RECIPE") -> None:
+    def recipe_verb(name: str, do: Callable[..., int], says: str, what: str = "RECIPE") -> argparse.ArgumentParser:
         one = verb(name, do, says)
         one.add_argument("recipe", metavar=what, help="a YAML file or a preset's name" + what[6:].lower())
         one.add_argument("overrides", nargs="*", metavar="field=value", help="values to replace")
+        return one
 
     def run_verb(name: str, do: Callable[..., int], says: str) -> argparse.ArgumentParser:
         one = verb(name, do, says)
@@ -77,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     verb("runs", verbs.runs, "list the runs")
     run_verb("stop", verbs.stop, "stop after this step and keep what was learned")
     run_verb("delete", verbs.delete, "delete a run's folder")
-    run_verb("evaluate", verbs.evaluate, "compare base and tuned model on the test rows")
+    verbs_proof.add_verbs(verb, run_verb, recipe_verb)
     one = run_verb("predict", verbs.predict, "answer the rows of a file")
     one.add_argument("--input", required=True, help="JSONL with `messages` or `prompt` in each row")
     one.add_argument("--output", required=True, help="JSONL to write: `id` and `prediction`")

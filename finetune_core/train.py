@@ -8,10 +8,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from . import measured
 from .errors import FinetuneError, explain
@@ -19,6 +20,7 @@ from .events import Event
 from .machine import this_machine
 from .recipe import Recipe
 from .run import Run
+from .turn import StoppedWaiting, turn
 
 if TYPE_CHECKING:
     from .data import Prepared
@@ -49,11 +51,12 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
     began = time.monotonic()
     try:
         tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
-        with _turn(run, tell):
+        waiting = partial(tell, "stage", name="waiting for its turn")
+        with turn(run.path.parent, waiting, (run.path / "stop").exists):
             outcome, facts = _train(run, tell, token)
         tell("done", outcome=outcome, seconds=round(time.monotonic() - began, 1), run=run.id, **facts)
         return outcome
-    except _StoppedWaiting:
+    except StoppedWaiting:
         tell("done", outcome="stopped", seconds=round(time.monotonic() - began, 1), run=run.id)
         return "stopped"
     except FinetuneError as error:
@@ -69,34 +72,6 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
         raise told from error
     finally:
         lock.release()
-
-
-class _StoppedWaiting(Exception):
-    """Stop was pressed while the run stood in line."""
-
-
-class _turn:
-    """One training at a time on this machine: wait in line, say so, and give up when asked to stop."""
-
-    def __init__(self, run: Run, tell: Tell):
-        self.run, self.tell = run, tell
-        self.lock = FileLock(run.path.parent / ".gpu.lock")
-
-    def __enter__(self) -> None:
-        said = False
-        while True:
-            try:
-                self.lock.acquire(timeout=0.1 if not said else 1.0)
-                return
-            except Timeout:
-                if not said:
-                    self.tell("stage", name="waiting for its turn")
-                    said = True
-            if (self.run.path / "stop").exists():
-                raise _StoppedWaiting
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
 
 
 def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]]:
@@ -120,10 +95,10 @@ def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]
     outcome, facts = _learn(run, recipe, folder, tokenizer, train_rows, validation_rows, tell)
     if outcome == "finished" and recipe.evaluate:
         gc.collect()
-        from .evaluate import evaluate
+        from .evaluate import Asked, evaluate
 
         tell("stage", name="evaluating")
-        evaluate(run, tell=tell, quick=True)
+        evaluate(run, tell=tell, asked=Asked(quick=True))
     return outcome, facts
 
 

@@ -300,3 +300,15 @@ def verdict_short(report: Mapping[str, Any] | None) -> str:
         return "lower loss" if verdict["difference"] > 0 else "higher loss"
     points = round(100 * verdict["difference"])
     return f"{'+' if points > 0 else '−' if points < 0 else '±'}{abs(points)} points"
+
+
+def verdict_tone(report: Mapping[str, Any] | None) -> str:
+    """good for a gain that the rows show, bad for a loss that they show, even for everything else.
+
+    >>> verdict_tone({"verdict": {"difference": 0.02, "better": None}})
+    'even'
+    """
+    verdict = (report or {}).get("verdict") or {}
+    if verdict.get("better") is None or not verdict.get("difference"):
+        return "even"
+    return "good" if verdict["difference"] > 0 else "bad"

@@ -126,46 +126,55 @@ def test_the_loss_is_the_one_that_training_would_report(report, run, chatter):
 
 
 def test_quick_asks_base_and_tuned_only(run, chatter, report):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
-    quick = evaluate(run, chatter, quick=True, max_rows=5)
+    quick = evaluate(run, chatter, asked=Asked(quick=True, rows=5))
     assert [rival["name"] for rival in quick["rivals"]] == ["base", "tuned"]
     assert quick["forgetting"] is None and quick["n"] == 5 and quick["available"] == 12
     run.write_report(report)
 
 
-def test_a_stop_ends_the_comparison_and_keeps_what_is_done(run, chatter, report):
+def test_a_stop_ends_the_comparison_and_keeps_what_is_done(run, chatter, report, monkeypatch):
     from finetune_core.evaluate import evaluate
 
-    def stop(kind, **data):
-        (run.path / "stop").touch()
+    turns, generate = [], chatter.generate
 
+    def counted(*values, **more):
+        turns.append(values[0])
+        return generate(*values, **more)
+
+    monkeypatch.setattr(chatter, "generate", counted)
     try:
-        stopped = evaluate(run, chatter, stop)
+        stopped = evaluate(run, chatter, should_stop=lambda: len(turns) > 2)
     finally:
-        (run.path / "stop").unlink()
         run.write_report(report)
-    assert stopped["complete"] is False and len(stopped["rivals"]) < 5
+    assert stopped["complete"] is False and [rival["name"] for rival in stopped["rivals"]] == ["base", "tuned"]
+
+
+def test_one_stopped_before_the_tuned_model_spoke_leaves_the_earlier_report(run, chatter, report):
+    from finetune_core.evaluate import evaluate
+
+    assert evaluate(run, chatter, should_stop=lambda: True) == report == run.report()
 
 
 def test_plain_texts_are_compared_by_loss(tmp_path, tiny_model_dir, chatter):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     run = make_tuned_run(tmp_path, tiny_model_dir)
     lay_rows(run, test=[{"text": f"the cat sat on the mat {i}"} for i in range(12)])
-    report = evaluate(run, chatter, forgetting=False)
+    report = evaluate(run, chatter, asked=Asked(forgetting=False))
     assert report["metric"] == "Loss" and [rival["name"] for rival in report["rivals"]] == ["base", "tuned"]
     assert "nats per token" in report["verdict"]["sentence"]
     assert report["rivals"][0]["score"] == pytest.approx(report["loss"]["base"], abs=1e-4)
 
 
 def test_a_check_of_ones_own_decides_what_is_right(run, chatter, report, tmp_path):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     file = tmp_path / "check.py"
     file.write_text("def check(answer, reference, row):\n    return reference.startswith('defect') and bool(row)\n")
     try:
-        checked = evaluate(run, chatter, quick=True, check_file=file)
+        checked = evaluate(run, chatter, asked=Asked(quick=True, check_file=file))
     finally:
         run.write_report(report)
     assert checked["metric"] == "Your own check" and [rival["score"] for rival in checked["rivals"]] == [1, 1]
@@ -173,7 +182,7 @@ def test_a_check_of_ones_own_decides_what_is_right(run, chatter, report, tmp_pat
 
 def test_the_last_checkpoint_competes_where_an_earlier_one_was_kept(tmp_path, tiny_model_dir, chatter):
     from finetune_core.answers.chatter import AdapterModels, Chatter
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
     from finetune_core.proof.likelihood import borrowed
 
     run = make_tuned_run(tmp_path, tiny_model_dir, early_stopping=True, max_new_tokens=8)
@@ -184,25 +193,25 @@ def test_the_last_checkpoint_competes_where_an_earlier_one_was_kept(tmp_path, ti
     last = run.checkpoints()[-1]
     models = AdapterModels(base, {"tuned": run.result_dir, last.name: last})
     both = Chatter(models, chatter.tokenizer, ["tuned", "base", last.name])
-    report = evaluate(run, both, rivals=("base", "tuned", "last"), forgetting=False)
+    report = evaluate(run, both, asked=Asked(rivals=("base", "tuned", "last"), forgetting=False))
     assert [rival["name"] for rival in report["rivals"]] == ["base", "last", "tuned"]
-    assert report["rivals"][1]["title"] == "Tuned, step 20" and report["verdict"]["against"] == "base"
+    assert report["rivals"][1]["title"] == "Tuned, last (20)" and report["verdict"]["against"] == "base"
 
 
 def test_without_test_rows_the_validation_rows_are_used_and_it_says_so(tmp_path, tiny_model_dir, chatter):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     run = make_tuned_run(tmp_path, tiny_model_dir)
     lay_rows(run, chat_rows(20), chat_rows(30)[20:])
-    report = evaluate(run, chatter, quick=True)
+    report = evaluate(run, chatter, asked=Asked(quick=True))
     assert report["split"] == "validation" and "validation rows were used" in report["note"]
 
 
 def test_without_any_rows_there_is_a_report_that_says_so(tmp_path, tiny_model_dir, chatter):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     run = make_tuned_run(tmp_path, tiny_model_dir)
-    report = evaluate(run, chatter, quick=True)
+    report = evaluate(run, chatter, asked=Asked(quick=True))
     assert report["n"] == 0 and "no rows" in report["verdict"]["sentence"] and report["verdict"]["better"] is None
 
 

@@ -16,7 +16,7 @@ from .metrics import macro_f1, perplexity
 from .rivals import Rival, question
 from .verdict import Verdict, compare
 
-SHOWN_ORDER = ("base", "system", "examples", "retrieved", "last", "tuned")
+SHOWN_ORDER = ("base", "system", "examples", "retrieved", "best", "last", "tuned")
 MOST_ROWS_IN_REPORT = 1000
 
 
