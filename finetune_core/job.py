@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import FinetuneError, explain
+from .turn import StoppedWaiting
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Job:
             say(None)
             yield say
             say(now.fraction, "", outcome="stopped" if self.is_asked_to_stop() else "finished")
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, StoppedWaiting):
             say(now.fraction, "", outcome="stopped")
             raise
         except BaseException as error:
