@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from .run import Run
 
 if TYPE_CHECKING:
     from .answers.chatter import Chatter
+    from .proof.likelihood import Asked as Target
 
 Tell = Callable[..., Any]
 Scorer = Callable[[Contest, Sequence[str]], dict[str, list[float]]]  # scores by series, one for each row
 QUICK = ("base", "tuned")
 PROMPTS = ("base", "examples", "retrieved", "system")  # what needs no training
+ASKED_ALONE = 3  # rows that are asked one by one too
 KNOWN_ROWS = 500  # training rows that are looked at to choose the metric
 
 
@@ -90,12 +93,19 @@ def evaluate(
     share = 0.75 if forgetting else 0.95
     scorer = check_scorer(asked.check_file) if asked.check_file else score_answers
     entries = hold(
-        chatter, contest, line_up, scorer, tell=lambda part, says: tell(share * part, says), should_stop=stopped
+        chatter,
+        contest,
+        line_up,
+        scorer,
+        tell=lambda part, says: tell(share * part, says),
+        should_stop=stopped,
+        targets=(targets := find_targets(chatter, contest, recipe.max_length)),
+        alone=0 if asked.quick else ASKED_ALONE,
     )
     earlier = run.report()
     if stopped() and earlier and "tuned" not in [entry.rival.name for entry in entries]:
         return earlier
-    loss = measure_loss(chatter, contest, ("base", "tuned"), recipe.max_length)
+    loss = measure_loss(chatter, targets, ("base", "tuned"), entries)
     tell(share + 0.05, "the loss")
     probe = None
     if forgetting and not stopped():
@@ -206,8 +216,14 @@ def hold(
     scorer: Scorer | None = None,
     tell: Callable[[float, str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    targets: Sequence[Target | None] = (),
+    alone: int = 0,
 ) -> list[Entry]:
-    """Let every rival answer every row. One that was stopped half-way is left out."""
+    """Let every rival answer every row. One that was stopped half-way is left out.
+
+    targets: each row's reference as it is trained; base and tuned read it along with the question. alone: so many rows
+    are also asked one by one, for the time that a single request takes.
+    """
     entries: list[Entry] = []
     if contest.metric.kind == "loss":
         return entries
@@ -220,13 +236,23 @@ def hold(
             tell((turn + ended / max(1, len(contest.rows))) / len(line_up), title)
 
         answers = chatter.generate(
-            rival.model, prompts, max_new_tokens=contest.max_new_tokens, on_tokens=progress, should_stop=should_stop
+            rival.model,
+            prompts,
+            max_new_tokens=contest.max_new_tokens,
+            on_tokens=progress,
+            should_stop=should_stop,
+            references=references_for(targets, prompts) if rival.name in QUICK and targets else None,
         )
         if any(answer.finish_reason == "cancelled" for answer in answers):
             break
         seconds = time.monotonic() - began
         scores = (scorer or score_answers)(contest, [answer.text for answer in answers])
-        entries.append(Entry(rival, answers, [len(prompt) for prompt in prompts], scores, seconds))
+        single = [
+            chatter.generate(rival.model, [prompt], max_new_tokens=contest.max_new_tokens)[0].seconds
+            for prompt in prompts[:alone]
+        ]
+        latency = statistics.median(single) if single else None
+        entries.append(Entry(rival, answers, [len(prompt) for prompt in prompts], scores, seconds, latency))
     return entries
 
 
@@ -244,20 +270,40 @@ def check_scorer(file: Path) -> Scorer:
     return scorer
 
 
-def measure_loss(chatter: Chatter, contest: Contest, names: Sequence[str], max_length: int) -> dict[str, list[float]]:
-    """Nats per token of each row's last answer (of a plain text: of all of it), by model. Rows cut as in training."""
-    from .proof.likelihood import borrowed, likelihoods, split_answer
+def find_targets(chatter: Chatter, contest: Contest, max_length: int) -> list[Target | None]:
+    """Each row's last answer as it is trained (of a plain text: all of it), cut as in training; None: nothing is."""
+    from .proof.likelihood import split_answer
 
     limit = min(max_length, chatter.tokenizer.model_max_length)
-    refused: dict[int, FinetuneError] = {}
-    rendered = render_many(contest.rows, chatter.tokenizer, limit, refused)
-    asked = [found for one in rendered if (found := split_answer(one))]
+    return [split_answer(rendered) for rendered in render_many(contest.rows, chatter.tokenizer, limit, {})]
+
+
+def references_for(targets: Sequence[Target | None], prompts: Sequence[list[int]]) -> list[list[int]]:
+    """The tokens of each reference, where it was trained after exactly this prompt."""
+    return [
+        target.answers[0] if target is not None and target.prompt == prompt else []
+        for target, prompt in zip(targets, prompts, strict=True)
+    ]
+
+
+def measure_loss(
+    chatter: Chatter, targets: Sequence[Target | None], names: Sequence[str], entries: Sequence[Entry] = ()
+) -> dict[str, list[float]]:
+    """Nats per token of each row's reference, by model; what was measured along with the answers is not done again."""
+    from .proof.likelihood import borrowed, likelihoods
+
     losses: dict[str, list[float]] = {}
     for name in names:
-        if asked and name in chatter.names():
-            with borrowed(chatter, name) as model:
-                found = likelihoods(model, asked, pad_id=chatter.tokenizer.pad_id)
-            losses[name] = [one.per_token for (one,) in found]
+        answers = next((entry.answers for entry in entries if entry.rival.name == name), [None] * len(targets))
+        known = [None if answer is None else answer.reference for answer in answers]
+        left = [place for place, target in enumerate(targets) if target is not None and known[place] is None]
+        if name not in chatter.names() or not any(targets):
+            continue
+        with borrowed(chatter, name) as model:
+            found = likelihoods(model, [targets[place] for place in left], pad_id=chatter.tokenizer.pad_id)
+        for place, (one,) in zip(left, found, strict=True):
+            known[place] = one
+        losses[name] = [one.per_token for one in known if one is not None]
     return losses
 
 

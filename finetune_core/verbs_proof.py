@@ -43,6 +43,9 @@ def add_verbs(verb: Callable[..., Any], run_verb: Callable[..., Any], recipe_ver
     one.add_argument("--into", type=Path, help="a folder for the report and its progress")
     one = verb("compare", compare, "runs beside each other: scores, curves, cost, and the settings that differ")
     one.add_argument("runs", nargs="+", metavar="RUN", help="two or more folders or ids")
+    one = recipe_verb("sweep", sweep, "try several settings and keep the best by its validation loss")
+    one.add_argument("--trials", type=_positive, default=8, help="at most this many runs (8)")
+    one.add_argument("--into", type=Path, help="a folder for the table and its progress")
 
 
 def evaluate(options: argparse.Namespace, out: Output) -> int:
@@ -120,6 +123,42 @@ def _compared(found: dict[str, Any]) -> list[str]:
         lines.append(f"{place}. {run['id']}\n   {score}{loss}  {run['steps']} steps, {run['seconds']:.0f} s")
     lines += [f"  {name:32}{'  '.join(map(str, values))}" for name, values in found["settings"].items()]
     return lines
+
+
+def sweep(options: argparse.Namespace, out: Output) -> int:
+    from .sweep import read_space, write_sweep
+    from .sweep import sweep as work
+
+    fixed, space = read_space(options.overrides)
+    recipe = resolve_recipe(options.recipe, fixed)
+    bring_starter(recipe, out)
+    job = launch.sweep_job(options.runs_dir, recipe) if options.into is None else Job(options.into, "sweep")
+    shown: list[str] = []
+
+    def show(fraction: float | None, says: str) -> None:
+        say(fraction, says)
+        if says and says not in shown:  # one line for each trial
+            shown.append(says)
+            print(says, file=sys.stderr, flush=True)
+
+    with job.working() as say:
+        found = work(
+            recipe,
+            space,
+            options.trials,
+            options.runs_dir,
+            token=os.environ.get("HF_TOKEN"),
+            say=show,
+            should_stop=job.is_asked_to_stop,
+            on_change=lambda now: write_sweep(job.folder, now),
+        )
+    lines = [found.sentence]
+    for trial in found.trials:
+        loss = "–" if trial.validation_loss is None else f"{trial.validation_loss:.3f}"
+        settings = "  ".join(f"{name}={value}" for name, value in trial.values.items())
+        lines.append(f"{loss:>8}  {trial.outcome:9} {settings}  {trial.run}")
+    out.give(found.as_dict(), "\n".join([*lines, *filter(None, [found.proved])]))
+    return STOPPED if len(found.trials) < found.asked else GOOD
 
 
 # --- parts ---

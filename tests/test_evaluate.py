@@ -97,6 +97,10 @@ def test_the_report_says_what_a_reader_must_know(report):
         assert rival["tokens_per_request"] == pytest.approx(rival["prompt_tokens"] + rival["answer_tokens"], abs=0.2)
 
 
+def test_the_time_of_a_request_is_that_of_one_asked_alone(report):
+    assert all(rival["seconds_per_request"] > 0 for rival in report["rivals"])
+
+
 def test_progress_is_told_from_nothing_to_all(told, report):
     fractions = [data["fraction"] for kind, data in told if kind == "stage" and data["name"] == "evaluating"]
     assert fractions[0] == 0 and fractions[-1] == 1 and fractions == sorted(fractions)
@@ -253,6 +257,51 @@ def test_likelihoods_in_batches_are_those_of_single_answers(chatter):
             for answer, result in zip(item.answers, results, strict=True):
                 assert -result.loss == pytest.approx(answer_logprob(model, item.prompt, answer), rel=1e-4)
                 assert result.tokens == len(answer)
+
+
+def _answered(chatter, name, prompts, **more):
+    return chatter.generate(name, prompts, max_new_tokens=12, **more)
+
+
+@pytest.mark.parametrize("name", ["base", "tuned"])
+def test_answers_are_the_same_whatever_references_are_read_along(chatter, name):
+    import random
+
+    from finetune_core.answers.generate import answer_logprob
+    from finetune_core.proof.likelihood import borrowed
+
+    drawn = random.Random(3)
+    prompts = [[drawn.randrange(3, 500) for _ in range(drawn.randint(2, 25))] for _ in range(14)]
+    plain = _answered(chatter, name, prompts)
+    own = [answer.token_ids for answer in plain]
+    stop = min(chatter.tokenizer.stop_ids)
+    references = [
+        # none, its own answer, the first part of it and then another word, and something else altogether
+        [[], [*ids, stop], [*ids[: len(ids) // 2], 7, 8, stop], [9, 10, stop]][place % 4]
+        for place, ids in enumerate(own)
+    ]
+    along = _answered(chatter, name, prompts, references=references)
+    assert [answer.token_ids for answer in along] == own
+    assert [answer.finish_reason for answer in along] == [answer.finish_reason for answer in plain]
+    with borrowed(chatter, name) as model:
+        for prompt, reference, answer in zip(prompts, references, along, strict=True):
+            assert (answer.reference is None) == (not reference)
+            if reference:
+                assert -answer.reference.loss == pytest.approx(answer_logprob(model, prompt, reference), rel=1e-4)
+
+
+def test_a_single_prompt_reads_its_reference_too(chatter):
+    [plain] = _answered(chatter, "tuned", [[5, 6, 7]])
+    [along] = _answered(chatter, "tuned", [[5, 6, 7]], references=[[*plain.token_ids[:3], 11]])
+    assert along.token_ids == plain.token_ids and along.reference.tokens == 4
+
+
+def test_references_too_large_for_the_memory_are_left_for_later(chatter, monkeypatch):
+    from finetune_core.answers import generate
+
+    monkeypatch.setattr(generate, "MOST_LOGITS", 10)
+    [answer] = _answered(chatter, "tuned", [[5, 6, 7]], references=[[9, 10]])
+    assert answer.reference is None and answer.token_ids == _answered(chatter, "tuned", [[5, 6, 7]])[0].token_ids
 
 
 def test_a_smaller_memory_gives_the_same_likelihoods(chatter, monkeypatch):

@@ -135,17 +135,21 @@ def _cost(report: Report) -> str:
     body = "".join(
         f"<tr><th scope=row>{esc(rival['title'])}</th><td>{rival['prompt_tokens']:.0f}</td>"
         f"<td>{rival['answer_tokens']:.0f}</td><td>{100 * rival['stop_rate']:.0f}%</td>"
-        f"<td>{rival['seconds_per_row']:.2f} s</td></tr>"
+        f"<td>{_seconds(rival.get('seconds_per_request'))}</td></tr>"
         for rival in rivals
     )
     head = "".join(
         f"<th scope=col>{name}</th>"
-        for name in ("Tokens in the prompt", "Tokens in the answer", "Ends by itself", "Time per row")
+        for name in ("Tokens in the prompt", "Tokens in the answer", "Ends by itself", "Time")
     )
     return (
-        "<section><h2>What a request costs</h2><p class=muted>Means over the same rows; answered in batches, so a "
-        f"single request takes longer.</p>{_table(head, body)}</section>"
+        "<section><h2>What a request costs</h2><p class=muted>Means over the same rows; the time is that of a single "
+        f"request, on the machine that compared them.</p>{_table(head, body)}</section>"
     )
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
 
 
 def _forgetting(found: Mapping[str, Any] | None) -> str:
