@@ -35,8 +35,8 @@ def main() -> int:
     import torch
 
     from finetune_core.answers.chatter import AdapterModels, Chatter
-    from finetune_core.evaluate import QUICK, find_targets, references_for
     from finetune_core.model import fetch_model, load_base
+    from finetune_core.proof.answering import QUICK, find_targets, references_for
     from finetune_core.proof.likelihood import borrowed
     from finetune_core.render import load_tokenizer
 

@@ -98,7 +98,7 @@ def _bar(said: Said, now: float, title: str) -> str:
     passed, share = now - said.began, said.fraction
     left = f" About {duration(passed / share - passed)} left." if share and share > 0.04 and passed > 5 else ""
     waits = said.says.startswith("waiting")
-    text = "Waiting for its turn: another training has the machine." if waits else f"{said.says}{left}"
+    text = "Waiting for its turn: another training or comparison has the machine." if waits else f"{said.says}{left}"
     unknown = " unknown" if share is None else ""
     value = "" if share is None else f' aria-valuenow="{100 * share:.0f}"'
     return (

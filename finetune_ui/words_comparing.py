@@ -70,7 +70,9 @@ def _progress(said: Said, now: float) -> str:
     if said.fraction is None:
         waits = said.says.startswith("waiting")
         title = "Waiting for its turn." if waits else "Starting."
-        text = "Another training has the machine; this begins by itself." if waits else "Loading the model."
+        text = (
+            "Another training or comparison has the machine; this begins by itself." if waits else "Loading the model."
+        )
         return _bar(title, text, None)
     passed = now - said.began
     left = passed / said.fraction - passed if said.fraction > 0.04 and passed > 5 else None

@@ -33,7 +33,7 @@ STAGE_SENTENCES = {
     "starting": ("Starting.", "The training process is waking up; this takes a few seconds."),
     "waiting for its turn": (
         "Waiting for its turn.",
-        "Another training has the machine. This one begins by itself when that one is done; you may close the page.",
+        "Another training or comparison has the machine. This one begins by itself after it; you may close the page.",
     ),
     "fetching": ("Fetching the model.", "Only the first time; after that it is on this machine."),
     "preparing data": ("Preparing the rows.", "Splitting them, and turning words into tokens."),

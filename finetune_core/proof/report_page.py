@@ -35,6 +35,7 @@ def report_page(report: Report, progress: Progress, recipe: Recipe, name: str) -
         _rivals(report),
         _cost(report),
         _forgetting(report.get("forgetting")),
+        _judge(report.get("judge")),
         _curves(report.get("curves"), progress),
         _rows(report),
         _settings(recipe),
@@ -164,6 +165,15 @@ def _forgetting(found: Mapping[str, Any] | None) -> str:
     return (
         f"<section><h2>What it forgot</h2><p>{esc(found.get('sentence', ''))}</p><p class=muted>{esc(drift)}</p>"
         f"{_table('<th scope=col>Before</th><th scope=col>After</th>', body)}</section>"
+    )
+
+
+def _judge(found: Mapping[str, Any] | None) -> str:
+    if not found or not found.get("sentence"):
+        return ""
+    return (
+        f"<section><h2>A second opinion</h2><p>{esc(found['sentence'])}</p>"
+        f"<p class=muted>By {esc(found.get('judge'))}; every pair was shown in both orders, and only the same choice twice counts.</p></section>"
     )
 
 
