@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import FinetuneError
 from .progress import summarize
-from .proof.answering import ASKED_ALONE, QUICK, check_scorer, find_targets, hold, measure_loss, score_answers
+from .proof.answering import (
+    ASKED_ALONE,
+    QUICK,
+    check_scorer,
+    find_targets,
+    hold,
+    measure_loss,
+    score_answers,
+    told_problems,
+)
 from .proof.contest import RIVALS, enter_rivals, held_out, prepare_contest, read_rows
 from .proof.report import plain, settings, write_up
 from .proof.rivals import Rival, question
@@ -85,7 +94,8 @@ def evaluate(
     line_up = [*line_up, *_other_checkpoint(run, chatter, names)]
 
     share = 0.75 if forgetting else 0.95
-    scorer = check_scorer(asked.check_file) if asked.check_file else score_answers
+    problems: list[str] = []
+    scorer = check_scorer(asked.check_file, problems) if asked.check_file else score_answers
     entries = hold(
         chatter,
         contest,
@@ -119,6 +129,8 @@ def evaluate(
         "seconds": round(time.time() - began, 1),
         "made": round(began, 3),
     }
+    checked = told_problems(problems, sum(len(entry.answers) for entry in entries))
+    report["note"] = " ".join(filter(None, [report["note"], checked]))
     report["curves"]["overfit"] = report["curves"]["kind"] == "overfitting"
     run.write_report(plain(report))  # before the judge: an endpoint that is away must not cost the comparison
     if asked.judge_url and not stopped():

@@ -184,6 +184,46 @@ def test_a_check_of_ones_own_decides_what_is_right(run, chatter, report, tmp_pat
     assert checked["metric"] == "Your own check" and [rival["score"] for rival in checked["rivals"]] == [1, 1]
 
 
+def test_a_check_that_breaks_is_told_and_not_taken_for_wrong_answers(run, chatter, report, tmp_path):
+    from finetune_core.evaluate import Asked, evaluate
+
+    file = tmp_path / "check.py"
+    file.write_text("def check(answer, reference, row):\n    return nobody_knows_this\n")
+    try:
+        checked = evaluate(run, chatter, asked=Asked(quick=True, check_file=file))
+    finally:
+        run.write_report(report)
+    assert "24 of 24 answers" in checked["note"] and "nobody_knows_this" in checked["note"]
+
+
+def test_a_judge_that_is_away_does_not_cost_the_comparison(run, chatter, report):
+    from finetune_core.evaluate import Asked, evaluate
+
+    asked = Asked(quick=True, rows=6, judge_url="http://127.0.0.1:9/v1", judge_model="judge")
+    try:
+        judged = evaluate(run, chatter, asked=asked)
+    finally:
+        run.write_report(report)
+    assert judged["judge"]["error"]["code"] == "judge-away" and judged["verdict"]["sentence"]
+
+
+def test_the_best_checkpoint_competes_where_the_last_one_was_kept(tmp_path, tiny_model_dir, chatter):
+    from finetune_core.answers.chatter import AdapterModels, Chatter
+    from finetune_core.evaluate import Asked, evaluate
+    from finetune_core.proof.likelihood import borrowed
+
+    run = make_tuned_run(tmp_path, tiny_model_dir, max_new_tokens=8)
+    lay_rows(run, chat_rows(20), (), chat_rows(26)[20:])
+    run.tell("done", outcome="finished", best_step=20)
+    with borrowed(chatter, "base") as base:
+        pass
+    best = run.checkpoints()[-1]
+    models = AdapterModels(base, {"tuned": run.result_dir, best.name: best, "checkpoint-40": run.result_dir})
+    three = Chatter(models, chatter.tokenizer, ["tuned", "base", best.name, "checkpoint-40"])
+    report = evaluate(run, three, asked=Asked(rivals=("base", "tuned", "best"), forgetting=False))
+    assert [rival["title"] for rival in report["rivals"]] == ["Base model", "Tuned, best (20)", "Tuned model"]
+
+
 def test_the_last_checkpoint_competes_where_an_earlier_one_was_kept(tmp_path, tiny_model_dir, chatter):
     from finetune_core.answers.chatter import AdapterModels, Chatter
     from finetune_core.evaluate import Asked, evaluate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,14 +75,31 @@ def score_answers(contest: Contest, answers: Sequence[str]) -> dict[str, list[fl
     return score(contest.metric.kind, answers, contest.references)
 
 
-def check_scorer(file: Path) -> Scorer:
-    """Scores by a person's own check, in a sandbox."""
+def check_scorer(file: Path, problems: list[str]) -> Scorer:
+    """Scores by a person's own check, in a sandbox. What kept it from a score is added to `problems`."""
     from .own_check import run_check
 
     def scorer(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
-        return {"check": run_check(file, answers, contest.references, contest.rows).scores}
+        found = run_check(file, answers, contest.references, contest.rows)
+        problems.extend(found.problems.values())
+        return {"check": found.scores}
 
     return scorer
+
+
+def told_problems(problems: Sequence[str], answers: int) -> str:
+    """What a reader must know about a check that did not come to a score; "" if it always did.
+
+    >>> told_problems(["NameError: x", "NameError: x", "took longer"], 10)
+    'Your check did not come to a score for 3 of 10 answers, which count as wrong. Most often: NameError: x.'
+    """
+    if not problems:
+        return ""
+    [(most, _)] = Counter(problems).most_common(1)
+    return (
+        f"Your check did not come to a score for {len(problems)} of {answers} answers, which count as wrong. "
+        f"Most often: {most.rstrip('.')}."
+    )
 
 
 def find_targets(chatter: Chatter, contest: Contest, max_length: int) -> list[Target | None]:

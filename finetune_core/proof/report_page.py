@@ -173,7 +173,8 @@ def _judge(found: Mapping[str, Any] | None) -> str:
         return ""
     return (
         f"<section><h2>A second opinion</h2><p>{esc(found['sentence'])}</p>"
-        f"<p class=muted>By {esc(found.get('judge'))}; every pair was shown in both orders, and only the same choice twice counts.</p></section>"
+        f"<p class=muted>By {esc(found.get('judge'))}; every pair was shown in both orders, and only the same choice "
+        "twice counts.</p></section>"
     )
 
 
