@@ -18,7 +18,7 @@ from finetune_core.recipe import Recipe
 from finetune_core.sweep import MOST_TRIALS, Space, combinations, read_space, usual_space
 
 from . import form, look, words, words_beforehand
-from .held import held_run, told
+from .held import settings_of, told
 from .words import short_data, short_model
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
     )
     stop_prompts.click(partial(stop, page.runs_dir, prompts_job), prompts_asked, stop_prompts, **quick)
     stop_settings.click(partial(stop, page.runs_dir, sweep_job), sweep_asked, stop_settings, **quick)
-    clock.tick(tick, [page.step, *state], drawn, **quick)
+    clock.tick(tick, state, drawn, **quick)
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
     def on_settings(event: gr.EventData) -> tuple[Any, Any]:
-        return take_settings(page.runs_dir, str(event.run))
+        return settings_of(page.runs_dir, str(event.run))
 
     table.settings(on_settings, None, [page.held, page.step], **quick)
 
@@ -164,16 +164,8 @@ def stop(runs_dir: Path, job_of: Callable[[Path, str], Job], asked: Asked) -> An
     return gr.update(value=words_beforehand.STOPPING, interactive=False)
 
 
-def take_settings(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
-    """Choose opens with this run's recipe in its boxes."""
-    try:
-        return held_run(runs_dir, run_id).id, "choose"
-    except FinetuneError:
-        return gr.skip(), gr.skip()
-
-
 def now(
-    runs_dir: Path, step: str, prompts_asked: Asked, sweep_asked: Asked, prompts_seen: Any, sweep_seen: Any
+    runs_dir: Path, prompts_asked: Asked, sweep_asked: Asked, prompts_seen: Any, sweep_seen: Any
 ) -> tuple[Any, ...]:
     """Both cards as they are now; nothing while nothing changed. The clock rests while neither goes on."""
     parts: list[Any] = []

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from finetune_core.errors import FinetuneError
 from finetune_core.proof.side_by_side import look_at, side_by_side
 from finetune_core.run import Run, list_runs
 
 from . import charts, look, words, words_beside, words_run
-from .held import held_run, told
+from .held import held_run, settings_of, told
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -54,7 +53,7 @@ def build(page: Page) -> Beside:
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
     def on_settings(event: gr.EventData) -> tuple[Any, Any]:
-        return take_settings(page.runs_dir, str(event.run))
+        return settings_of(page.runs_dir, str(event.run))
 
     shown.settings(on_settings, None, [page.held, page.step], **quick)
     return Beside(outputs=(fold, which, shown))
@@ -63,11 +62,15 @@ def build(page: Page) -> Beside:
 def show(run: Run) -> tuple[Any, ...]:
     """Which runs there are to choose from; hidden while there is none."""
     others = [other for other in list_runs(run.path.parent)[:LISTED] if other.id != run.id and _can_be_compared(other)]
-    choices = [
-        (words_beside.choice(other.id, other.recipe, words_run.verdict_short(other.report())), other.id)
-        for other in others
-    ]
+    choices = [(_choice(other.path, other.version()), other.id) for other in others]
     return gr.update(visible=bool(choices)), gr.update(choices=choices, value=[]), ""
+
+
+@lru_cache(maxsize=256)
+def _choice(path: Path, _version: tuple) -> str:
+    """A run in the list; a report is large, so it is read once for each version of the run."""
+    run = Run(path)
+    return words_beside.choice(run.id, run.recipe, words_run.verdict_short(run.report()))
 
 
 def _can_be_compared(run: Run) -> bool:
@@ -86,11 +89,3 @@ def compare(runs_dir: Path, run_id: str, others: Sequence[str] | None) -> str:
         return words_beside.compared(side_by_side([look_at(held_run(runs_dir, name)) for name in names]), run_id)
     except Exception as error:
         return words.error_card(told(error))
-
-
-def take_settings(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
-    """Choose opens with this run's recipe in its boxes: opening Choose for a run fills them."""
-    try:
-        return held_run(runs_dir, run_id).id, "choose"
-    except FinetuneError:
-        return gr.skip(), gr.skip()

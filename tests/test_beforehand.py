@@ -39,7 +39,7 @@ def test_trying_prompts_from_the_page_ends_with_what_is_left_to_win(recipe, runs
     assert "value" not in card and clock.active
     job = beforehand.prompts_job(runs_dir, asked[0])
     until_over(job)
-    shown, *_ = beforehand.now(runs_dir, "check", asked, ("", ""), (), ())
+    shown, *_ = beforehand.now(runs_dir, asked, ("", ""), (), ())
     assert "points are left to win" in shown and "What each prompt reached" in shown
     assert "Tuned" not in shown and list_runs(runs_dir) == []
 
@@ -60,7 +60,7 @@ def test_only_names_made_here_become_folders(runs_dir, name):
 
 
 def test_the_clock_rests_when_nothing_goes_on(runs_dir):
-    *parts, clock = beforehand.now(runs_dir, "check", ("", ""), ("", ""), (), ())
+    *parts, clock = beforehand.now(runs_dir, ("", ""), ("", ""), (), ())
     assert clock.active is False and all("value" not in part for part in parts)
 
 

@@ -10,6 +10,7 @@ from finetune_core.proof.side_by_side import differences, look_at, pair_up, side
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 from finetune_ui import beside, words_beside
+from finetune_ui.held import settings_of
 
 WORSE, BETTER = ((0, 0, 0),) * 30, ((0, 0, 1),) * 30
 
@@ -92,8 +93,8 @@ def test_a_run_that_is_gone_shows_a_card(runs, runs_dir):
 
 
 def test_its_settings_open_in_choose(runs, runs_dir):
-    assert beside.take_settings(runs_dir, runs[1].id) == (runs[1].id, "choose")
-    assert beside.take_settings(runs_dir, "../x")[1] != "choose"
+    assert settings_of(runs_dir, runs[1].id) == (runs[1].id, "choose")
+    assert settings_of(runs_dir, "../x")[1] != "choose"
 
 
 def test_a_run_is_named_by_its_time():

@@ -133,8 +133,8 @@ class Decoding:
             found.append((known, measure(logits[row], reference) if len(reference) else None))
             valid.append(len(known) - 1)
         # what was read beyond the last token that counts stays in memory, unseen
-        unseen = places[None] < torch.tensor(valid, device=model.device)[:, None]
-        self._mask = torch.cat([before, unseen.long()], dim=1)
+        counted = places[None] < torch.tensor(valid, device=model.device)[:, None]
+        self._mask = torch.cat([before, counted.long()], dim=1)
         self._position = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -1:]
         self._last = torch.tensor([known[-1] for known, _ in found], device=model.device)
         return found
