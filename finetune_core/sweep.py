@@ -57,6 +57,8 @@ class Sweep:
 def read_space(overrides: Sequence[str]) -> tuple[list[str], Space]:
     """Overrides with one value stay overrides; those with several, commas between, are what is tried.
 
+    A single value with a comma behind it is tried alone. Raises FinetuneError for a value that the recipe refuses.
+
     >>> read_space(["lora_r=8,16", "dataset_name=a,b.csv"])
     (['dataset_name=a,b.csv'], {'lora_r': [8, 16]})
     """
@@ -65,7 +67,8 @@ def read_space(overrides: Sequence[str]) -> tuple[list[str], Space]:
     for text in overrides:
         name, _, values = text.partition("=")
         if name.strip() in swept() and "," in values:
-            found = [parse_override(f"{name.strip()}={part.strip()}")[name.strip()] for part in values.split(",")]
+            parts = [part.strip() for part in values.split(",") if part.strip()]
+            found = [getattr(Recipe.make(parse_override(f"{name.strip()}={part}")), name.strip()) for part in parts]
             space[name.strip()] = list(dict.fromkeys(found))
         else:
             fixed.append(text)

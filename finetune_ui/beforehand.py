@@ -60,7 +60,10 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
 
     quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     once = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
-    busy = partial(gr.update, value=words_beforehand.STARTING, interactive=False)
+
+    def busy() -> Any:
+        return gr.update(value=words_beforehand.STARTING, interactive=False)
+
     tick = partial(now, page.runs_dir)
     drawn = [prompts, try_prompts, stop_prompts, prompts_seen, table, try_settings, stop_settings, sweep_seen, clock]
     state = [prompts_asked, sweep_asked, prompts_seen, sweep_seen]
@@ -118,7 +121,7 @@ def ask_settings(runs_dir: Path, rates: str, ranks: str, epochs: str, trials: st
     try:
         recipe = _recipe(boxes)
         space, most = read_sweep(recipe, rates, ranks, epochs, trials)
-        values = {name: ",".join(map(_number, found)) for name, found in space.items()}
+        values = {name: ",".join(map(_number, found)) + "," for name, found in space.items()}
         job = launch.sweep(runs_dir, recipe, values, most)
     except Exception as error:
         again = gr.update(value=words_beforehand.SWEEP_START, interactive=True)

@@ -81,6 +81,11 @@ def test_values_with_commas_are_tried_and_the_rest_stays_as_it_is():
     assert space == {"learning_rate": [1e-4, 2e-4], "method": ["lora", "full"]}
 
 
+def test_a_value_that_the_recipe_refuses_is_told_before_anything_starts():
+    with pytest.raises(FinetuneError, match="lora_r"):
+        read_space(["lora_r=8,many"])
+
+
 def test_what_is_learned_from_is_never_swept():
     assert not {"dataset_name", "test_size", "seed", "max_length", "evaluate_rows"} & set(swept())
 
