@@ -32,7 +32,7 @@ def command(run: Run, verb: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "finetune_core", verb, str(run.path), *options]
 
 
-def start(run: Run, token: str | None = None, wait_seconds: float = 20.0) -> None:
+def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, options: tuple[str, ...] = ()) -> None:
     """Train (or resume) the run in a process of its own session, so that it outlives the page.
 
     The chat's memory is freed first. The token travels in the child's environment only. Returns when the worker
@@ -44,7 +44,7 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0) -> Non
         stop_serving(run.path.parent)
         (run.path / "stop").unlink(missing_ok=True)
         before = len(run.events())
-        process = _spawn(command(run, "train"), run.log_path, token)
+        process = _spawn(command(run, "train", *options), run.log_path, token)
         deadline = time.monotonic() + wait_seconds
         while time.monotonic() < deadline:
             if run.is_alive() or len(run.events()) > before:

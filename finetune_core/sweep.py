@@ -144,7 +144,7 @@ def sweep(
             say((len(done) + share) / now.asked, f"trial {len(done) + 1} of {now.asked}: {in_words(trial.values)}")
 
         trial = _try(
-            recipe.replace(**values, evaluate=False, accept_warnings=True, eval_steps=every),
+            recipe.replace(**values, eval_steps=every),
             values, runs_dir, token, asked, progress, should_stop,
         )  # fmt: skip
         done.append(trial)
@@ -213,7 +213,7 @@ def _try(
     try:
         run = preflight.create_run(recipe, runs_dir, token=token)
         progress(Trial(run.id, values, "running"), 0.0)
-        launch.start(run, token)
+        launch.start(run, token, options=("--no-evaluate",))
         pruned, told, size = False, 0, -1
         while run.is_alive():
             if run.diary.stat().st_size != size:

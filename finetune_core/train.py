@@ -30,8 +30,12 @@ Tell = Callable[..., Event]
 SAMPLE_TOKENS = 32
 
 
-def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None) -> str:
+def train(
+    run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None, *, evaluate: bool = True
+) -> str:
     """Train or resume this run in this process. Returns its outcome: "finished" or "stopped".
+
+    evaluate: False leaves the test rows unseen, whatever the recipe says.
 
     Every line of the diary is also given to `on_event`. Raises FinetuneError after writing it into the diary as the
     last line; anything else is a bug, and is written there too before it is raised.
@@ -53,7 +57,7 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
         tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
         waiting = partial(tell, "stage", name="waiting for its turn")
         with turn(run.path.parent, waiting, (run.path / "stop").exists):
-            outcome, facts = _train(run, tell, token)
+            outcome, facts = _train(run, tell, token, evaluate)
         tell("done", outcome=outcome, seconds=round(time.monotonic() - began, 1), run=run.id, **facts)
         return outcome
     except StoppedWaiting:
@@ -74,7 +78,7 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
         lock.release()
 
 
-def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]]:
+def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, dict[str, Any]]:
     recipe = run.recipe
     tell("stage", name="fetching")
     from .model import fetch_model
@@ -93,7 +97,7 @@ def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]
 
     tell("stage", name="loading the model")
     outcome, facts = _learn(run, recipe, folder, tokenizer, train_rows, validation_rows, tell)
-    if outcome == "finished" and recipe.evaluate:
+    if outcome == "finished" and recipe.evaluate and prove:
         gc.collect()
         from .evaluate import Asked, evaluate
 

@@ -69,7 +69,7 @@ def train(options: argparse.Namespace, out: Output) -> int:
 
     with _ctrl_c_stops(run):
         try:
-            outcome = work(run, on_event=show, token=os.environ.get("HF_TOKEN"))
+            outcome = work(run, on_event=show, token=os.environ.get("HF_TOKEN"), evaluate=not options.no_evaluate)
         except FinetuneError as error:
             if error.code == "running" and out.as_json:
                 out.json({"error": error.as_dict(), "run": run.id})

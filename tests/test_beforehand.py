@@ -148,11 +148,11 @@ def test_a_sweep_finds_the_setting_that_learns(swept_runs):
     assert "where your settings reach" in found["sentence"]
 
 
-def test_every_trial_is_an_ordinary_run_and_only_the_best_saw_the_test_rows(swept_runs):
+def test_every_trial_is_an_ordinary_run_with_the_recipe_to_copy_and_only_the_best_saw_the_test_rows(swept_runs):
     _, found, runs_dir = swept_runs
     runs = {run.id: run for run in list_runs(runs_dir)}
     assert set(runs) == {trial["run"] for trial in found["trials"]}
-    assert all(run.status() == "finished" and not run.recipe.evaluate for run in runs.values())
+    assert all(run.status() == "finished" and run.recipe.evaluate for run in runs.values())
     best, other = (runs[trial["run"]] for trial in found["trials"])
     assert best.report() is not None and other.report() is None
     assert found["proved"] == best.report()["verdict"]["sentence"]
