@@ -185,8 +185,17 @@ def should_i(
     known = [prepared.train[place] for place in range(min(KNOWN_ROWS, len(prepared.train)))]
     contest = prepare_contest(rows, split, recipe, chatter.tokenizer, metric=metric, known=known)
     line_up = enter_rivals(PROMPTS, contest, recipe, lambda: prepared.train, chatter.tokenizer)
-    entries = hold(chatter, contest, line_up, tell=lambda part, says: tell(0.95 * part, says), should_stop=should_stop)
-    loss = measure_loss(chatter, contest, ("base",), recipe.max_length)
+    targets = find_targets(chatter, contest, recipe.max_length)
+    entries = hold(
+        chatter,
+        contest,
+        line_up,
+        tell=lambda part, says: tell(0.95 * part, says),
+        should_stop=should_stop,
+        targets=targets,
+        alone=ASKED_ALONE,
+    )
+    loss = measure_loss(chatter, targets, ("base",), entries)
     report = {
         **write_up(contest, entries, loss),
         "forgetting": None,

@@ -24,9 +24,9 @@ SWEEP_TEXT = (
 )
 SWEEP_START, STARTING, STOP, STOPPING = "Start the trials", "Starting…", "Stop", "Ending…"
 RATES = ("Learning rates", "With commas between.")
-RANKS = ("Adapter ranks", "")
-EPOCHS = ("Epochs", "")
-TRIALS = ("Trials at most", "")
+RANKS = ("Adapter ranks", "With commas between.")
+EPOCHS = ("Epochs", "With commas between.")
+TRIALS = ("Trials", "At most this many.")
 OUTCOMES = {
     "finished": "", "running": "going on", "pruned": "fell behind", "stopped": "stopped", "failed": "failed",
 }  # fmt: skip

