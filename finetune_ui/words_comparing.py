@@ -32,7 +32,7 @@ JUDGE_URL = ("Judge: address", "A second opinion by any OpenAI-compatible endpoi
 JUDGE_MODEL = ("Judge: model", "Its name there.")
 JUDGE_KEY = ("Judge: key", "Used for this comparison and kept nowhere.")
 CHECK = ("Your own check", "Python that says whether an answer is right, for code or SQL perhaps. It runs in a process "
-         "of its own with limits on time and memory, and without the network where this system can shut it.")  # fmt: skip
+         "of its own with limits on time and memory, and without the network where this system can do so.")  # fmt: skip
 CHECK_EXAMPLE = "def check(answer, reference, row):\n    return reference in answer"
 
 
