@@ -135,6 +135,23 @@ def should_i(runs_dir: Path, recipe: Recipe, token: str | None = None) -> Job:
     return job
 
 
+def sweep_job(runs_dir: Path, recipe: Recipe) -> Job:
+    """The job that tries settings around this recipe; its folder keeps the table."""
+    return Job(runs_dir / ".sweeps" / hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16], "sweep")
+
+
+def sweep(runs_dir: Path, recipe: Recipe, space: Mapping[str, str], trials: int, token: str | None = None) -> Job:
+    """Try settings in a process of its own. space: a field and its values, with commas between."""
+    job = sweep_job(runs_dir, recipe)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    recipe.save(job.folder / "recipe.yaml")
+    line = [sys.executable, "-m", "finetune_core", "sweep", str(job.folder / "recipe.yaml"),
+            *(f"{name}={values}" for name, values in space.items()), "--trials", str(trials),
+            "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
+    start_job(job, line, {"HF_TOKEN": token} if token else None)
+    return job
+
+
 def start_job(job: Job, line: list[str], secrets: Mapping[str, str] | None = None, wait_seconds: float = 20.0) -> None:
     """Start a verb that keeps this job; a second start of one that goes on does nothing.
 

@@ -168,6 +168,14 @@ def test_the_trials_look_at_the_validation_rows_at_the_same_steps(swept_runs):
     assert looks[0] == looks[1] and len(looks[0]) >= 4
 
 
+def test_the_page_starts_a_sweep_as_the_command_that_can_be_typed(recipe, runs_dir, monkeypatch):
+    lines = []
+    monkeypatch.setattr(launch, "start_job", lambda job, line, secrets=None: lines.append(line))
+    asked, *_ = beforehand.ask_settings(runs_dir, "1e-4", "4, 8", "", "3", *form.to_boxes(recipe))
+    assert beforehand.sweep_job(runs_dir, asked[0]).folder.is_dir()
+    assert {"sweep", "learning_rate=1e-4,", "lora_r=4,8,", "--trials", "3"} <= set(lines[0])
+
+
 def test_without_validation_rows_there_is_no_sweep(recipe, runs_dir, tmp_path, capsys):
     file = tmp_path / "recipe.yaml"
     recipe.replace(validation_size=0.0).save(file)
