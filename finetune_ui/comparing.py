@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,14 +84,10 @@ def build(page: Page) -> Comparing:
 
     quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
-    # gradio gives the request only to a function that names it itself, which a partial does not
-    def on_start(run_id: str, *values: Any, request: gr.Request) -> tuple[Any, ...]:
-        return press(page.runs_dir, run_id, values, is_own_machine(request))
-
     start.click(
         lambda: gr.update(value=words_comparing.STARTING, interactive=False), None, start, queue=False, **quick
     ).then(
-        on_start,
+        starter(page.runs_dir),
         [page.held, *boxes],
         [problem, start, boxes[7], seen],
         api_visibility="private",
@@ -196,6 +192,15 @@ def _has_rows(run: Run) -> bool:
 
 
 # --- handlers: the id comes from a page and is looked up anew each time ---
+
+
+def starter(runs_dir: Path) -> Callable[..., tuple[Any, ...]]:
+    """The button's handler. Gradio hands the request over by place, and never behind *values, so it comes first."""
+
+    def on_start(request: gr.Request, run_id: str, *values: Any) -> tuple[Any, ...]:
+        return press(runs_dir, run_id, values, is_own_machine(request))
+
+    return on_start
 
 
 def press(runs_dir: Path, run_id: str, values: Sequence[Any], own_machine: bool) -> tuple[Any, Any, Any, Any]:

@@ -112,6 +112,14 @@ def test_who_sits_at_this_machine(monkeypatch):
     assert not comparing.is_own_machine(Asked("127.0.0.1"))
 
 
+def test_the_button_hears_who_pressed_it(runs_dir):
+    from gradio.helpers import special_args
+
+    asked = Asked("127.0.0.1")
+    inputs, *_ = special_args(comparing.starter(runs_dir), ["a-run", *("",) * 9], request=asked)
+    assert inputs[:2] == [asked, "a-run"] and len(inputs) == 11
+
+
 def test_a_key_goes_into_the_childs_environment_and_not_into_its_command(run, runs_dir, monkeypatch):
     seen = {}
     monkeypatch.setattr(launch, "start_job", lambda job, line, secrets=None: seen.update(line=line, secrets=secrets))
