@@ -22,7 +22,7 @@ import gradio as gr
 
 from finetune_core import default_runs_dir, hub, launch
 from finetune_core.recipe import STARTER_MODEL
-from finetune_ui import begin, check, choose, frame, look, names, prove, share, talk, watch
+from finetune_ui import beforehand, begin, check, choose, frame, look, names, prove, share, talk, watch
 from finetune_ui.looking import Looks
 from finetune_ui.pages import Draft, Screen
 
@@ -42,6 +42,8 @@ def build_page(runs_dir: Path) -> gr.Blocks:
                 path, folds = frame.build_path()
                 chosen = choose.build(page)
                 checked = check.build(page, looks, chosen.boxes)
+                with checked.panel:
+                    beforehand.build(page, looks, chosen.boxes)
                 watched, proved, talked, shared = (panel.build(page) for panel in (watch, prove, talk, share))
                 begun = begin.build(page)
         clock = gr.Timer(1.0)

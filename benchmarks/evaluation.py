@@ -1,10 +1,11 @@
 """How fast is the proof, and are its answers those of a plain loop of `generate`?
 
-python benchmarks/evaluation.py RUN [--rows 24] [--dtype float32|bfloat16]     some minutes on two cores
+python benchmarks/evaluation.py RUN [--rows 50] [--dtype float32|bfloat16]     some minutes on two cores
 
 The same rows and prompts, answered (a) one by one with transformers' own `generate`, greedy, and (b) as `evaluate` does
-it: in batches of like length, the beginning that prompts share read once, rows leaving the batch as they end. Rows per
-second of each, and how many answers are identical. In bfloat16 a different batch rounds differently, so now and then
+it: in batches of like length, the beginning that prompts share read once, rows leaving the batch as they end, and for
+base and tuned the reference read along (which also measures the loss). Rows per second of each, and how many answers
+are identical. In bfloat16 a different batch rounds differently, so now and then
 two near-equal tokens swap; in float32 all must be the same.
 """
 
@@ -24,7 +25,7 @@ from finetune_core.run import Run
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--rows", type=int, default=50)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rivals", nargs="+", default=["base", "tuned", "examples", "retrieved"], choices=RIVALS)
     arguments = parser.parse_args()
@@ -35,6 +36,7 @@ def main() -> int:
 
     from finetune_core.answers.chatter import AdapterModels, Chatter
     from finetune_core.model import fetch_model, load_base
+    from finetune_core.proof.answering import QUICK, find_targets, references_for
     from finetune_core.proof.likelihood import borrowed
     from finetune_core.render import load_tokenizer
 
@@ -48,13 +50,15 @@ def main() -> int:
     print(f"{len(contest.rows)} rows, at most {contest.max_new_tokens} new tokens, {arguments.dtype}, CPU threads: "
           f"{torch.get_num_threads()}")  # fmt: skip
     print(f"{'rival':10} {'tokens':>7} {'loop':>8} {'ours':>8} {'times':>6}  same")
+    targets = find_targets(chatter, contest, recipe.max_length)
     good, totals = True, [0.0, 0.0]
     for rival in line_up:
         prompts = [prompt_ids(rival.messages(row), tokenizer, row) for row in contest.rows]
         chatter.generate(rival.model, prompts[:1], max_new_tokens=2)  # both start warm
         began = time.perf_counter()
+        references = references_for(targets, prompts) if rival.name in QUICK else None
         ours = [answer.token_ids for answer in chatter.generate(
-            rival.model, prompts, max_new_tokens=contest.max_new_tokens)]  # fmt: skip
+            rival.model, prompts, max_new_tokens=contest.max_new_tokens, references=references)]  # fmt: skip
         fast = time.perf_counter() - began
         began = time.perf_counter()
         with borrowed(chatter, rival.model) as model:

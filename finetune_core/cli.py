@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import verbs, verbs_away, verbs_plan
+from . import verbs, verbs_away, verbs_plan, verbs_proof
 from .errors import FinetuneError, explain, redact
 from .output import Output, own_stdout
 from .run import default_runs_dir
@@ -75,11 +75,12 @@ def parser() -> argparse.ArgumentParser:
     recipe_verb("check", verbs.check, "look at the rows before training")
     one = recipe_verb("plan", verbs_plan.plan, "memory, minutes and settings")
     one.add_argument("--probe", action="store_true", help="train for ten seconds first, to measure instead of guess")
-    recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
+    one = recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
+    one.add_argument("--no-evaluate", action="store_true", help="leave the test rows unseen, whatever the recipe says")
     verb("runs", verbs.runs, "list the runs")
     run_verb("stop", verbs.stop, "stop after this step and keep what was learned")
     run_verb("delete", verbs.delete, "delete a run's folder")
-    run_verb("evaluate", verbs.evaluate, "compare base and tuned model on the test rows")
+    verbs_proof.add_verbs(verb, run_verb, recipe_verb)
     one = run_verb("predict", verbs.predict, "answer the rows of a file")
     one.add_argument("--input", required=True, help="JSONL with `messages` or `prompt` in each row")
     one.add_argument("--output", required=True, help="JSONL to write: `id` and `prediction`")

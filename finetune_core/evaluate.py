@@ -4,100 +4,154 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FinetuneError
 from .progress import summarize
-from .proof.contest import RIVALS, Contest, enter_rivals, held_out, prepare_contest, prompt_ids, read_rows
-from .proof.metrics import score
-from .proof.report import Entry, plain, settings, write_up
+from .proof.answering import (
+    ASKED_ALONE,
+    QUICK,
+    check_scorer,
+    find_targets,
+    hold,
+    measure_loss,
+    score_answers,
+    told_problems,
+)
+from .proof.contest import RIVALS, enter_rivals, held_out, prepare_contest, read_rows
+from .proof.report import plain, settings, write_up
 from .proof.rivals import Rival, question
 from .proof.verdict import read_curves
 from .recipe import Recipe
-from .render import render_many
 from .run import Run
 
 if TYPE_CHECKING:
     from .answers.chatter import Chatter
 
 Tell = Callable[..., Any]
-Scorer = Callable[[Contest, Sequence[str]], dict[str, list[float]]]  # scores by series, one for each row
-QUICK = ("base", "tuned")
+PROMPTS = ("base", "examples", "retrieved", "system")  # what needs no training
 KNOWN_ROWS = 500  # training rows that are looked at to choose the metric
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person may choose about a comparison; None: as the recipe says, or as fits the answers."""
+
+    rivals: tuple[str, ...] = ()  # names out of RIVALS; none named: all
+    quick: bool = False  # base and tuned only, no probe
+    rows: int | None = None
+    metric: str | None = None
+    examples: int | None = None  # in the prompt of the rivals with examples
+    system_prompt: str | None = None  # of the rival with a better prompt
+    check_file: Path | None = None  # a Python file of the person's own that scores (proof/own_check.py)
+    forgetting: bool | None = None  # ask the general probe; None: unless quick
+    judge_url: str | None = None  # an OpenAI-compatible endpoint; its key is OPENAI_API_KEY in the environment
+    judge_model: str = ""
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The run's recipe with what was asked for instead."""
+        changes = {"few_shot_examples": self.examples, "rival_system_prompt": self.system_prompt}
+        return recipe.replace(**{name: value for name, value in changes.items() if value is not None})
 
 
 def evaluate(
     run: Run,
     chatter: Chatter | None = None,
     tell: Tell | None = None,
+    asked: Asked | None = None,
     *,
-    rivals: Sequence[str] | None = None,
-    quick: bool = False,
-    max_rows: int | None = None,
-    metric: str | None = None,
-    forgetting: bool | None = None,
-    check_file: Path | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Compare a run's tuned model with its rivals and write report.json. Returns the report.
 
-    quick: base and tuned only, no probe. rivals: names out of RIVALS. max_rows, metric: instead of the recipe's and of
-    the one that fits the answers. check_file: a Python file of the person's own that scores (own_check.py). `tell` gets
-    diary lines ("stage", name="evaluating", fraction=...). A `stop` file written meanwhile ends it, and what is done by
-    then is reported. Raises FinetuneError if the run has no result.
+    `tell` gets diary lines ("stage", name="evaluating", fraction=..., says=...). should_stop: instead of a `stop` file
+    that is written meanwhile; then what is done is reported, unless there is an earlier report that says more.
+    Raises FinetuneError if the run has no result.
     """
     began = time.time()
+    asked = asked or Asked()
     tell = _seldom(tell)
-    recipe = run.recipe
-    stop_file = run.path / "stop"
-    old_stop = stop_file.stat().st_mtime_ns if stop_file.exists() else None
-
-    def stopped() -> bool:
-        return stop_file.exists() and stop_file.stat().st_mtime_ns != old_stop
-
+    recipe = asked.recipe(run.recipe)
+    stopped = should_stop or _stop_file(run)
     tell(0.0)
     if not run.has_result():
         raise FinetuneError("This run has no tuned model yet.", "Finish its training first.", code="no-result")
     if chatter is None:
         from .model import load_for_chat
 
+        tell(0.0, "loading the model")
         chatter = load_for_chat(run)
-    names = tuple(rivals) if rivals else QUICK if quick else RIVALS
-    forgetting = not quick if forgetting is None else forgetting
+    names = asked.rivals or (QUICK if asked.quick else RIVALS)
+    forgetting = not asked.quick if asked.forgetting is None else asked.forgetting
     data = run.path / "data"
     split, rows = held_out(data)
     known = read_rows(data / "train.jsonl", KNOWN_ROWS)
-    metric = "check" if check_file else metric
-    contest = prepare_contest(rows, split, recipe, chatter.tokenizer, max_rows=max_rows, metric=metric, known=known)
+    metric = "check" if asked.check_file else asked.metric
+    contest = prepare_contest(rows, split, recipe, chatter.tokenizer, max_rows=asked.rows, metric=metric, known=known)
     line_up = enter_rivals(names, contest, recipe, lambda: read_rows(data / "train.jsonl"), chatter.tokenizer)
-    line_up = [*line_up, *_last_checkpoint(run, chatter, names)]
+    line_up = [*line_up, *_other_checkpoint(run, chatter, names)]
 
     share = 0.75 if forgetting else 0.95
-    scorer = check_scorer(check_file) if check_file else score_answers
-    entries = hold(chatter, contest, line_up, scorer, tell=lambda part: tell(share * part), should_stop=stopped)
-    loss = measure_loss(chatter, contest, ("base", "tuned"), recipe.max_length)
-    tell(share + 0.05)
+    problems: list[str] = []
+    scorer = check_scorer(asked.check_file, problems) if asked.check_file else score_answers
+    entries = hold(
+        chatter,
+        contest,
+        line_up,
+        scorer,
+        tell=lambda part, says: tell(share * part, says),
+        should_stop=stopped,
+        targets=(targets := find_targets(chatter, contest, recipe.max_length)),
+        alone=0 if asked.quick else ASKED_ALONE,
+    )
+    earlier = run.report()
+    if stopped() and earlier and "tuned" not in [entry.rival.name for entry in entries]:
+        return earlier
+    loss = measure_loss(chatter, targets, ("base", "tuned"), entries)
+    tell(share + 0.05, "the loss")
     probe = None
     if forgetting and not stopped():
         from .proof.forgetting import measure_forgetting
 
-        probe = measure_forgetting(chatter, on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part))
+        probe = measure_forgetting(
+            chatter, on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part, "what was forgotten")
+        )
     report = {
         **write_up(contest, entries, loss),
         "forgetting": probe,
         "curves": read_curves(summarize(run.events()), recipe).as_dict(),
         "run": run.id,
-        "quick": quick,
+        "quick": asked.quick,
         "complete": not stopped(),
         "settings": settings(recipe, contest, line_up),
         "seconds": round(time.time() - began, 1),
         "made": round(began, 3),
     }
+    checked = told_problems(problems, sum(len(entry.answers) for entry in entries))
+    report["note"] = " ".join(filter(None, [report["note"], checked]))
     report["curves"]["overfit"] = report["curves"]["kind"] == "overfitting"
+    run.write_report(plain(report))  # before the judge: an endpoint that is away must not cost the comparison
+    if asked.judge_url and not stopped():
+        from .proof.judge import judge_report
+
+        tell(0.99, "the judge")
+        try:
+            report["judge"] = judge_report(report, url=asked.judge_url, model=asked.judge_model)
+        except FinetuneError as error:
+            report["judge"] = {"error": error.as_dict()}
     report = plain(report)
     run.write_report(report)
     tell(1.0)
     return report
+
+
+def _stop_file(run: Run) -> Callable[[], bool]:
+    """Was a `stop` file written since now?"""
+    path = run.path / "stop"
+    before = path.stat().st_mtime_ns if path.exists() else None
+    return lambda: path.exists() and path.stat().st_mtime_ns != before
 
 
 def should_i(
@@ -105,10 +159,13 @@ def should_i(
     tell: Tell | None = None,
     *,
     token: str | None = None,
-    max_rows: int | None = None,
     metric: str | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Before any training: what do the rivals reach, and what is left to win? A report like `evaluate`'s; no file."""
+    """Before any training: what do the rivals reach, and what is left to win? A report like `evaluate`'s; no file.
+
+    Its test rows are those of a run of this recipe, and validation rows where there are none.
+    """
     from .answers.chatter import AdapterModels, Chatter
     from .data import prepare
     from .model import chat_dtype, fetch_model, load_base
@@ -117,21 +174,33 @@ def should_i(
     began = time.time()
     tell = _seldom(tell)
     tell(0.0)
-    prepared = prepare(recipe, token=token)
     folder = fetch_model(recipe.model_name_or_path, recipe.model_revision, token=token)
+    tokenizer = load_tokenizer(folder)
+    tell(0.0, "reading the rows")
+    prepared = prepare(recipe, token=token, tokenizer=tokenizer)
+    tell(0.0, "loading the model")
     model = load_base(folder, dtype=chat_dtype(recipe.dtype), attn_implementation=recipe.attn_implementation or "sdpa")
-    chatter = Chatter(AdapterModels(model, {}), load_tokenizer(folder), ["base"])
+    chatter = Chatter(AdapterModels(model, {}), tokenizer, ["base"])
     split, rows = ("test", prepared.test) if len(prepared.test) else ("validation", prepared.validation)
     known = [prepared.train[place] for place in range(min(KNOWN_ROWS, len(prepared.train)))]
-    contest = prepare_contest(rows, split, recipe, chatter.tokenizer, max_rows=max_rows, metric=metric, known=known)
-    line_up = enter_rivals(RIVALS, contest, recipe, lambda: prepared.train, chatter.tokenizer)
-    line_up = [rival for rival in line_up if rival.model == "base"]
-    entries = hold(chatter, contest, line_up, tell=lambda part: tell(0.95 * part))
-    loss = measure_loss(chatter, contest, ("base",), recipe.max_length)
+    contest = prepare_contest(rows, split, recipe, chatter.tokenizer, metric=metric, known=known)
+    line_up = enter_rivals(PROMPTS, contest, recipe, lambda: prepared.train, chatter.tokenizer)
+    targets = find_targets(chatter, contest, recipe.max_length)
+    entries = hold(
+        chatter,
+        contest,
+        line_up,
+        tell=lambda part, says: tell(0.95 * part, says),
+        should_stop=should_stop,
+        targets=targets,
+        alone=ASKED_ALONE,
+    )
+    loss = measure_loss(chatter, targets, ("base",), entries)
     report = {
         **write_up(contest, entries, loss),
         "forgetting": None,
         "curves": None,
+        "complete": len(entries) == len(line_up) or contest.metric.kind == "loss",
         "settings": settings(recipe, contest, line_up),
         "seconds": round(time.time() - began, 1),
         "made": round(began, 3),
@@ -140,87 +209,30 @@ def should_i(
     return plain(report)
 
 
-def _last_checkpoint(run: Run, chatter: Chatter, names: Sequence[str]) -> list[Rival]:
-    """The last checkpoint, where the result is an earlier, better one."""
+def _other_checkpoint(run: Run, chatter: Chatter, names: Sequence[str]) -> list[Rival]:
+    """Of the best and the last checkpoint the one that is not the result, where there are two."""
     best = summarize(run.events()).best_step
-    last = [name for name in chatter.names() if name.startswith("checkpoint-")][-1:]
-    if "last" not in names or not best or not run.recipe.early_stopping or not last:
+    steps = sorted(int(name.rpartition("-")[2]) for name in chatter.names() if name.startswith("checkpoint-"))
+    if not best or not steps or best >= steps[-1]:
         return []
-    step = int(last[0].rpartition("-")[2])
-    return [] if step <= best else [Rival("last", f"Tuned, step {step}", "the last checkpoint", last[0], question)]
+    if run.recipe.early_stopping:  # the best was kept
+        name, phrase, step = "last", "the last checkpoint", steps[-1]
+    else:
+        name, phrase, step = "best", "the best checkpoint", best
+    if name not in names or step not in steps:
+        return []
+    return [Rival(name, f"Tuned, {name} ({step})", phrase, f"checkpoint-{step}", question)]
 
 
-def hold(
-    chatter: Chatter,
-    contest: Contest,
-    line_up: Sequence[Rival],
-    scorer: Scorer | None = None,
-    tell: Callable[[float], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> list[Entry]:
-    """Let every rival answer every row. One that was stopped half-way is left out."""
-    entries: list[Entry] = []
-    if contest.metric.kind == "loss":
-        return entries
-    tell = tell or (lambda part: None)
-    for turn, rival in enumerate(line_up):
-        began = time.monotonic()
-        prompts = [prompt_ids(rival.messages(row), chatter.tokenizer, row) for row in contest.rows]
-
-        def progress(ended: int, written: int, turn: int = turn) -> None:
-            tell((turn + ended / max(1, len(contest.rows))) / len(line_up))
-
-        answers = chatter.generate(
-            rival.model, prompts, max_new_tokens=contest.max_new_tokens, on_tokens=progress, should_stop=should_stop
-        )
-        if any(answer.finish_reason == "cancelled" for answer in answers):
-            break
-        seconds = time.monotonic() - began
-        scores = (scorer or score_answers)(contest, [answer.text for answer in answers])
-        entries.append(Entry(rival, answers, [len(prompt) for prompt in prompts], scores, seconds))
-    return entries
-
-
-def score_answers(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
-    return score(contest.metric.kind, answers, contest.references)
-
-
-def check_scorer(file: Path) -> Scorer:
-    """Scores by a person's own check, in a sandbox."""
-    from .proof.own_check import run_check
-
-    def scorer(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
-        return {"check": run_check(file, answers, contest.references, contest.rows).scores}
-
-    return scorer
-
-
-def measure_loss(chatter: Chatter, contest: Contest, names: Sequence[str], max_length: int) -> dict[str, list[float]]:
-    """Nats per token of each row's last answer (of a plain text: of all of it), by model. Rows cut as in training."""
-    from .proof.likelihood import borrowed, likelihoods, split_answer
-
-    limit = min(max_length, chatter.tokenizer.model_max_length)
-    refused: dict[int, FinetuneError] = {}
-    rendered = render_many(contest.rows, chatter.tokenizer, limit, refused)
-    asked = [found for one in rendered if (found := split_answer(one))]
-    losses: dict[str, list[float]] = {}
-    for name in names:
-        if asked and name in chatter.names():
-            with borrowed(chatter, name) as model:
-                found = likelihoods(model, asked, pad_id=chatter.tokenizer.pad_id)
-            losses[name] = [one.per_token for (one,) in found]
-    return losses
-
-
-def _seldom(tell: Tell | None) -> Callable[[float], None]:
+def _seldom(tell: Tell | None) -> Callable[..., None]:
     """Diary lines for a fraction, at most one a second and one for every two hundredths."""
     last = [-1.0, 0.0]
 
-    def say(fraction: float) -> None:
+    def say(fraction: float, says: str = "") -> None:
         now = time.monotonic()
         due = fraction - last[0] >= 0.02 and now - last[1] >= 1.0
         if tell is not None and (due or last[0] < 0 or fraction >= 1.0 > last[0]):
             last[:] = [fraction, now]
-            tell("stage", name="evaluating", fraction=round(min(1.0, fraction), 3))
+            tell("stage", name="evaluating", fraction=round(min(1.0, fraction), 3), says=says)
 
     return say

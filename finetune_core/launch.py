@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from filelock import FileLock, Timeout
 
 from . import hub
 from .errors import FinetuneError, redact
+from .job import Job
+from .recipe import Recipe
 from .run import Run
 from .takeaway import diary
 
@@ -31,7 +35,7 @@ def command(run: Run, verb: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "finetune_core", verb, str(run.path), *options]
 
 
-def start(run: Run, token: str | None = None, wait_seconds: float = 20.0) -> None:
+def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, options: tuple[str, ...] = ()) -> None:
     """Train (or resume) the run in a process of its own session, so that it outlives the page.
 
     The chat's memory is freed first. The token travels in the child's environment only. Returns when the worker
@@ -43,7 +47,7 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0) -> Non
         stop_serving(run.path.parent)
         (run.path / "stop").unlink(missing_ok=True)
         before = len(run.events())
-        process = _spawn(command(run, "train"), run.log_path, token)
+        process = _spawn(command(run, "train", *options), run.log_path, token)
         deadline = time.monotonic() + wait_seconds
         while time.monotonic() < deadline:
             if run.is_alive() or len(run.events()) > before:
@@ -99,9 +103,90 @@ def kill(run: Run, wait_seconds: float = 10.0) -> None:
 
 
 def discard(run: Run) -> None:
-    """End the worker and delete the folder."""
+    """End the worker, and a comparison if there is one, and delete the folder."""
     kill(run)
+    end_job(comparison(run))
     run.delete()
+
+
+# --- jobs beside training: a comparison, a look at the rivals, a sweep ---
+
+
+def comparison(run: Run) -> Job:
+    return Job(run.path, "evaluate")
+
+
+def evaluate(run: Run, *options: str, secrets: Mapping[str, str] | None = None) -> None:
+    """Compare the run's tuned model with its rivals in a process of its own; `comparison(run)` says how far it is."""
+    start_job(comparison(run), command(run, "evaluate", *options), secrets)
+
+
+def look_at_rivals(runs_dir: Path, recipe: Recipe) -> Job:
+    """The job that tries prompts on this recipe's rows before any training; its folder keeps the report."""
+    key = hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16]
+    return Job(runs_dir / ".should-i" / key, "should-i")
+
+
+def should_i(runs_dir: Path, recipe: Recipe, token: str | None = None) -> Job:
+    """Try prompts on the untuned model in a process of its own; the same recipe has the same job."""
+    job = look_at_rivals(runs_dir, recipe)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    recipe.save(job.folder / "recipe.yaml")
+    line = [sys.executable, "-m", "finetune_core", "should-i", str(job.folder / "recipe.yaml"),
+            "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
+    start_job(job, line, {"HF_TOKEN": token} if token else None)
+    return job
+
+
+def sweep_job(runs_dir: Path, recipe: Recipe) -> Job:
+    """The job that tries settings around this recipe; its folder keeps the table."""
+    return Job(runs_dir / ".sweeps" / hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16], "sweep")
+
+
+def sweep(runs_dir: Path, recipe: Recipe, space: Mapping[str, str], trials: int, token: str | None = None) -> Job:
+    """Try settings in a process of its own. space: a field and its values, with commas between."""
+    job = sweep_job(runs_dir, recipe)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    recipe.save(job.folder / "recipe.yaml")
+    line = [sys.executable, "-m", "finetune_core", "sweep", str(job.folder / "recipe.yaml"),
+            *(f"{name}={values}" for name, values in space.items()), "--trials", str(trials),
+            "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
+    start_job(job, line, {"HF_TOKEN": token} if token else None)
+    return job
+
+
+def start_job(job: Job, line: list[str], secrets: Mapping[str, str] | None = None, wait_seconds: float = 20.0) -> None:
+    """Start a verb that keeps this job; a second start of one that goes on does nothing.
+
+    secrets: names and values for the child's environment, and nowhere else. Returns when the job is alive or over.
+    Raises FinetuneError if its process ends before it began.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(job.folder / f".{job.name}-start.lock", timeout=wait_seconds):
+        if job.is_alive():
+            return
+        before = job.said()
+        process = _spawn(line, job.log_path, None, secrets)
+        deadline = time.monotonic() + wait_seconds
+        while time.monotonic() < deadline:
+            if job.is_alive() or job.said() != before:
+                return
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+    if process.poll() is not None and job.said() == before:
+        raise FinetuneError(
+            _last_error(job.log_path) or "The process ended before it began.",
+            f"The last lines of its log: {tail(job.log_path, 3) or 'none'}",
+            code="job-died",
+        )
+
+
+def end_job(job: Job, wait_seconds: float = 10.0) -> None:
+    """End its process now, with its children."""
+    said = job.said()
+    if said is not None and said.pid and job.is_alive():
+        _end(said.pid, wait_seconds)
 
 
 # --- the chat's server ---
@@ -231,7 +316,9 @@ def run_tool(line: list[str], environment: dict[str, str], seconds: float | None
         return code, redact(log.read().decode("utf-8", "replace"))
 
 
-def _spawn(line: list[str], log_path: Path, token: str | None) -> subprocess.Popen[bytes]:
+def _spawn(
+    line: list[str], log_path: Path, token: str | None, secrets: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     with log_path.open("ab") as log:  # a file, never a pipe: a closed page must not stall the worker
         log.write(f"$ {' '.join(line)}\n".encode())
         log.flush()
@@ -240,7 +327,7 @@ def _spawn(line: list[str], log_path: Path, token: str | None) -> subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=child_environment(token),
+            env=child_environment(token) | dict(secrets or {}),
             start_new_session=True,
         )
 

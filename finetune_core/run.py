@@ -53,7 +53,7 @@ class Run:
                 making.mkdir()
                 try:
                     if plan is not None:
-                        _write_json(making / "plan.json", plan)
+                        write_json(making / "plan.json", plan)
                     recipe.save(making / "recipe.yaml")
                     making.rename(runs_dir / name)
                 finally:
@@ -105,13 +105,13 @@ class Run:
         return self.path / ("model" if self.recipe.method == "full" else "adapter")
 
     def plan(self) -> dict[str, Any] | None:
-        return _read_json(self.path / "plan.json")
+        return read_json(self.path / "plan.json")
 
     def report(self) -> dict[str, Any] | None:
-        return _read_json(self.path / "report.json")
+        return read_json(self.path / "report.json")
 
     def write_report(self, report: Mapping[str, Any]) -> None:
-        _write_json(self.path / "report.json", report)
+        write_json(self.path / "report.json", report)
 
     def events(self) -> list[Event]:
         return read_events(self.diary)
@@ -148,8 +148,7 @@ class Run:
 
     def version(self) -> tuple[int, int, bool]:
         """Changes whenever there is something new to show; cheap enough to ask every second."""
-        sizes = [_size(self.diary), _size(self.path / "report.json")]
-        return sizes[0], sizes[1], self.is_alive()
+        return _size(self.diary), _changed(self.path / "report.json"), self.is_alive()
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first (checkpoint-N holds the state after step N)."""
@@ -187,14 +186,22 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _changed(path: Path) -> int:
+    """When it was last written, in nanoseconds; 0 if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     beside.replace(path)

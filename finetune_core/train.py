@@ -8,10 +8,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from . import measured
 from .errors import FinetuneError, explain
@@ -20,6 +21,7 @@ from .ladder import step_down
 from .machine import this_machine
 from .recipe import Recipe
 from .run import Run
+from .turn import StoppedWaiting, turn
 
 if TYPE_CHECKING:
     from .data import Prepared
@@ -30,8 +32,12 @@ SAMPLE_TOKENS = 32
 MEASURED_TOKENS, MEASURED_SECONDS = 2000, 5.0  # a shorter training is mostly warm-up and measures nothing
 
 
-def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None) -> str:
+def train(
+    run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None, *, evaluate: bool = True
+) -> str:
     """Train or resume this run in this process. Returns its outcome: "finished" or "stopped".
+
+    evaluate: False leaves the test rows unseen, whatever the recipe says.
 
     Every line of the diary is also given to `on_event`. Raises FinetuneError after writing it into the diary as the
     last line; anything else is a bug, and is written there too before it is raised.
@@ -51,11 +57,12 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
     began = time.monotonic()
     try:
         tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
-        with _turn(run, tell):
-            outcome, facts = _train(run, tell, token)
+        waiting = partial(tell, "stage", name="waiting for its turn")
+        with turn(run.path.parent, waiting, (run.path / "stop").exists):
+            outcome, facts = _train(run, tell, token, evaluate)
         tell("done", outcome=outcome, seconds=round(time.monotonic() - began, 1), run=run.id, **facts)
         return outcome
-    except _StoppedWaiting:
+    except StoppedWaiting:
         tell("done", outcome="stopped", seconds=round(time.monotonic() - began, 1), run=run.id)
         return "stopped"
     except FinetuneError as error:
@@ -73,35 +80,7 @@ def train(run: Run, on_event: Callable[[Event], None] | None = None, token: str 
         lock.release()
 
 
-class _StoppedWaiting(Exception):
-    """Stop was pressed while the run stood in line."""
-
-
-class _turn:
-    """One training at a time on this machine: wait in line, say so, and give up when asked to stop."""
-
-    def __init__(self, run: Run, tell: Tell):
-        self.run, self.tell = run, tell
-        self.lock = FileLock(run.path.parent / ".gpu.lock")
-
-    def __enter__(self) -> None:
-        said = False
-        while True:
-            try:
-                self.lock.acquire(timeout=0.1 if not said else 1.0)
-                return
-            except Timeout:
-                if not said:
-                    self.tell("stage", name="waiting for its turn")
-                    said = True
-            if (self.run.path / "stop").exists():
-                raise _StoppedWaiting
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
-
-
-def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]]:
+def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, dict[str, Any]]:
     recipe = run.recipe
     tell("stage", name="fetching")
     from .model import fetch_model
@@ -138,12 +117,12 @@ def _train(run: Run, tell: Tell, token: str | None) -> tuple[str, dict[str, Any]
         lambda recipe: _learn(run, recipe, folder, tokenizer, sets, sample, tell),
         max(len(ids) for ids in sets[0]["input_ids"]),
     )
-    if outcome == "finished" and recipe.evaluate:
+    if outcome == "finished" and recipe.evaluate and prove:
         gc.collect()
-        from .evaluate import evaluate
+        from .evaluate import Asked, evaluate
 
         tell("stage", name="evaluating")
-        evaluate(run, tell=tell, quick=True)
+        evaluate(run, tell=tell, asked=Asked(quick=True))
     return outcome, facts
 
 

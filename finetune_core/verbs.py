@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def train(options: argparse.Namespace, out: Output) -> int:
 
     with _ctrl_c_stops(run):
         try:
-            outcome = work(run, on_event=show, token=os.environ.get("HF_TOKEN"))
+            outcome = work(run, on_event=show, token=os.environ.get("HF_TOKEN"), evaluate=not options.no_evaluate)
         except FinetuneError as error:
             if error.code == "running" and out.as_json:
                 out.json({"error": error.as_dict(), "run": run.id})
@@ -106,17 +106,8 @@ def delete(options: argparse.Namespace, out: Output) -> int:
         run.delete()  # refuses, in words
     if (server := launch.serving(run.path.parent)) and server.run_id == run.id:
         launch.stop_serving(run.path.parent)
-    run.delete()
+    launch.discard(run)
     out.give({"id": run.id, "deleted": True}, f"Deleted {run.id}.")
-    return GOOD
-
-
-def evaluate(options: argparse.Namespace, out: Output) -> int:
-    from .evaluate import evaluate as compare
-
-    run = _finished(options)
-    report = compare(run, tell=_progress_line(out))
-    out.give(report, (report.get("verdict") or {}).get("sentence") or "Compared; see report.json.")
     return GOOD
 
 
@@ -126,7 +117,7 @@ def predict(options: argparse.Namespace, out: Output) -> int:
 
     run = Run.find(options.runs_dir, options.run)
     if not options.base:
-        _needs_result(run)
+        needs_result(run)
     count = predict_file(
         lambda: load_for_chat(run),
         Path(options.input),
@@ -145,7 +136,7 @@ def chat(options: argparse.Namespace, out: Output) -> int:
 
     run = Run.find(options.runs_dir, options.run)
     if not options.base:
-        _needs_result(run)
+        needs_result(run)
     chatter = load_for_chat(run)
     name = "base" if options.base else "tuned"
     history = [{"role": "system", "content": options.system}] if options.system else []
@@ -233,7 +224,7 @@ def look_at(options: argparse.Namespace, out: Output) -> Any:
     from .preflight import look
 
     recipe = resolve_recipe(options.recipe, options.overrides)
-    _bring_starter(recipe, out)
+    bring_starter(recipe, out)
     return look(recipe, token=os.environ.get("HF_TOKEN"))
 
 
@@ -247,11 +238,11 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
             raise FinetuneError("A run's recipe is never changed.", "Start a new run to change values.", code="usage")
         return Run.find(options.runs_dir, given)
     recipe = resolve_recipe(given, options.overrides)
-    _bring_starter(recipe, out)
+    bring_starter(recipe, out)
     return create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
 
 
-def _bring_starter(recipe: Recipe, out: Output) -> None:
+def bring_starter(recipe: Recipe, out: Output) -> None:
     wanted = recipe.model_name_or_path == STARTER_MODEL and recipe.model_revision is None
     if wanted and hub.local_model(STARTER_MODEL) is None:
         _fetch_starter(out)
@@ -270,27 +261,13 @@ def _fetch_starter(out: Output, streamed: bool = False) -> tuple[Path, str]:
     return ensure_starter(on_progress=show)
 
 
-def _finished(options: argparse.Namespace) -> Run:
-    run = Run.find(options.runs_dir, options.run)
-    _needs_result(run)
-    return run
-
-
-def _needs_result(run: Run) -> None:
+def needs_result(run: Run) -> None:
     if not run.has_result():
         raise FinetuneError(
             f"This run has no tuned model yet (it is {run.status()}).",
             f"Finish it first: python -m finetune_core train {run.id}",
             code="no-result",
         )
-
-
-def _progress_line(out: Output) -> Callable[..., None]:
-    def tell(kind: str, **data: Any) -> None:
-        if kind == "stage" and data.get("fraction") is not None:
-            print(f"\r{data['fraction']:.0%} {data.get('says', '')}", end="", file=sys.stderr)
-
-    return tell
 
 
 def _line(event: Event) -> str:

@@ -142,7 +142,8 @@ def _rail_run(run: Run) -> words_frame.RailRun:
         under=words_frame.rail_under(recipe, status, began, left=progress.seconds_left),
         status=status,
         loss=progress.loss,
-        verdict=words_run.verdict_short(run.report()),
+        verdict=words_run.verdict_short(report := run.report()),
+        tone=words_run.verdict_tone(report),
     )
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.run import Run
@@ -35,3 +38,11 @@ def told(error: Exception) -> FinetuneError:
     if seen.code == "bug":
         traceback.print_exception(error, file=sys.stderr)
     return seen
+
+
+def settings_of(runs_dir: Path, run_id: object) -> tuple[Any, Any]:
+    """(held run, step) so that Choose opens with this run's recipe in its boxes; nothing for a run that is gone."""
+    try:
+        return held_run(runs_dir, run_id).id, "choose"
+    except FinetuneError:
+        return gr.skip(), gr.skip()

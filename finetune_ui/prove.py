@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.progress import summarize
 from finetune_core.run import Run
 
-from . import look, words, words_prove, words_rows, words_share
+from . import beside, comparing, look, words, words_prove, words_rows, words_share
 from .downloads import download
 from .held import held_run, told
 
@@ -42,6 +41,7 @@ def build(page: Page) -> Prove:
         problem = look.html(visible=False)
         nothing = look.html(js_on_load=words_share.COPY_JS)
         verdict = look.html(js_on_load=words_share.COPY_JS)
+        compared = comparing.build(page)
         with gr.Column(visible=False, elem_classes="proof-table") as table:
             with gr.Row(elem_classes="proof-bar"):
                 which = gr.Radio(
@@ -63,8 +63,10 @@ def build(page: Page) -> Prove:
             with gr.Row(elem_classes="proof-foot"):
                 more = gr.Button("Show more rows", visible=False, size="md")
                 csv = partial(download, inputs=[page.held], problem=problem, size="md", elem_classes="quiet-button")
+                csv("Download the report", partial(write_html, page.runs_dir), name="report-html")
                 csv("Download CSV", partial(write_csv, page.runs_dir), name="rows-csv")
                 csv("Download JSONL", partial(write_jsonl, page.runs_dir), name="rows-jsonl")
+        others = beside.build(page)
     limit = gr.State(words_rows.PAGE)
 
     quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
@@ -76,7 +78,7 @@ def build(page: Page) -> Prove:
     more.click(lambda now: now + 2 * words_rows.PAGE, limit, limit, queue=False, **quick).then(
         draw, [page.held, which, order, limit], [rows, more], **quick
     )
-    outputs = (problem, nothing, verdict, table, which, order, limit, rows, more)
+    outputs = (problem, nothing, verdict, table, which, order, limit, rows, more, *compared.outputs, *others.outputs)
     return Prove(panel=panel, outputs=outputs, use_row=rows.use)
 
 
@@ -84,20 +86,11 @@ def show(run: Run) -> tuple[Any, ...]:
     """The whole proof when there is a report; else why there is none."""
     hidden = gr.update(value="", visible=False)
     report = run.report()
+    again = (*comparing.show(run), *beside.show(run))
     if not report:
-        return (
-            hidden,
-            gr.update(value=_nothing(run), visible=True),
-            hidden,
-            gr.update(visible=False),
-            *[gr.skip()] * 5,
-        )
-    whole = (
-        words_prove.verdict(report)
-        + words_prove.bars(report)
-        + words_prove.facts(report)
-        + words_prove.more_rivals(report, launch.as_text(launch.command(run, "evaluate")))
-    )
+        why = hidden if comparing.is_going_on(run) else gr.update(value=_nothing(run), visible=True)
+        return hidden, why, hidden, gr.update(visible=False), *[gr.skip()] * 5, *again
+    whole = words_prove.verdict(report) + words_prove.bars(report) + words_prove.facts(report)
     found = bool(report.get("rows"))
     return (
         hidden,
@@ -109,6 +102,7 @@ def show(run: Run) -> tuple[Any, ...]:
         words_rows.PAGE,
         words_rows.rows(report, seed=run.id),
         _more(report, "all", words_rows.PAGE),
+        *again,
     )
 
 
@@ -117,11 +111,9 @@ def _nothing(run: Run) -> str:
     recipe = run.recipe
     test = run.path / "data" / "test.jsonl"
     test_rows = sum(1 for line in test.open("rb") if line.strip()) if test.is_file() else None
-    card = words_prove.nothing(
+    return words_prove.nothing(
         status, asked=recipe.evaluate, test_rows=test_rows, stage=progress.stage, fraction=progress.stage_fraction
     )
-    can = status in ("finished", "stopped") and test_rows != 0
-    return card + (words_share.command_line(launch.as_text(launch.command(run, "evaluate"))) if can else "")
 
 
 def _more(report: words_rows.Report, which: str, limit: int) -> Any:
@@ -151,6 +143,17 @@ def write_csv(runs_dir: Path, run_id: str, folder: Path) -> Path:
 
 def write_jsonl(runs_dir: Path, run_id: str, folder: Path) -> Path:
     return _write(runs_dir, run_id, folder, "jsonl", words_rows.as_jsonl)
+
+
+def write_html(runs_dir: Path, run_id: str, folder: Path) -> Path:
+    """The whole proof as one page that needs nothing else."""
+    from finetune_core.proof.report_page import write_page
+
+    run = held_run(runs_dir, run_id)
+    _report(runs_dir, run_id)  # says what to do where there is none
+    path = folder / f"{run.id}-report.html"
+    path.write_text(write_page(run) or "", encoding="utf-8")
+    return path
 
 
 def _write(runs_dir: Path, run_id: str, folder: Path, ending: str, form: Callable[[Any], str]) -> Path:

@@ -43,7 +43,8 @@ def is_starting(runs_dir: Path) -> bool:
 
 
 def training_now(runs_dir: Path, newest: int = 20) -> bool:
-    return any(run.is_alive() for run in list_runs(runs_dir)[:newest])
+    """A training or a comparison has the machine."""
+    return any(run.is_alive() or launch.comparison(run).is_alive() for run in list_runs(runs_dir)[:newest])
 
 
 def can_talk(run: Run) -> bool:

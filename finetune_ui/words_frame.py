@@ -72,6 +72,7 @@ class RailRun:
     status: str
     loss: tuple[tuple[int, float], ...] = ()
     verdict: str = ""  # "+29 points"
+    tone: str = "even"  # of the verdict: good, bad, or even while nothing is shown
 
 
 def rail_under(recipe: Recipe, status: str, began: float, now: float | None = None, left: float | None = None) -> str:
@@ -119,8 +120,7 @@ def rail(runs: Sequence[RailRun], held: str) -> str:
 
 
 def _rail_item(run: RailRun, current: bool) -> str:
-    down = " down" if run.verdict.startswith(("-", "−", "–")) else ""
-    verdict = f'<b class="verdict{down}">{esc(run.verdict)}</b> · ' if run.verdict else ""
+    verdict = f'<b class="verdict {run.tone}">{esc(run.verdict)}</b> · ' if run.verdict else ""
     mark = ' aria-current="true"' if current else ""
     return (
         f'<li><a class="rail-run" href="?run={esc(run.id)}" data-run="{esc(run.id)}"{mark}>'

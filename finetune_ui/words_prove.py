@@ -9,7 +9,6 @@ from typing import Any
 from . import charts
 from .words import count, duration, esc, join, many, percent
 from .words_rows import Report, kind, rivals, said, unit
-from .words_share import copyable
 
 # --- the verdict ---
 
@@ -93,7 +92,8 @@ def _interval(rival: Mapping[str, Any], of: str) -> str:
 
 def facts(report: Report) -> str:
     """Small cards: what a request costs, what was forgotten, what the curves say. Only those that are known."""
-    cards = [card for card in (_cost(report), _forgetting(report), _overfitting(report), _loss(report)) if card]
+    made = (_cost(report), _forgetting(report), _overfitting(report), _loss(report), _judge(report))
+    cards = [card for card in made if card]
     return f'<div class="facts">{"".join(cards)}</div>' if cards else ""
 
 
@@ -163,18 +163,18 @@ def _loss(report: Report) -> str:
     )
 
 
-def more_rivals(report: Report, line: str) -> str:
-    """After training only base and tuned are compared; this is how to hear the others."""
-    if not report.get("quick"):
+def _judge(report: Report) -> str:
+    """What another model thinks of the answers."""
+    found = report.get("judge")
+    if not isinstance(found, Mapping):
         return ""
-    examples = int((report.get("settings") or {}).get("few_shot_examples") or 4)
-    return (
-        '<section class="card more-rivals"><h3 class="card-title">Would a better prompt have done it too?</h3>'
-        "<p>This quick proof compares with the untuned model alone. The whole one also gives the untuned model a "
-        f"better prompt, {examples} examples, and the {examples} most similar rows, and asks general questions to see "
-        "what was forgotten. It takes a few times as long, and appears here.</p>"
-        f"{copyable(line, 'In a terminal, from the folder of Fijn')}</section>"
-    )
+    if isinstance(found.get("error"), Mapping):
+        text = join([str(found["error"].get("problem", "")), str(found["error"].get("fix", ""))], " ")
+        return _fact("What the judge says", "It did not answer", text, "warn")
+    better = (found.get("low") or 0) > 0
+    worse = (found.get("high") or 0) < 0
+    says = "It prefers tuning" if better else "It prefers the other" if worse else "No preference"
+    return _fact("What the judge says", says, str(found.get("sentence", "")), "warn" if worse else "")
 
 
 # --- when there is no report ---
@@ -207,11 +207,11 @@ def nothing(status: str, *, asked: bool, test_rows: int | None, stage: str, frac
     if not asked:
         return _empty(
             "The comparison was switched off.",
-            "This run was made with evaluate: false. The command below compares it still.",
+            "This run was made with evaluate: false. It can still be compared.",
         )
     return _empty(
         "Not compared yet.",
-        "The training ended before the comparison. The command below makes up for it.",
+        "The training ended before the comparison. It can be made up for here.",
     )
 
 

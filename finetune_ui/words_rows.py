@@ -34,7 +34,7 @@ def rivals(report: Report) -> list[Mapping[str, Any]]:
 
 
 def is_tuned(name: str) -> bool:
-    return name == "tuned" or name.startswith(("tuned-", "tuned ", "checkpoint-"))
+    return name in ("tuned", "best", "last") or name.startswith(("tuned-", "tuned ", "checkpoint-"))
 
 
 def kind(name: str) -> str:

@@ -33,7 +33,7 @@ STAGE_SENTENCES = {
     "starting": ("Starting.", "The training process is waking up; this takes a few seconds."),
     "waiting for its turn": (
         "Waiting for its turn.",
-        "Another training has the machine. This one begins by itself when that one is done; you may close the page.",
+        "Another training or comparison has the machine. This one begins by itself after it; you may close the page.",
     ),
     "fetching": ("Fetching the model.", "Only the first time; after that it is on this machine."),
     "preparing data": ("Preparing the rows.", "Splitting them, and turning words into tokens."),
@@ -300,3 +300,15 @@ def verdict_short(report: Mapping[str, Any] | None) -> str:
         return "lower loss" if verdict["difference"] > 0 else "higher loss"
     points = round(100 * verdict["difference"])
     return f"{'+' if points > 0 else '−' if points < 0 else '±'}{abs(points)} points"
+
+
+def verdict_tone(report: Mapping[str, Any] | None) -> str:
+    """good for a gain that the rows show, bad for a loss that they show, even for everything else.
+
+    >>> verdict_tone({"verdict": {"difference": 0.02, "better": None}})
+    'even'
+    """
+    verdict = (report or {}).get("verdict") or {}
+    if verdict.get("better") is None or not verdict.get("difference"):
+        return "even"
+    return "good" if verdict["difference"] > 0 else "bad"

@@ -97,6 +97,10 @@ def test_the_report_says_what_a_reader_must_know(report):
         assert rival["tokens_per_request"] == pytest.approx(rival["prompt_tokens"] + rival["answer_tokens"], abs=0.2)
 
 
+def test_the_time_of_a_request_is_that_of_one_asked_alone(report):
+    assert all(rival["seconds_per_request"] > 0 for rival in report["rivals"])
+
+
 def test_progress_is_told_from_nothing_to_all(told, report):
     fractions = [data["fraction"] for kind, data in told if kind == "stage" and data["name"] == "evaluating"]
     assert fractions[0] == 0 and fractions[-1] == 1 and fractions == sorted(fractions)
@@ -126,54 +130,103 @@ def test_the_loss_is_the_one_that_training_would_report(report, run, chatter):
 
 
 def test_quick_asks_base_and_tuned_only(run, chatter, report):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
-    quick = evaluate(run, chatter, quick=True, max_rows=5)
+    quick = evaluate(run, chatter, asked=Asked(quick=True, rows=5))
     assert [rival["name"] for rival in quick["rivals"]] == ["base", "tuned"]
     assert quick["forgetting"] is None and quick["n"] == 5 and quick["available"] == 12
     run.write_report(report)
 
 
-def test_a_stop_ends_the_comparison_and_keeps_what_is_done(run, chatter, report):
+def test_a_stop_ends_the_comparison_and_keeps_what_is_done(run, chatter, report, monkeypatch):
     from finetune_core.evaluate import evaluate
 
-    def stop(kind, **data):
-        (run.path / "stop").touch()
+    turns, generate = [], chatter.generate
 
+    def counted(*values, **more):
+        turns.extend([values[0]] * (len(values[1]) > 1))  # those asked one by one belong to the turn before
+        return generate(*values, **more)
+
+    monkeypatch.setattr(chatter, "generate", counted)
     try:
-        stopped = evaluate(run, chatter, stop)
+        stopped = evaluate(run, chatter, should_stop=lambda: len(turns) > 2)
     finally:
-        (run.path / "stop").unlink()
         run.write_report(report)
-    assert stopped["complete"] is False and len(stopped["rivals"]) < 5
+    assert stopped["complete"] is False and [rival["name"] for rival in stopped["rivals"]] == ["base", "tuned"]
+
+
+def test_one_stopped_before_the_tuned_model_spoke_leaves_the_earlier_report(run, chatter, report):
+    from finetune_core.evaluate import evaluate
+
+    assert evaluate(run, chatter, should_stop=lambda: True) == report == run.report()
 
 
 def test_plain_texts_are_compared_by_loss(tmp_path, tiny_model_dir, chatter):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     run = make_tuned_run(tmp_path, tiny_model_dir)
     lay_rows(run, test=[{"text": f"the cat sat on the mat {i}"} for i in range(12)])
-    report = evaluate(run, chatter, forgetting=False)
+    report = evaluate(run, chatter, asked=Asked(forgetting=False))
     assert report["metric"] == "Loss" and [rival["name"] for rival in report["rivals"]] == ["base", "tuned"]
     assert "nats per token" in report["verdict"]["sentence"]
     assert report["rivals"][0]["score"] == pytest.approx(report["loss"]["base"], abs=1e-4)
 
 
 def test_a_check_of_ones_own_decides_what_is_right(run, chatter, report, tmp_path):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     file = tmp_path / "check.py"
     file.write_text("def check(answer, reference, row):\n    return reference.startswith('defect') and bool(row)\n")
     try:
-        checked = evaluate(run, chatter, quick=True, check_file=file)
+        checked = evaluate(run, chatter, asked=Asked(quick=True, check_file=file))
     finally:
         run.write_report(report)
     assert checked["metric"] == "Your own check" and [rival["score"] for rival in checked["rivals"]] == [1, 1]
 
 
+def test_a_check_that_breaks_is_told_and_not_taken_for_wrong_answers(run, chatter, report, tmp_path):
+    from finetune_core.evaluate import Asked, evaluate
+
+    file = tmp_path / "check.py"
+    file.write_text("def check(answer, reference, row):\n    return nobody_knows_this\n")
+    try:
+        checked = evaluate(run, chatter, asked=Asked(quick=True, check_file=file))
+    finally:
+        run.write_report(report)
+    assert "24 of 24 answers" in checked["note"] and "nobody_knows_this" in checked["note"]
+
+
+def test_a_judge_that_is_away_does_not_cost_the_comparison(run, chatter, report):
+    from finetune_core.evaluate import Asked, evaluate
+
+    asked = Asked(quick=True, rows=6, judge_url="http://127.0.0.1:9/v1", judge_model="judge")
+    try:
+        judged = evaluate(run, chatter, asked=asked)
+    finally:
+        run.write_report(report)
+    assert judged["judge"]["error"]["code"] == "judge-away" and judged["verdict"]["sentence"]
+
+
+def test_the_best_checkpoint_competes_where_the_last_one_was_kept(tmp_path, tiny_model_dir, chatter):
+    from finetune_core.answers.chatter import AdapterModels, Chatter
+    from finetune_core.evaluate import Asked, evaluate
+    from finetune_core.proof.likelihood import borrowed
+
+    run = make_tuned_run(tmp_path, tiny_model_dir, max_new_tokens=8)
+    lay_rows(run, chat_rows(20), (), chat_rows(26)[20:])
+    run.tell("done", outcome="finished", best_step=20)
+    with borrowed(chatter, "base") as base:
+        pass
+    best = run.checkpoints()[-1]
+    models = AdapterModels(base, {"tuned": run.result_dir, best.name: best, "checkpoint-40": run.result_dir})
+    three = Chatter(models, chatter.tokenizer, ["tuned", "base", best.name, "checkpoint-40"])
+    report = evaluate(run, three, asked=Asked(rivals=("base", "tuned", "best"), forgetting=False))
+    assert [rival["title"] for rival in report["rivals"]] == ["Base model", "Tuned, best (20)", "Tuned model"]
+
+
 def test_the_last_checkpoint_competes_where_an_earlier_one_was_kept(tmp_path, tiny_model_dir, chatter):
     from finetune_core.answers.chatter import AdapterModels, Chatter
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
     from finetune_core.proof.likelihood import borrowed
 
     run = make_tuned_run(tmp_path, tiny_model_dir, early_stopping=True, max_new_tokens=8)
@@ -184,25 +237,25 @@ def test_the_last_checkpoint_competes_where_an_earlier_one_was_kept(tmp_path, ti
     last = run.checkpoints()[-1]
     models = AdapterModels(base, {"tuned": run.result_dir, last.name: last})
     both = Chatter(models, chatter.tokenizer, ["tuned", "base", last.name])
-    report = evaluate(run, both, rivals=("base", "tuned", "last"), forgetting=False)
+    report = evaluate(run, both, asked=Asked(rivals=("base", "tuned", "last"), forgetting=False))
     assert [rival["name"] for rival in report["rivals"]] == ["base", "last", "tuned"]
-    assert report["rivals"][1]["title"] == "Tuned, step 20" and report["verdict"]["against"] == "base"
+    assert report["rivals"][1]["title"] == "Tuned, last (20)" and report["verdict"]["against"] == "base"
 
 
 def test_without_test_rows_the_validation_rows_are_used_and_it_says_so(tmp_path, tiny_model_dir, chatter):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     run = make_tuned_run(tmp_path, tiny_model_dir)
     lay_rows(run, chat_rows(20), chat_rows(30)[20:])
-    report = evaluate(run, chatter, quick=True)
+    report = evaluate(run, chatter, asked=Asked(quick=True))
     assert report["split"] == "validation" and "validation rows were used" in report["note"]
 
 
 def test_without_any_rows_there_is_a_report_that_says_so(tmp_path, tiny_model_dir, chatter):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     run = make_tuned_run(tmp_path, tiny_model_dir)
-    report = evaluate(run, chatter, quick=True)
+    report = evaluate(run, chatter, asked=Asked(quick=True))
     assert report["n"] == 0 and "no rows" in report["verdict"]["sentence"] and report["verdict"]["better"] is None
 
 
@@ -244,6 +297,51 @@ def test_likelihoods_in_batches_are_those_of_single_answers(chatter):
             for answer, result in zip(item.answers, results, strict=True):
                 assert -result.loss == pytest.approx(answer_logprob(model, item.prompt, answer), rel=1e-4)
                 assert result.tokens == len(answer)
+
+
+def _answered(chatter, name, prompts, **more):
+    return chatter.generate(name, prompts, max_new_tokens=12, **more)
+
+
+@pytest.mark.parametrize("name", ["base", "tuned"])
+def test_answers_are_the_same_whatever_references_are_read_along(chatter, name):
+    import random
+
+    from finetune_core.answers.generate import answer_logprob
+    from finetune_core.proof.likelihood import borrowed
+
+    drawn = random.Random(3)
+    prompts = [[drawn.randrange(3, 500) for _ in range(drawn.randint(2, 25))] for _ in range(14)]
+    plain = _answered(chatter, name, prompts)
+    own = [answer.token_ids for answer in plain]
+    stop = min(chatter.tokenizer.stop_ids)
+    references = [
+        # none, its own answer, the first part of it and then another word, and something else altogether
+        [[], [*ids, stop], [*ids[: len(ids) // 2], 7, 8, stop], [9, 10, stop]][place % 4]
+        for place, ids in enumerate(own)
+    ]
+    along = _answered(chatter, name, prompts, references=references)
+    assert [answer.token_ids for answer in along] == own
+    assert [answer.finish_reason for answer in along] == [answer.finish_reason for answer in plain]
+    with borrowed(chatter, name) as model:
+        for prompt, reference, answer in zip(prompts, references, along, strict=True):
+            assert (answer.reference is None) == (not reference)
+            if reference:
+                assert -answer.reference.loss == pytest.approx(answer_logprob(model, prompt, reference), rel=1e-4)
+
+
+def test_a_single_prompt_reads_its_reference_too(chatter):
+    [plain] = _answered(chatter, "tuned", [[5, 6, 7]])
+    [along] = _answered(chatter, "tuned", [[5, 6, 7]], references=[[*plain.token_ids[:3], 11]])
+    assert along.token_ids == plain.token_ids and along.reference.tokens == 4
+
+
+def test_references_too_large_for_the_memory_are_left_for_later(chatter, monkeypatch):
+    from finetune_core.answers import generate
+
+    monkeypatch.setattr(generate, "MOST_LOGITS", 10)
+    [answer] = _answered(chatter, "tuned", [[5, 6, 7]], references=[[9, 10]])
+    assert answer.reference is None and answer.token_ids == _answered(chatter, "tuned", [[5, 6, 7]])[0].token_ids
 
 
 def test_a_smaller_memory_gives_the_same_likelihoods(chatter, monkeypatch):

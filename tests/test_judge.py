@@ -99,3 +99,28 @@ def test_a_report_without_answers_is_refused():
 
 def test_few_opinions_show_no_preference():
     assert "no preference that 6 rows can show" in tally([1, 1, -1, 0, 0, 1], "base")["sentence"]
+
+
+def test_the_key_is_not_carried_on_to_another_host(endpoint):
+    """urllib follows a redirect with all headers; a judge that sends on is refused instead."""
+
+    class Sender(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(302)
+            self.send_header("Location", endpoint.url + "/chat/completions")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *args):
+            pass
+
+    sender = ThreadingHTTPServer(("127.0.0.1", 0), Sender)
+    threading.Thread(target=sender.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        with pytest.raises(FinetuneError, match="refused: 302"):
+            judge_report(REPORT, url=f"http://127.0.0.1:{sender.server_port}/v1", model="judge", key="sk-secret")
+    finally:
+        sender.shutdown()
+        sender.server_close()
+    assert endpoint.seen == []

@@ -180,11 +180,6 @@ def test_likeness_of_texts_is_shown_in_points_not_percent():
     assert [index for index, _ in words_rows.wanted(report, "wrong")] == [1, 2]
 
 
-def test_a_quick_proof_says_how_to_hear_the_other_rivals():
-    assert words_prove.more_rivals(make_report(), "evaluate it") == ""
-    assert "evaluate it" in words_prove.more_rivals(make_report(quick=True), "evaluate it")
-
-
 def test_what_was_forgotten_and_what_the_curves_say_is_shown():
     report = make_report(
         forgetting={"state": "lost", "sentence": "It forgot capitals."},

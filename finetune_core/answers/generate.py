@@ -22,12 +22,29 @@ if TYPE_CHECKING:
 SHARED_MINIMUM = 16  # tokens; a shorter common beginning is not worth a pass of its own
 
 
+MOST_LOGITS = 64_000_000  # numbers in memory at once: rows x tokens x vocabulary
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of one answer after its prompt."""
+
+    loss: float  # nats, summed over the answer's tokens
+    tokens: int
+    likeliest: int  # tokens that the model would have chosen itself
+
+    @property
+    def per_token(self) -> float:
+        return self.loss / max(1, self.tokens)
+
+
 @dataclass(frozen=True)
 class Answer:
     token_ids: list[int]  # without the token that ended it
     text: str
     finish_reason: str  # "stop": it ended by itself; "length": max_new_tokens; "cancelled"
     seconds: float
+    reference: Likelihood | None = None  # of the reference, where one was given and read
 
 
 class Decoding:
@@ -65,6 +82,62 @@ class Decoding:
             logits = self._forward(model, self._last[:, None], self._mask, self._position)
         self._last = self._pick(logits)
         return list(zip(self.rows, self._last.tolist(), strict=True))
+
+    @torch.inference_mode()
+    def read_references(
+        self, model: PreTrainedModel, references: Sequence[Sequence[int]]
+    ) -> list[tuple[list[int], Likelihood | None]] | None:
+        """Instead of the first step: (tokens known, likelihood of the reference) of each row. References may be empty.
+
+        The reference is read after the prompt in one pass. As far as the model would have written the same, it has
+        written it (speculative decoding with the reference as the draft: Leviathan et al. 2023), so the answers are
+        those of `step` alone. None where that cannot be done; then nothing has been read.
+        """
+        width = max(map(len, references))
+        vocabulary = model.config.get_text_config().vocab_size
+        if self.temperature > 0 or width < 1 or len(references) * width * vocabulary > MOST_LOGITS:
+            return None
+        if getattr(model, "_is_stateful", False) or "past_key_values" not in _arguments(type(model)):
+            return None
+        first = self._read_prompts(model)
+        if not _can_be_cut(self._cache):
+            self._cache, self._mask, self._position = None, None, None
+            return None
+        read = self._cache.get_seq_length()
+        before = first.new_ones(len(references), read, dtype=torch.long) if self._mask is None else self._mask
+        logits = first[:, None]
+        if width > 1:
+            fed = [[*reference[:-1], *[self.pad_id] * (width - max(1, len(reference)))] for reference in references]
+            after = torch.tensor(
+                [[1] * max(0, len(reference) - 1) + [0] * (width - max(1, len(reference))) for reference in references],
+                device=model.device,
+            )
+            whole = torch.cat([before, after], dim=1)
+            out = model(
+                input_ids=torch.tensor(fed, device=model.device),
+                attention_mask=whole,
+                position_ids=(whole.cumsum(1) - 1).clamp(min=0)[:, read:],
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+            self._cache = out.past_key_values
+            logits = torch.cat([logits, out.logits], dim=1)
+        chosen = logits.argmax(-1).tolist()
+        found: list[tuple[list[int], Likelihood | None]] = []
+        places = torch.arange(width - 1, device=model.device)
+        valid = []
+        for row, reference in enumerate(references):
+            same = next((at for at, token in enumerate(reference) if chosen[row][at] != token), len(reference))
+            ended = 0 < len(reference) == same
+            known = list(reference) if ended else [*reference[:same], chosen[row][same]]
+            found.append((known, measure(logits[row], reference) if len(reference) else None))
+            valid.append(len(known) - 1)
+        # what was read beyond the last token that counts stays in memory, unseen
+        counted = places[None] < torch.tensor(valid, device=model.device)[:, None]
+        self._mask = torch.cat([before, counted.long()], dim=1)
+        self._position = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -1:]
+        self._last = torch.tensor([known[-1] for known, _ in found], device=model.device)
+        return found
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
@@ -216,6 +289,17 @@ def answer_logprob(model: PreTrainedModel, prompt_ids: Sequence[int], answer_ids
     logits = model(input_ids=ids, use_cache=False, **keep).logits[0, -len(answer_ids) - 1 : -1]
     picked = torch.log_softmax(logits.float(), -1).gather(-1, ids[0, len(prompt_ids) :, None])
     return float(picked.sum())
+
+
+def measure(logits: torch.Tensor, answer: Sequence[int]) -> Likelihood:
+    """From [at least len(answer), vocabulary] logits; the first row predicts the answer's first token."""
+    wanted = torch.tensor(answer, device=logits.device)
+    loss, likeliest = 0.0, 0
+    for start in range(0, len(answer), 256):  # in float32, a few tokens at a time
+        some, right = logits[start : start + 256][: len(answer) - start].float(), wanted[start : start + 256]
+        loss += float(torch.nn.functional.cross_entropy(some, right, reduction="sum"))
+        likeliest += int((some.argmax(-1) == right).sum())
+    return Likelihood(loss, len(answer), likeliest)
 
 
 def _can_be_cut(cache: Any) -> bool:

@@ -30,7 +30,7 @@ from .rivals import (
     without_system,
 )
 
-RIVALS = ("base", "tuned", "examples", "retrieved", "system", "last")  # in the order in which they are asked
+RIVALS = ("base", "tuned", "examples", "retrieved", "system", "best", "last")  # in the order in which they are asked
 SPARE_TOKENS = 16  # beyond the longest reference, where only an exact answer counts
 
 

@@ -66,6 +66,16 @@ def judge_report(
     return tally(opinions, titles.get(against, against)) | {"against": against, "judge": model}
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would hand the key to whatever host it is sent on to."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(_Stay)
+
+
 def combine(first: str, second: str) -> int:
     """1: tuned won in both orders; -1: it lost in both; 0: a tie, or the order decided.
 
@@ -126,7 +136,7 @@ def ask(url: str, model: str, key: str, text: str) -> str:
         headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
     )
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        with OPENER.open(request, timeout=SECONDS) as answer:
             said = json.loads(answer.read())["choices"][0]["message"]["content"] or ""
     except urllib.error.HTTPError as error:
         raise FinetuneError(

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..answers.generate import SHARED_MINIMUM, _arguments, _can_be_cut, batches, shared_beginning
+from ..answers.generate import (
+    MOST_LOGITS,
+    SHARED_MINIMUM,
+    Likelihood,
+    _arguments,
+    _can_be_cut,
+    batches,
+    measure,
+    shared_beginning,
+)
 from ..render import IGNORED
 
 if TYPE_CHECKING:
@@ -18,21 +27,7 @@ if TYPE_CHECKING:
     from ..answers.chatter import Chatter
     from ..render import Rendered
 
-MOST_LOGITS = 64_000_000  # numbers in memory at once: rows x tokens x vocabulary
 MOST_ROWS, MOST_TOKENS = 32, 8_192
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Of one answer after its prompt."""
-
-    loss: float  # nats, summed over the answer's tokens
-    tokens: int
-    likeliest: int  # tokens that the model would have chosen itself
-
-    @property
-    def per_token(self) -> float:
-        return self.loss / max(1, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -160,7 +155,7 @@ def _continue(
         logits = model(
             input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=memory, use_cache=True
         ).logits
-        results += [_measure(logits[at], answers[row]) for at, row in enumerate(part)]
+        results += [measure(logits[at], answers[row]) for at, row in enumerate(part)]
     return results
 
 
@@ -177,18 +172,7 @@ def _selected(cache: Any, rows: torch.Tensor, copy: bool) -> Any:
 def _alone(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> Likelihood:
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     logits = model(input_ids=ids, use_cache=False, **_keep(model, len(answer) + 1)).logits
-    return _measure(logits[0, -len(answer) - 1 : -1], answer)
-
-
-def _measure(logits: torch.Tensor, answer: Sequence[int]) -> Likelihood:
-    """From [at least len(answer), vocabulary] logits; the first row predicts the answer's first token."""
-    wanted = torch.tensor(answer, device=logits.device)
-    loss, likeliest = 0.0, 0
-    for start in range(0, len(answer), 256):  # in float32, a few tokens at a time
-        some, right = logits[start : start + 256][: len(answer) - start].float(), wanted[start : start + 256]
-        loss += float(torch.nn.functional.cross_entropy(some, right, reduction="sum"))
-        likeliest += int((some.argmax(-1) == right).sum())
-    return Likelihood(loss, len(answer), likeliest)
+    return measure(logits[0, -len(answer) - 1 : -1], answer)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from .metrics import macro_f1, perplexity
 from .rivals import Rival, question
 from .verdict import Verdict, compare
 
-SHOWN_ORDER = ("base", "system", "examples", "retrieved", "last", "tuned")
+SHOWN_ORDER = ("base", "system", "examples", "retrieved", "best", "last", "tuned")
 MOST_ROWS_IN_REPORT = 1000
 
 
@@ -37,6 +37,7 @@ class Entry:
     prompt_tokens: list[int]
     scores: dict[str, list[float]]
     seconds: float
+    latency: float | None = None  # seconds of one request answered alone
 
 
 def write_up(contest: Contest, entries: Sequence[Entry], loss: dict[str, list[float]]) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _summary(entry: Entry, contest: Contest) -> dict[str, Any]:
         "mean_length": round(float(np.mean(lengths)), 1) if n else 0.0,
         "stop_rate": sum(answer.finish_reason == "stop" for answer in entry.answers) / max(1, n),
         "seconds": round(entry.seconds, 2),
-        "seconds_per_row": round(entry.seconds / max(1, n), 3),
+        "seconds_per_request": None if entry.latency is None else round(entry.latency, 3),
     }
     if contest.metric.kind == "label" and n:
         answers, references = [answer.text for answer in entry.answers], contest.references

@@ -35,6 +35,7 @@ def report_page(report: Report, progress: Progress, recipe: Recipe, name: str) -
         _rivals(report),
         _cost(report),
         _forgetting(report.get("forgetting")),
+        _judge(report.get("judge")),
         _curves(report.get("curves"), progress),
         _rows(report),
         _settings(recipe),
@@ -135,17 +136,21 @@ def _cost(report: Report) -> str:
     body = "".join(
         f"<tr><th scope=row>{esc(rival['title'])}</th><td>{rival['prompt_tokens']:.0f}</td>"
         f"<td>{rival['answer_tokens']:.0f}</td><td>{100 * rival['stop_rate']:.0f}%</td>"
-        f"<td>{rival['seconds_per_row']:.2f} s</td></tr>"
+        f"<td>{_seconds(rival.get('seconds_per_request'))}</td></tr>"
         for rival in rivals
     )
     head = "".join(
         f"<th scope=col>{name}</th>"
-        for name in ("Tokens in the prompt", "Tokens in the answer", "Ends by itself", "Time per row")
+        for name in ("Tokens in the prompt", "Tokens in the answer", "Ends by itself", "Time")
     )
     return (
-        "<section><h2>What a request costs</h2><p class=muted>Means over the same rows; answered in batches, so a "
-        f"single request takes longer.</p>{_table(head, body)}</section>"
+        "<section><h2>What a request costs</h2><p class=muted>Means over the same rows; the time is that of a single "
+        f"request, on the machine that compared them.</p>{_table(head, body)}</section>"
     )
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
 
 
 def _forgetting(found: Mapping[str, Any] | None) -> str:
@@ -160,6 +165,16 @@ def _forgetting(found: Mapping[str, Any] | None) -> str:
     return (
         f"<section><h2>What it forgot</h2><p>{esc(found.get('sentence', ''))}</p><p class=muted>{esc(drift)}</p>"
         f"{_table('<th scope=col>Before</th><th scope=col>After</th>', body)}</section>"
+    )
+
+
+def _judge(found: Mapping[str, Any] | None) -> str:
+    if not found or not found.get("sentence"):
+        return ""
+    return (
+        f"<section><h2>A second opinion</h2><p>{esc(found['sentence'])}</p>"
+        f"<p class=muted>By {esc(found.get('judge'))}; every pair was shown in both orders, and only the same choice "
+        "twice counts.</p></section>"
     )
 
 

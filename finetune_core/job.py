@@ -1,0 +1,121 @@
+"""Work beside training that a page starts and watches: a comparison, a look at the rivals, a sweep. Its truth is files.
+
+A job called "evaluate" in a folder has evaluate.lock (held while it goes on), evaluate.json (its last word),
+evaluate.log (what it printed) and evaluate.stop (exists = please stop).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .errors import FinetuneError, explain
+from .turn import StoppedWaiting
+
+
+@dataclass(frozen=True)
+class Said:
+    """A job's last word."""
+
+    pid: int = 0
+    began: float = 0.0  # seconds since 1970
+    fraction: float | None = None
+    says: str = ""
+    outcome: str = ""  # "" while it goes on, then finished, stopped or failed
+    error: dict[str, str] | None = None
+    time: float = 0.0  # of this word
+
+
+@dataclass(frozen=True)
+class Job:
+    folder: Path
+    name: str
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def stop_path(self) -> Path:
+        return self.folder / f"{self.name}.stop"
+
+    def is_alive(self) -> bool:
+        """True while its process holds the lock, however else that process may die."""
+        if not self._lock_path.exists():
+            return False
+        lock = FileLock(self._lock_path)
+        try:
+            lock.acquire(timeout=0.1, poll_interval=0.01)  # two askers at once must not take each other for the job
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def said(self) -> Said | None:
+        """Its last word; None if there never was one. One that died without an outcome has failed."""
+        try:
+            said = Said(**json.loads(self._said_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        if said.outcome or self.is_alive():
+            return said
+        lost = FinetuneError("It ended without a word.", "Start it again; its log says more.", code="job-died")
+        return replace(said, outcome="failed", error=lost.as_dict())
+
+    def is_asked_to_stop(self) -> bool:
+        return self.stop_path.exists()
+
+    def ask_to_stop(self) -> None:
+        """Raises FinetuneError if it is not going on."""
+        if not self.is_alive():
+            raise FinetuneError("This is not going on.", "There is nothing to stop.", code="not-running")
+        self.stop_path.touch()
+
+    @contextmanager
+    def working(self) -> Iterator[Callable[[float | None, str], None]]:
+        """Hold the job and get a function that says how far it is. What is raised inside becomes its last word."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock_path)
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            raise FinetuneError("This is already going on.", "Wait for its end, or stop it.", code="running") from None
+        now = Said(os.getpid(), time.time())
+
+        def say(fraction: float | None, says: str = "", **ending: Any) -> None:
+            nonlocal now
+            now = replace(now, fraction=fraction, says=says, time=time.time(), **ending)
+            beside = self._said_path.with_name(self._said_path.name + ".part")
+            beside.write_text(json.dumps(now.__dict__, ensure_ascii=False), encoding="utf-8")
+            beside.replace(self._said_path)
+
+        try:
+            self.stop_path.unlink(missing_ok=True)
+            say(None)
+            yield say
+            say(now.fraction, "", outcome="stopped" if self.is_asked_to_stop() else "finished")
+        except (KeyboardInterrupt, SystemExit, StoppedWaiting):
+            say(now.fraction, "", outcome="stopped")
+            raise
+        except BaseException as error:
+            say(now.fraction, "", outcome="failed", error=explain(error).as_dict())
+            raise
+        finally:
+            self.stop_path.unlink(missing_ok=True)
+            lock.release()
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.folder / f"{self.name}.lock"
+
+    @property
+    def _said_path(self) -> Path:
+        return self.folder / f"{self.name}.json"

@@ -1,0 +1,34 @@
+"""One job at a time on this machine: who comes later waits in line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class StoppedWaiting(Exception):
+    """A stop was asked for while it stood in line."""
+
+
+@contextmanager
+def turn(runs_dir: Path, on_wait: Callable[[], None], should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the machine for the block; `on_wait` is called once if another has it. Raises StoppedWaiting."""
+    lock = FileLock(runs_dir / ".gpu.lock")
+    said = False
+    while True:
+        try:
+            lock.acquire(timeout=1.0 if said else 0.1)
+            break
+        except Timeout:
+            if not said:
+                on_wait()
+                said = True
+        if should_stop():
+            raise StoppedWaiting
+    try:
+        yield
+    finally:
+        lock.release()

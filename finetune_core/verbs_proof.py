@@ -1,0 +1,208 @@
+"""The verbs of the proof: evaluate a run, ask whether to train at all, compare runs, sweep settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import launch
+from .errors import FinetuneError
+from .job import Job
+from .output import Output
+from .proof.metrics import METRICS
+from .recipe import resolve_recipe
+from .run import Run, write_json
+from .turn import StoppedWaiting, turn
+from .verbs import GOOD, STOPPED, bring_starter, needs_result
+
+WAITING = "waiting for its turn"
+
+
+def add_verbs(verb: Callable[..., Any], run_verb: Callable[..., Any], recipe_verb: Callable[..., Any]) -> None:
+    """Tell the command line about the verbs of this file."""
+    one = run_verb("evaluate", evaluate, "compare the tuned model with its rivals on the test rows")
+    one.add_argument("--quick", action="store_true", help="the untuned model only, and no general questions")
+    one.add_argument("--rivals", type=_listed, default=(), help="names with commas between: base,system,examples,…")
+    one.add_argument("--rows", type=_positive, help="compare on at most this many rows")
+    one.add_argument("--metric", choices=[kind for kind in METRICS if kind != "check"], help="instead of what fits")
+    one.add_argument("--examples", type=int, help="examples in the prompt of the rival that gets examples")
+    one.add_argument("--system-prompt", help="a better prompt to try on the untuned model")
+    one.add_argument("--check-file", type=Path, help="a Python file of yours with check(answer, reference, row)")
+    one.add_argument("--no-forgetting", action="store_true", help="leave the general questions out")
+    one.add_argument("--judge", metavar="URL", help="an OpenAI-compatible endpoint that compares answers; "
+                     "it gets the test rows, and its key from OPENAI_API_KEY")  # fmt: skip
+    one.add_argument("--judge-model", metavar="NAME", default="", help="the model that judges there")
+    one.add_argument("--html", type=Path, metavar="FILE", help="also write the report as one page to mail")
+    one = recipe_verb("should-i", should_i, "before training: how far do prompts get, and what is left to win")
+    one.add_argument("--metric", choices=[kind for kind in METRICS if kind != "check"], help="instead of what fits")
+    one.add_argument("--into", type=Path, help="a folder for the report and its progress")
+    one = verb("compare", compare, "runs beside each other: scores, curves, cost, and the settings that differ")
+    one.add_argument("runs", nargs="+", metavar="RUN", help="two or more folders or ids")
+    one = recipe_verb("sweep", sweep, "try several settings and keep the best by its validation loss")
+    one.add_argument("--trials", type=_positive, default=8, help="at most this many runs (8)")
+    one.add_argument("--into", type=Path, help="a folder for the table and its progress")
+
+
+def evaluate(options: argparse.Namespace, out: Output) -> int:
+    from .evaluate import Asked
+    from .evaluate import evaluate as work
+
+    run = Run.find(options.runs_dir, options.run)
+    needs_result(run)
+    asked = Asked(
+        rivals=options.rivals,
+        quick=options.quick,
+        rows=options.rows,
+        metric=options.metric,
+        examples=options.examples,
+        system_prompt=options.system_prompt,
+        check_file=options.check_file,
+        forgetting=False if options.no_forgetting else None,
+        judge_url=options.judge,
+        judge_model=options.judge_model,
+    )
+    _refuse_early(asked.check_file, asked.judge_url, asked.judge_model)
+    job = launch.comparison(run)
+    try:
+        with job.working() as say, _machine(run.path.parent, job, say):
+            report = work(run, tell=_teller(say, out), asked=asked, should_stop=job.is_asked_to_stop)
+    except StoppedWaiting:
+        return STOPPED
+    if options.html:
+        from .proof.report_page import write_page
+
+        options.html.write_text(write_page(run) or "", encoding="utf-8")
+    out.give(report, (report.get("verdict") or {}).get("sentence") or "Compared; see report.json.")
+    return GOOD if report.get("complete", True) else STOPPED
+
+
+def should_i(options: argparse.Namespace, out: Output) -> int:
+    from .evaluate import should_i as work
+
+    recipe = resolve_recipe(options.recipe, options.overrides)
+    bring_starter(recipe, out)
+    job = launch.look_at_rivals(options.runs_dir, recipe) if options.into is None else Job(options.into, "should-i")
+    try:
+        with job.working() as say, _machine(options.runs_dir, job, say):
+            report = work(
+                recipe,
+                _teller(say, out),
+                token=os.environ.get("HF_TOKEN"),
+                metric=options.metric,
+                should_stop=job.is_asked_to_stop,
+            )
+            write_json(job.folder / "report.json", report)
+    except StoppedWaiting:
+        return STOPPED
+    out.give(report, (report.get("verdict") or {}).get("sentence") or "")
+    return GOOD if report["complete"] else STOPPED
+
+
+def compare(options: argparse.Namespace, out: Output) -> int:
+    from .proof.side_by_side import look_at, side_by_side
+
+    runs = [Run.find(options.runs_dir, name) for name in dict.fromkeys(options.runs)]
+    if len(runs) < 2:
+        raise FinetuneError("One run has nothing to be compared with.", "Name two or more.", code="usage")
+    found = side_by_side([look_at(run) for run in runs])
+    out.give(found, "\n".join(_compared(found)))
+    return GOOD
+
+
+def _compared(found: dict[str, Any]) -> list[str]:
+    """The comparison as a person reads it at a terminal."""
+    lines = [found["sentence"]]
+    for place, run in enumerate(found["runs"], start=1):
+        score = "not proved" if run["score"] is None else f"{run['score']:.3f} ({run['low']:.3f} to {run['high']:.3f})"
+        loss = "" if run["validation_loss"] is None else f"  validation loss {run['validation_loss']:.3f}"
+        lines.append(f"{place}. {run['id']}\n   {score}{loss}  {run['steps']} steps, {run['seconds']:.0f} s")
+    lines += [f"  {name:32}{'  '.join(map(str, values))}" for name, values in found["settings"].items()]
+    return lines
+
+
+def sweep(options: argparse.Namespace, out: Output) -> int:
+    from .sweep import read_space, write_sweep
+    from .sweep import sweep as work
+
+    fixed, space = read_space(options.overrides)
+    recipe = resolve_recipe(options.recipe, fixed)
+    bring_starter(recipe, out)
+    job = launch.sweep_job(options.runs_dir, recipe) if options.into is None else Job(options.into, "sweep")
+    shown: list[str] = []
+
+    def show(fraction: float | None, says: str) -> None:
+        say(fraction, says)
+        if says and says not in shown:  # one line for each trial
+            shown.append(says)
+            print(says, file=sys.stderr, flush=True)
+
+    with job.working() as say:
+        found = work(
+            recipe,
+            space,
+            options.trials,
+            options.runs_dir,
+            token=os.environ.get("HF_TOKEN"),
+            say=show,
+            should_stop=job.is_asked_to_stop,
+            on_change=lambda now: write_sweep(job.folder, now),
+        )
+    lines = [found.sentence]
+    for trial in found.trials:
+        loss = "–" if trial.validation_loss is None else f"{trial.validation_loss:.3f}"
+        settings = "  ".join(f"{name}={value}" for name, value in trial.values.items())
+        lines.append(f"{loss:>8}  {trial.outcome:9} {settings}  {trial.run}")
+    out.give(found.as_dict(), "\n".join([*lines, *filter(None, [found.proved])]))
+    return STOPPED if len(found.trials) < found.asked else GOOD
+
+
+# --- parts ---
+
+
+@contextmanager
+def _machine(runs_dir: Path, job: Job, say: Callable[..., None]) -> Iterator[None]:
+    """The machine for ourselves: wait in line, and let the chat's server give its memory back."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with turn(runs_dir, lambda: say(None, WAITING), job.is_asked_to_stop):
+        launch.stop_serving(runs_dir)
+        yield
+
+
+def _teller(say: Callable[..., None], out: Output) -> Callable[..., None]:
+    """The stages of the work, for the job's page and for a person at the terminal."""
+
+    def tell(kind: str, **data: Any) -> None:
+        if kind == "stage" and data.get("fraction") is not None:
+            say(data["fraction"], data.get("says", ""))
+            print(f"\r{data['fraction']:4.0%} {data.get('says', ''):40}", end="", file=sys.stderr, flush=True)
+            if data["fraction"] >= 1:
+                print(file=sys.stderr)
+
+    return tell
+
+
+def _refuse_early(check_file: Path | None, judge_url: str | None, judge_model: str) -> None:
+    """What would only come out at the end of a long comparison."""
+    if check_file is not None:
+        from .proof.own_check import run_check
+
+        run_check(check_file, [], [], [])
+    if judge_url and not judge_url.startswith(("http://", "https://")):
+        raise FinetuneError(f"{judge_url} is no address.", "It begins with http:// or https://.", code="judge-away")
+    if judge_url and not judge_model:
+        raise FinetuneError("Which model judges?", "Name it with --judge-model.", code="usage")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)

@@ -1,0 +1,228 @@
+"""Before training: prompts on the untuned model from the page, and sweeps that a table can be trusted about."""
+
+import json
+import time
+
+import pytest
+from conftest import chat_rows, write_jsonl
+
+from finetune_core import launch
+from finetune_core.cli import main
+from finetune_core.errors import FinetuneError
+from finetune_core.job import Said
+from finetune_core.recipe import Recipe
+from finetune_core.run import Run, list_runs
+from finetune_core.sweep import Trial, ranked, read_space, sentence, swept, usual_space
+from finetune_ui import beforehand, form, words_beforehand
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_model_dir):
+    rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
+    return Recipe(
+        model_name_or_path=str(tiny_model_dir), dataset_name=str(rows), max_new_tokens=6, evaluate_rows=6,
+        max_length=64, accept_warnings=True, evaluate=False,
+    )  # fmt: skip
+
+
+def until_over(job, seconds=150):
+    deadline = time.monotonic() + seconds
+    while (job.said() is None or not job.said().outcome) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert job.said().outcome, launch.tail(job.log_path)
+
+
+def test_trying_prompts_from_the_page_ends_with_what_is_left_to_win(recipe, runs_dir):
+    asked, card, _, clock = beforehand.ask_prompts(runs_dir, *form.to_boxes(recipe))
+    assert "value" not in card and clock.active
+    job = beforehand.prompts_job(runs_dir, asked[0])
+    until_over(job)
+    shown, *_ = beforehand.now(runs_dir, asked, ("", ""), (), ())
+    assert "points are left to win" in shown and "What each prompt reached" in shown
+    assert "Tuned" not in shown and list_runs(runs_dir) == []
+
+
+def test_wrong_boxes_start_nothing(recipe, runs_dir):
+    boxes = form.to_boxes(recipe)
+    names = [name for name in form.FIELDS if form.has_choice(name)]
+    boxes[names.index("lora_r")] = "many"
+    asked, card, _, _ = beforehand.ask_prompts(runs_dir, *boxes)
+    assert asked == ("", "") and "notice bad" in card
+    assert not (runs_dir / ".should-i").exists()
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "0123456789abcde", "0123456789abcdeF", "/etc/passwd-1234"])
+def test_only_names_made_here_become_folders(runs_dir, name):
+    with pytest.raises(FinetuneError):
+        beforehand.sweep_job(runs_dir, name)
+
+
+def test_the_clock_rests_when_nothing_goes_on(runs_dir):
+    *parts, clock = beforehand.now(runs_dir, ("", ""), ("", ""), (), ())
+    assert clock.active is False and all("value" not in part for part in parts)
+
+
+def test_the_verb_says_it_as_json(recipe, runs_dir, tmp_path, capsys):
+    file = tmp_path / "recipe.yaml"
+    recipe.save(file)
+    assert main(["should-i", str(file), "evaluate_rows=4", "--json", "--runs-dir", str(runs_dir)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["n"] == 4 and report["complete"] and {r["model"] for r in report["rivals"]} == {"base"}
+
+
+# --- sweeps ---
+
+
+def test_values_with_commas_are_tried_and_the_rest_stays_as_it_is():
+    fixed, space = read_space(["learning_rate=1e-4, 2e-4,1e-4", "dataset_name=a,b", "lora_r=8", "method=lora,full"])
+    assert fixed == ["dataset_name=a,b", "lora_r=8"]
+    assert space == {"learning_rate": [1e-4, 2e-4], "method": ["lora", "full"]}
+
+
+def test_a_value_that_the_recipe_refuses_is_told_before_anything_starts():
+    with pytest.raises(FinetuneError, match="lora_r"):
+        read_space(["lora_r=8,many"])
+
+
+def test_what_is_learned_from_is_never_swept():
+    assert not {"dataset_name", "test_size", "seed", "max_length", "evaluate_rows"} & set(swept())
+
+
+def test_a_full_training_sweeps_no_rank():
+    assert "lora_r" not in usual_space(Recipe(method="full", learning_rate=2e-5))
+
+
+def test_the_lowest_loss_comes_first_and_what_did_not_end_last():
+    trials = [Trial("a", {}, "pruned", 0.1), Trial("b", {}, "finished", 0.5), Trial("c", {}, "finished", 0.4),
+              Trial("d", {}, "failed")]  # fmt: skip
+    assert [trial.run for trial in ranked(trials)] == ["c", "b", "a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [({"lora_r": 8}, "where your settings reach 0.500"), ({"lora_r": 16}, "the settings that you had"),
+     ({"lora_r": 4}, "validation loss of 0.400.")],
+)  # fmt: skip
+def test_the_best_is_told_beside_what_one_had(own, says):
+    trials = [Trial("c", {"lora_r": 16}, "finished", 0.4), Trial("b", {"lora_r": 8}, "finished", 0.5)]
+    assert says in sentence(trials, own)
+
+
+@pytest.mark.parametrize(
+    "boxes", [("1e-4, x", "", "", "3"), ("", "0, 8", "", "3"), ("", "", "", "3"), ("1e-4,2e-4", "", "", "1000")]
+)
+def test_a_sweep_that_cannot_be_meant_is_refused_before_anything_starts(boxes):
+    with pytest.raises(FinetuneError):
+        beforehand.read_sweep(Recipe(), *boxes)
+
+
+def test_one_value_in_a_box_is_tried_alone():
+    assert beforehand.read_sweep(Recipe(), "1e-4", "8, 16", "", "4") == (
+        {"learning_rate": [1e-4], "lora_r": [8, 16]},
+        4,
+    )
+
+
+@pytest.fixture(scope="module")
+def swept_runs(tmp_path_factory, tiny_model_dir):
+    """A sweep over two learning rates, one far too small, through the command line."""
+    folder = tmp_path_factory.mktemp("sweep")
+    rows = write_jsonl(folder / "rows.jsonl", chat_rows(60))
+    recipe = Recipe(
+        model_name_or_path=str(tiny_model_dir), dataset_name=str(rows), max_length=64, accept_warnings=True,
+        num_train_epochs=2, max_new_tokens=6, evaluate_rows=6, learning_rate=1e-6,
+    )  # fmt: skip
+    recipe.save(folder / "recipe.yaml")
+    runs_dir = folder / "runs"
+    into = ["--into", str(folder / "job"), "--runs-dir", str(runs_dir)]
+    code = main(["sweep", str(folder / "recipe.yaml"), "learning_rate=1e-6,3e-3", "--trials", "5", "--json", *into])
+    return code, json.loads((folder / "job" / "report.json").read_text()), runs_dir
+
+
+def test_a_sweep_finds_the_setting_that_learns(swept_runs):
+    code, found, _ = swept_runs
+    assert code == 0 and [trial["values"]["learning_rate"] for trial in found["trials"]] == [3e-3, 1e-6]
+    assert found["trials"][0]["validation_loss"] < found["trials"][1]["validation_loss"]
+    assert "where your settings reach" in found["sentence"]
+
+
+def test_every_trial_is_an_ordinary_run_with_the_recipe_to_copy_and_only_the_best_saw_the_test_rows(swept_runs):
+    _, found, runs_dir = swept_runs
+    runs = {run.id: run for run in list_runs(runs_dir)}
+    assert set(runs) == {trial["run"] for trial in found["trials"]}
+    assert all(run.status() == "finished" and run.recipe.evaluate for run in runs.values())
+    best, other = (runs[trial["run"]] for trial in found["trials"])
+    assert best.report() is not None and other.report() is None
+    assert found["proved"] == best.report()["verdict"]["sentence"]
+
+
+def test_the_trials_look_at_the_validation_rows_at_the_same_steps(swept_runs):
+    from finetune_core.progress import summarize
+
+    _, found, runs_dir = swept_runs
+    looks = [
+        [step for step, _ in summarize(Run(runs_dir / trial["run"]).events()).eval_loss] for trial in found["trials"]
+    ]
+    assert looks[0] == looks[1] and len(looks[0]) >= 4
+
+
+def test_the_page_starts_a_sweep_as_the_command_that_can_be_typed(recipe, runs_dir, monkeypatch):
+    lines = []
+    monkeypatch.setattr(launch, "start_job", lambda job, line, secrets=None: lines.append(line))
+    asked, *_ = beforehand.ask_settings(runs_dir, "1e-4", "4, 8", "", "3", *form.to_boxes(recipe))
+    assert beforehand.sweep_job(runs_dir, asked[0]).folder.is_dir()
+    assert {"sweep", "learning_rate=1e-4,", "lora_r=4,8,", "--trials", "3"} <= set(lines[0])
+
+
+def test_without_validation_rows_there_is_no_sweep(recipe, runs_dir, tmp_path, capsys):
+    file = tmp_path / "recipe.yaml"
+    recipe.replace(validation_size=0.0).save(file)
+    assert main(["sweep", str(file), "lora_r=4,8", "--json", "--runs-dir", str(runs_dir)]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "no-rows" and list_runs(runs_dir) == [], error
+
+
+class Told:
+    """What optuna is told and what it answers."""
+
+    def __init__(self, prune_after):
+        self.reports, self.prune_after = [], prune_after
+
+    def report(self, loss, step):
+        self.reports.append((step, loss))
+
+    def should_prune(self):
+        return len(self.reports) >= self.prune_after
+
+
+def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, runs_dir):
+    from finetune_core.sweep import _try
+
+    asked, seen = Told(prune_after=1), []
+    trial = _try(
+        recipe.replace(num_train_epochs=60, eval_steps=2, learning_rate=1e-3), {"lora_r": 16}, runs_dir, None, asked,
+        lambda trial, share: seen.append(share), lambda: False,
+    )  # fmt: skip
+    run = Run(runs_dir / trial.run)
+    assert trial.outcome == "pruned" and run.status() == "stopped" and run.has_result()
+    assert trial.validation_loss <= min(loss for _, loss in asked.reports) and seen[-1] < 1
+
+
+def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs_dir):
+    from finetune_core.sweep import _try
+
+    trial = _try(recipe.replace(method="qlora"), {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
+    assert trial.outcome == "failed" and "4 bits" in trial.problem
+
+
+def test_the_table_is_escaped_and_offers_the_settings(runs_dir):
+    found = {
+        "sentence": EVIL,
+        "trials": [
+            {"run": "r-1", "values": {"lora_r": EVIL}, "outcome": "failed", "validation_loss": None, "problem": EVIL}
+        ],
+    }
+    shown = words_beforehand.sweep(Said(1, 0.0, 0.5, EVIL), found, 100.0)
+    assert "<img" not in shown and 'data-settings="r-1"' in shown and "50%" in shown
