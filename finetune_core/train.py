@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,19 +139,23 @@ def _rows(
         prepared = prepare(
             recipe, token=token, tokenizer=tokenizer, on_progress=_fraction_teller(tell, "preparing data")
         )
-        write_data(prepared, folder)
+        write_data(prepared, folder, (run.plan() or {}).get("passed"))
     return read_rows(folder / "train.jsonl"), read_rows(folder / "validation.jsonl")
 
 
-def write_data(prepared: Prepared, folder: Path) -> None:
-    """train/validation/test.jsonl and, last, card.json: a folder with a card is complete."""
+def write_data(prepared: Prepared, folder: Path, passed: list[dict] | None = None) -> None:
+    """train/validation/test.jsonl and, last, card.json: a folder with a card is complete.
+
+    `passed`: the warnings with which the person went on anyway; the card keeps them.
+    """
     from .data import write_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "validation", "test"):
         write_rows(getattr(prepared, name), folder / f"{name}.jsonl")
     card = folder / "card.json.part"
-    card.write_text(json.dumps(prepared.card(), ensure_ascii=False, indent=1), encoding="utf-8")
+    facts = prepared.card() | {"warnings_passed": passed or []}
+    card.write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
     card.replace(folder / "card.json")
 
 
@@ -240,14 +245,24 @@ def _learn(
 
 def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Any:
     """Rows as a data set of `input_ids` and `labels` (-100: not trained); rows that train no token are left out."""
+    import numpy as np
+    import pyarrow as pa
     from datasets import Dataset
 
-    from .render import render_many
+    from .render import render_each
 
-    rendered = [row for row in render_many(rows, tokenizer, max_length) if row.trained]
-    return Dataset.from_dict(
-        {"input_ids": [row.input_ids for row in rendered], "labels": [row.labels for row in rendered]}
-    )
+    ids, labels, ends = array("i"), array("i"), array("q", [0])  # four bytes a token: rows may be many
+    for row in render_each(rows, tokenizer, max_length):
+        if row.trained:
+            ids.extend(row.input_ids)
+            labels.extend(row.labels)
+            ends.append(len(ids))
+    offsets = pa.array(np.frombuffer(ends, dtype=np.int64))
+    columns = {
+        name: pa.LargeListArray.from_arrays(offsets, pa.array(np.frombuffer(values, dtype=np.int32)))
+        for name, values in (("input_ids", ids), ("labels", labels))
+    }
+    return Dataset(pa.table(columns))
 
 
 def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: bool) -> Any:

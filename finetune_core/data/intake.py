@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..garbage import fewer_collections
 from ..recipe import Recipe
 from .columns import ColumnMap, as_wished, is_weak, propose, unused
 from .duplicates import KeyMaker, Keys
@@ -178,9 +179,10 @@ def take_in(readings: list[Reading], recipe: Recipe, tell: Tell) -> Intake:
     """Read everything. `tell` gets the share that is read; what it raises ends the reading."""
     places = Places([reading.name for reading in readings])
     reader = _Reader(recipe, places)
-    for number, reading in enumerate(readings):
-        for count in reader.read(reading, number):
-            tell((number + min(1.0, reading.fraction())) / len(readings), f"{count:,} rows read")
+    with fewer_collections():
+        for number, reading in enumerate(readings):
+            for count in reader.read(reading, number):
+                tell((number + min(1.0, reading.fraction())) / len(readings), f"{count:,} rows read")
     named = set(recipe.columns.values()) | set(PLACEHOLDER.findall(recipe.template or ""))
     maps = ColumnMap("", {column: column for column in reader.used})
     return Intake(
