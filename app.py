@@ -23,6 +23,7 @@ import gradio as gr
 from finetune_core import default_runs_dir, hub, launch
 from finetune_core.recipe import STARTER_MODEL
 from finetune_ui import begin, check, choose, frame, look, names, prove, share, talk, watch
+from finetune_ui.hubpicks import HubPicks
 from finetune_ui.looking import Looks
 from finetune_ui.pages import Draft, Screen
 
@@ -54,7 +55,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUIET)
 
         # everything that a draft shows
-        draft = Draft(runs_dir, looks, chosen, checked, begun)
+        draft = Draft(runs_dir, looks, HubPicks(), chosen, checked, begun)
         inputs = [
             held,
             step,
@@ -64,6 +65,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             checked.row,
             checked.said,
             checked.undo,
+            checked.trial,
             *chosen.boxes,
         ]
         outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling, kept]

@@ -242,7 +242,8 @@ def _look(options: argparse.Namespace, out: Output) -> Any:
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     _bring_starter(recipe, out)
-    return look(recipe, token=os.environ.get("HF_TOKEN"))
+    with out.progress() as show:
+        return look(recipe, token=os.environ.get("HF_TOKEN"), on_progress=show)
 
 
 def _run_to_train(options: argparse.Namespace, out: Output) -> Run:

@@ -35,6 +35,7 @@ from finetune_ui import (
     words_check,
     words_frame,
     words_plan,
+    words_source,
     words_tokens,
 )
 from finetune_ui.pages import Draft, Screen
@@ -568,7 +569,7 @@ def test_only_reachable_steps_open(runs_dir):
 
 
 def draft(runs_dir):
-    return Draft(runs_dir, None, SimpleNamespace(boxes=boxes_of()), None, None)
+    return Draft(runs_dir, None, None, SimpleNamespace(boxes=boxes_of()), None, None)
 
 
 def test_opening_choose_of_a_run_fills_in_its_choices(runs_dir):
@@ -612,7 +613,7 @@ def evil_pieces():
     return {
         "tokens": words_tokens.tokens([piece], 0, 1, 1, "train", EVIL),
         "findings": words_check.findings([finding], [EVIL], {EVIL: EVIL}),
-        "rows": words_check.rows_card(
+        "rows": words_source.rows_card(
             source, EVIL, {EVIL: ("ready", EVIL)}, [EVIL], {"prompt": EVIL}, ["prompt"], Recipe(system_prompt=EVIL)
         ),
         "rail": words_frame.rail([run], EVIL),

@@ -61,6 +61,11 @@ class Places:
         self._line.append(place.line)
         self._file.append(file)
 
+    def keys(self, numbers: np.ndarray) -> np.ndarray:
+        """A number for each of these rows that is the same however the source is read: its file and row."""
+        rows, files = np.frombuffer(self._row, dtype=np.int64), np.frombuffer(self._file, dtype=np.uint16)
+        return rows[numbers] + (files[numbers].astype(np.int64) << 40)
+
     def __getitem__(self, number: int) -> Place:
         name = self.files[self._file[number]] if len(self.files) > 1 else ""
         return Place(self._row[number], self._line[number], name)
@@ -159,6 +164,8 @@ class _Reader:
             return
         for code, detail in dict(converted.notes).items():
             self.tally.add(code, place, detail)
+        for repair in converted.repairs:
+            self.repaired[repair] = self.repaired.get(repair, 0) + 1
         row = _masked(converted.row) if self.is_masking else converted.row
         if self.is_masking and row != converted.row:
             self.repaired["mask-personal-data"] = self.repaired.get("mask-personal-data", 0) + 1

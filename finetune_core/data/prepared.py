@@ -15,7 +15,7 @@ from ..recipe import Recipe
 from .columns import SHAPES
 from .duplicates import Keys, groups, near_pairs, repeats
 from .findings import Finding, Place
-from .hubdata import choices, revisions
+from .hubdata import choices
 from .intake import Intake, Places, take_in
 from .labels import LabelTable, find_labels, one_spelling, unseen_labels
 from .leaks import duplicate_findings, later_of, leak_findings, shared_with_train, with_split
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..render import ChatTokenizer
     from .measure import Measures
 
-__all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "revisions", "save_pasted",
+__all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "save_pasted",
            "write_csv", "write_rows", "write_splits"]  # fmt: skip
 
 OnProgress = Callable[[float | None, str], None]
