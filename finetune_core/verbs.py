@@ -257,7 +257,10 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
         return Run.find(options.runs_dir, given)
     recipe = resolve_recipe(given, options.overrides)
     _bring_starter(recipe, out)
-    return create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
+    run = create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
+    for passed in (run.plan() or {}).get("passed") or ():
+        out.say(f"warning: {passed['says']}")
+    return run
 
 
 def _bring_starter(recipe: Recipe, out: Output) -> None:

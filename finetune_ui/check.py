@@ -120,7 +120,7 @@ def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
 
 def try_out(looks: Looks, event: gr.EventData, now: trials.Trial | None, *boxes: Any) -> trials.Trial | None:
     """Show what a fix would change, or show it no more."""
-    return None if form.problems(boxes) else trials.begin(looks.ask(form.read(boxes)), event._data, now)
+    return None if form.problems(boxes) else trials.begin(looks, looks.ask(form.read(boxes)), event._data, now)
 
 
 def unrepair(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:

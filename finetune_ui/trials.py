@@ -11,6 +11,7 @@ from .looking import what_it_reads
 
 if TYPE_CHECKING:
     from finetune_core.data.findings import Finding
+    from finetune_core.recipe import Recipe
 
     from .looking import Look, Looks
 
@@ -37,28 +38,43 @@ def can_be_tried(finding: Finding) -> bool:
     return finding.suggestion is not None and set(finding.suggestion.changes) == {"fixes"}
 
 
-def begin(look: Look, said: Mapping[str, Any], now: Trial | None) -> Trial | None:
-    """The finding that was clicked, or none if it was open already."""
-    code = str(said.get("code", ""))
-    if look.seen is None or (now is not None and now.code == code and now.over == what_it_reads(look.recipe)):
+def begin(looks: Looks, look: Look, said: Mapping[str, Any], now: Trial | None) -> Trial | None:
+    """The finding that was clicked, or none if it was open already: then the reading for it ends too."""
+    clicked = Trial(str(said.get("code", "")), what_it_reads(look.recipe))
+    recipe = _repaired(look, clicked)
+    if recipe is None:
         return None
-    known = any(finding.code == code and can_be_tried(finding) for finding in look.seen.diagnosis.findings)
-    return Trial(code, what_it_reads(look.recipe)) if known else None
+    if clicked == now:
+        if looks.ask(recipe).pending:
+            looks.again(recipe)
+        return None
+    return clicked
+
+
+def _repaired(look: Look | None, trial: Trial | None) -> Recipe | None:
+    """The recipe with the repair; None where the finding is no longer there."""
+    if trial is None or look is None or look.seen is None or trial.over != what_it_reads(look.recipe):
+        return None
+    finding = _finding(look, trial.code)
+    return look.recipe.replace(**finding.suggestion.changes) if finding is not None else None
+
+
+def _finding(look: Look, code: str) -> Finding | None:
+    found = look.seen.diagnosis.findings
+    return next((each for each in found if each.code == code and can_be_tried(each)), None)
 
 
 def show(looks: Looks, look: Look | None, trial: Trial | None, who: str) -> Shown | None:
     """The difference that the repair makes; read in the background, so that applying it then is instant."""
-    if trial is None or look is None or look.seen is None or trial.over != what_it_reads(look.recipe):
+    recipe = _repaired(look, trial)
+    if recipe is None:
         return None
-    finding = next((each for each in look.seen.diagnosis.findings if each.code == trial.code), None)
-    if finding is None or not can_be_tried(finding):
-        return None
-    tried = looks.ask(look.recipe.replace(**finding.suggestion.changes), who=f"{who} trial", wait_seconds=0.3)
+    tried = looks.ask(recipe, who=f"{who} trial", wait_seconds=0.3)
     if tried.error is not None:
         return Shown(trial.code, words_repair.failed(tried.error))
     if tried.seen is None:
         return Shown(trial.code, words_repair.waiting(tried.fraction), pending=True)
-    return Shown(trial.code, look.once(("trial", trial.code), lambda: _drawn(look, tried, finding)))
+    return Shown(trial.code, look.once(("trial", trial.code), lambda: _drawn(look, tried, _finding(look, trial.code))))
 
 
 def _drawn(look: Look, tried: Look, finding: Finding) -> str:

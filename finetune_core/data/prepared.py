@@ -35,6 +35,12 @@ __all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "r
 
 OnProgress = Callable[[float | None, str], None]
 MAX_NEAR_ROWS = 2_000_000  # beyond this near duplicates are not looked for
+NEAR_NOT_SOUGHT = Finding(
+    "near-duplicates-not-sought",
+    "note",
+    f"With more than {MAX_NEAR_ROWS:,} rows only exact repeats are looked for, not rows that are nearly the same.",
+    fix="Set max_rows to look at fewer rows.",
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) 
     pairs = np.empty((0, 2), dtype=np.int64)
     if 2 <= len(keys) <= MAX_NEAR_ROWS:
         pairs = near_pairs(rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
+    elif len(keys) > MAX_NEAR_ROWS:
+        findings.append(NEAR_NOT_SOUGHT)
     near = later_of(pairs, in_split, len(keys))
     shared = shared_with_train(keys, intake.splits, pairs)
     findings += duplicate_findings(intake, again, near, in_split, recipe) + leak_findings(intake, shared, recipe)
