@@ -146,7 +146,7 @@ def set_length(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[An
 
 
 def set_line(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
-    """A system prompt or a template line for all rows; for a Hub data set also which part of it."""
+    """A system prompt or a template line for all rows."""
     if event.field not in words_source.LINES:
         return [undo, *boxes]
     text = str(event.text).strip()

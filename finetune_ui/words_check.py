@@ -55,10 +55,12 @@ def looking(says: str = "", fraction: float | None = None) -> str:
     """While the rows are read."""
     width = f"{100 * fraction:.0f}%" if fraction is not None else "30%"
     moving = "" if fraction is not None else " unknown"
+    spoken = f' aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * fraction:.0f}"' if not moving else ""
     return (
         '<section class="verdict-card" aria-busy="true"><div class="verdict-head"><span class="verdict-mark turning">'
         '</span><h1 class="lead">Reading the rows</h1></div>'
-        f'<div class="progress{moving}" role="progressbar" aria-label="Reading the rows"><i style="width:{width}"></i>'
+        f'<div class="progress{moving}" role="progressbar" aria-label="Reading the rows"{spoken}>'
+        f'<i style="width:{width}"></i>'
         "</div>"
         f'<p class="muted looking-says">{esc(says or "as the trainer will read them")}'
         '<button type="button" class="btn quiet" data-cancel>Cancel</button></p></section>'
