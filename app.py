@@ -92,7 +92,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         demo.load(draft.restore, kept, [chosen.preset, *chosen.boxes], **QUIET)
         demo.load(screen.arrive, None, [held, step], **QUIET)
         demo.load(lambda: frame.chips(runs_dir), None, header, **QUIET)
-        demo.load(lambda: names.first_choices(runs_dir), None, [chosen.model, chosen.data], **QUIET)
+        demo.load(lambda draft: names.first_choices(runs_dir, draft), kept, [chosen.model, chosen.data], **QUIET)
     return demo
 
 

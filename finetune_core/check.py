@@ -249,8 +249,8 @@ class _Reader:
                 Finding(
                     "secrets",
                     "warning",
-                    f"{count_rows(seen.count)} seem to hold a password-like key or token: {seen.words()}. "
-                    "A model can repeat what it learned to anybody.",
+                    f"{count_rows(seen.count)} {_seem(seen.count)} to hold a password-like key or token: "
+                    f"{seen.words()}. A model can repeat what it learned to anybody.",
                     seen.rows,
                     seen.count,
                     "Make the key invalid where it came from, and put [key] in its place.",
@@ -264,7 +264,8 @@ class _Reader:
                 Finding(
                     "personal-data",
                     "note",
-                    f"{count_rows(seen.count)} seem to hold personal data ({', '.join(kinds)}): {seen.words()}.",
+                    f"{count_rows(seen.count)} {_seem(seen.count)} to hold personal data ({', '.join(kinds)}): "
+                    f"{seen.words()}.",
                     seen.rows,
                     seen.count,
                     "May the model know and repeat it? If not, put a placeholder in its place.",
@@ -285,3 +286,7 @@ class _Reader:
                 )
             )
         return found
+
+
+def _seem(count: int) -> str:
+    return "seems" if count == 1 else "seem"

@@ -74,6 +74,9 @@ def build(page: Page) -> Chosen:
     dropped = drop.dropped(_taking(page.runs_dir, keep_drop), None, [data, trouble], **quiet)
     pasted = drop.pasted(_taking(page.runs_dir, keep_paste), None, [data, trouble], **quiet)
     part = picks.part(pick_part, list(ordered), list(ordered), **quiet)
+    data.change(
+        lambda: "", None, trouble, queue=False, **quiet
+    )  # what went wrong with a file stays until another is chosen
     model.key_up(names.search_models, None, model, trigger_mode="multiple", **quiet)
     data.key_up(names.search_data, None, data, trigger_mode="multiple", **quiet)
 
@@ -86,7 +89,7 @@ def build(page: Page) -> Chosen:
         presets=cards,
         model=model,
         data=data,
-        outputs=(cards, model_note, data_note, picks, trouble, about, settings, command, wrong, *settable),
+        outputs=(cards, model_note, data_note, picks, about, settings, command, wrong, *settable),
         # gradio's Textbox.input misses Backspace and pasted text; change misses nothing
         edits=tuple(box.change for box in ordered),
         fills=(picked, dropped, pasted, part),
@@ -198,7 +201,6 @@ def show(
         words_choose.model_note(*_model_words(look)),
         words_choose.data_note(*_data_words(look)),
         words_hub.pickers(parts, recipe.model_dump()) if parts and recipe else "",
-        gr.skip() if look is None or look.pending else "",
         words_choose.reopened(made) if made else "",
         gr.update(label=words_choose.settings_title(changed)),
         command,

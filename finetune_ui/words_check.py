@@ -7,9 +7,10 @@ from typing import Any
 
 from finetune_core.errors import FinetuneError
 
-from .words import count, duration, error_card, esc, gib, icon, many, ticked
+from .words import count, duration, error_card, esc, gib, icon, many, notice, ticked
 
 LEVEL_TONES = {"error": "bad", "warning": "warn", "note": "info"}
+CANCELLED = "cancelled"  # by the person, so nothing went wrong
 PREVIEW, CLOSE_PREVIEW = "Preview", "Close"
 LEVEL_WORDS = {"error": "Must be fixed", "warning": "Worth a look", "note": "Good to know"}
 # --- the verdict ---
@@ -69,7 +70,8 @@ def looking(says: str = "", fraction: float | None = None) -> str:
 
 def failed(error: FinetuneError) -> str:
     again = '<button type="button" class="btn" data-again>Check again</button>'
-    return f'{error_card(error)}<p class="verdict-again">{again}</p>'
+    said = notice("info", error.problem, error.fix) if error.code == CANCELLED else error_card(error)
+    return f'{said}<p class="verdict-again">{again}</p>'
 
 
 def _short_duration(seconds: float) -> str:

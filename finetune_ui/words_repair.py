@@ -26,7 +26,7 @@ def preview(difference: Any, examples: Sequence[Any]) -> str:
     """`examples`: changes to show; those of rows that could never be used come from the finding."""
     rows = "".join(_change(change) for change in examples)
     more = difference.left_out + difference.changed + difference.taken_in - len(examples)
-    rest = f'<li class="muted">and {many(more, "row")} more</li>' if rows and more > 0 else ""
+    rest = f'<li class="more muted">and {many(more, "row")} more</li>' if rows and more > 0 else ""
     listed = f'<ol class="trial-rows">{rows}{rest}</ol>' if rows else ""
     return f'<div class="trial" role="status"><p>{esc(summary(difference))}</p>{listed}</div>'
 

@@ -13,7 +13,19 @@ from make_bad_inputs import chat, chats
 from finetune_core import Recipe
 from finetune_core.data.changes import Change, Difference
 from finetune_core.data.hubdata import HubChoices
-from finetune_ui import check, choose, form, looking, trials, words_hub, words_repair, words_source, words_tokens
+from finetune_core.errors import FinetuneError
+from finetune_ui import (
+    check,
+    choose,
+    form,
+    looking,
+    trials,
+    words_check,
+    words_hub,
+    words_repair,
+    words_source,
+    words_tokens,
+)
 from finetune_ui.hubpicks import HubPicks
 
 
@@ -84,6 +96,11 @@ def test_only_a_finding_with_a_repair_can_be_tried(looks, boxes, code):
 def test_the_text_of_rows_stays_text_in_a_trial():
     shown = words_repair.preview(Difference(1, 0, 0, ()), [Change(1, "<script>x</script>", "<b>")])
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "&lt;b&gt;" in shown
+
+
+def test_a_check_that_the_person_cancelled_is_no_error():
+    said_so = words_check.failed(FinetuneError("The check was cancelled.", "Start it again.", looking.CANCELLED))
+    assert "notice info" in said_so and "Check again" in said_so
 
 
 # --- how it is read ---

@@ -281,6 +281,16 @@ def test_pasted_rows_become_the_data(runs_dir):
     assert Path(update["value"]).read_text().startswith("question,answer") and problem == ""
 
 
+def test_drawing_choose_leaves_the_words_about_a_bad_file_alone(page):
+    chosen = next(fn for fn in page.fns.values() if fn.fn and fn.fn.__name__ == "review")
+    assert not [block for block in chosen.outputs if "trouble" in (getattr(block, "elem_classes", None) or [])]
+
+
+def test_a_draft_that_is_loaded_again_shows_the_name_of_its_file(runs_dir, tiny_data):
+    _, data = names.first_choices(runs_dir, {"boxes": {"dataset_name": str(tiny_data)}})
+    assert ("tickets.jsonl", str(tiny_data)) in data["choices"]
+
+
 def test_pasting_nothing_says_what_to_do(runs_dir):
     _, problem = choose.keep_paste(runs_dir, said(text="  \n"))
     assert "Paste some" in problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ class _Reader:
         mapping = self._map(value)
         if mapping is None:
             names = ", ".join(list(value)[:8]) or "none"
-            self._refuse("unknown-shape", place, f"columns: {names}", str(value)[:300])
+            self._refuse("unknown-shape", place, f"columns: {names}", _excerpt(value))
             return
         self.mapping = self.mapping or mapping
         self.shapes[mapping.shape] = self.shapes.get(mapping.shape, 0) + 1
@@ -160,7 +161,7 @@ class _Reader:
             if converted.problem == "not-desired":
                 self.dropped["not-desired"] = self.dropped.get("not-desired", 0) + 1
             else:
-                self._refuse(converted.problem, place, converted.detail, str(value)[:300])
+                self._refuse(converted.problem, place, converted.detail, _excerpt(value))
             return
         for code, detail in dict(converted.notes).items():
             self.tally.add(code, place, detail)
@@ -216,6 +217,25 @@ def _masked(row: dict[str, Any]) -> dict[str, Any]:
     if "text" in row:
         return row | {"text": mask(row["text"])}
     return row | {"messages": [turn | {"content": mask(turn["content"])} for turn in row["messages"]]}
+
+
+def _excerpt(value: dict[str, Any]) -> str:
+    """The beginning of a row as a person would write it down.
+
+    >>> _excerpt({"prompt": "Hi?", "completion": None, "n": [1]})
+    'prompt: Hi? · completion: – · n: [1]'
+    """
+    cells = []
+    for key, cell in itertools.islice(value.items(), 8):
+        text = (
+            cell
+            if isinstance(cell, str)
+            else "–"
+            if cell is None
+            else json.dumps(cell, ensure_ascii=False, default=str)
+        )
+        cells.append(f"{key}: {text[:300] or '–'}")
+    return " · ".join(cells)[:300]
 
 
 def _kind(cell: Any) -> Any:
