@@ -30,9 +30,14 @@ def _picker(field: str, names: Sequence[str], chosen: str) -> str:
     offered = [*names] if chosen in ("", *names) else [chosen, *names]
     empty = f'<option value=""{"" if chosen else " selected"}>{EMPTY[field]}</option>' if field in EMPTY else ""
     options = "".join(
-        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(name)}</option>' for name in offered
+        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(name)}{_missing(name, names)}</option>'
+        for name in offered
     )
     return (
         f"<label><span>{TITLES[field]} <code>{field}</code></span>"
         f'<select data-field="{field}">{empty}{options}</select></label>'
     )
+
+
+def _missing(name: str, names: Sequence[str]) -> str:
+    return "" if name in names else " (not in this data set)"

@@ -167,6 +167,11 @@ def test_a_data_set_of_the_hub_offers_its_parts():
     assert "dataset_revision" not in shown  # there is only one
 
 
+def test_a_split_that_is_not_there_says_so():
+    shown = words_hub.pickers({"dataset_train_split": ("train_sft", "test_sft")}, {"dataset_train_split": "train"})
+    assert ">train (not in this data set)<" in shown and ">train_sft<" in shown
+
+
 def test_the_hub_is_asked_once_for_the_same_part():
     asked = []
     picks = HubPicks(lambda *key: asked.append(key) or CHOICES)
