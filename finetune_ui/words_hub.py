@@ -30,7 +30,8 @@ def _picker(field: str, names: Sequence[str], chosen: str) -> str:
     offered = [*names] if chosen in ("", *names) else [chosen, *names]
     empty = f'<option value=""{"" if chosen else " selected"}>{EMPTY[field]}</option>' if field in EMPTY else ""
     options = "".join(
-        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(name)}{_missing(name, names)}</option>'
+        f'<option value="{esc(name)}"{" selected" if name == chosen else ""}>{esc(name + _missing(name, names))}'
+        "</option>"
         for name in offered
     )
     return (
