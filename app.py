@@ -23,6 +23,7 @@ import gradio as gr
 from finetune_core import default_runs_dir, hub, launch
 from finetune_core.recipe import STARTER_MODEL
 from finetune_ui import beforehand, begin, check, choose, frame, look, names, prove, share, talk, watch
+from finetune_ui.hubpicks import HubPicks
 from finetune_ui.looking import Looks
 from finetune_ui.pages import Draft, Screen
 
@@ -56,7 +57,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUIET)
 
         # everything that a draft shows
-        draft = Draft(runs_dir, looks, chosen, checked, begun)
+        draft = Draft(runs_dir, looks, HubPicks(), chosen, checked, begun)
         inputs = [
             held,
             step,
@@ -66,6 +67,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             checked.row,
             checked.said,
             checked.undo,
+            checked.trial,
             *chosen.boxes,
         ]
         outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling, kept]
@@ -92,7 +94,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         demo.load(draft.restore, kept, [chosen.preset, *chosen.boxes], **QUIET)
         demo.load(screen.arrive, None, [held, step], **QUIET)
         demo.load(lambda: frame.chips(runs_dir), None, header, **QUIET)
-        demo.load(lambda: names.first_choices(runs_dir), None, [chosen.model, chosen.data], **QUIET)
+        demo.load(lambda draft: names.first_choices(runs_dir, draft), kept, [chosen.model, chosen.data], **QUIET)
     return demo
 
 

@@ -16,6 +16,7 @@ from .data.languages import language_of
 from .data.lengths import length_findings
 from .data.measure import measure
 from .data.problems import check_fixes
+from .errors import FinetuneError
 from .recipe import Recipe, Suggestion
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def check(
     """Render every row as the trainer does and gather what there is to say. Raises only what `on_progress` raises."""
     check_fixes(recipe)
     tell = on_progress or (lambda fraction, words: None)
-    reader = _Reader(prepared)
+    reader = _Reader(prepared, tokenizer)
     measures = prepared.measures
     if measures is None or measures.max_length != recipe.max_length:
         measures = measure(
@@ -182,11 +183,39 @@ def size_findings(prepared: Prepared, sizes: dict[str, int]) -> list[Finding]:
     return []
 
 
+TEMPLATE_WARNINGS = {
+    "prompt-differs": (
+        "When this model is asked, its chat template begins every answer with `{opening}`; {n} to learn from have no "
+        "such beginning: {where}. It would be asked in another way than it learned, and may think before it answers.",
+        "Go on and look at its answers in Chat, or choose a model that does not think first (an Instruct model).",
+    ),
+    "tools-not-written": (
+        "{n} list tools, and the chat template of this model does not write them: {where}. It would learn to call "
+        "tools that it was never shown.",
+        "Choose a model whose template knows tools, such as a Qwen or Llama 3 Instruct model.",
+    ),
+}
+
+
+def _prompt_opens(tokenizer: ChatTokenizer) -> str:
+    try:
+        return tokenizer.template.prompt_opens
+    except FinetuneError:  # a template that refuses is said for each row
+        return ""
+
+
+def _says_first(row: dict[str, Any], opening: str) -> bool:
+    answers = [message for message in row["messages"] if message["role"] == "assistant" and message.get("weight") != 0]
+    return all(answer["content"].lstrip().startswith(opening) for answer in answers)
+
+
 class _Reader:
     """Looks into the text of every row as it passes."""
 
-    def __init__(self, prepared: Prepared):
+    def __init__(self, prepared: Prepared, tokenizer: ChatTokenizer):
         self.prepared = prepared
+        self.template = tokenizer.template
+        self.opening = _prompt_opens(tokenizer)
         self.tally = Tally()
         self.languages: dict[str, int] = {}
         self.answers: dict[str, int] = {}
@@ -200,19 +229,28 @@ class _Reader:
         kinds = {kind for kind, *_ in personal.find_personal(text[:200_000])}
         if kinds:
             self.tally.add("personal-data", self.prepared.place(number), " and ".join(sorted(kinds)))
+        if self.opening and "messages" in row and not _says_first(row, self.opening):
+            self.tally.add("prompt-differs", self.prepared.place(number))
+        if row.get("tools") and "tools" not in self.template.supports:
+            self.tally.add("tools-not-written", self.prepared.place(number))
         if self.seen % self.step == 0 and (language := language_of(text)):
             self.languages[language] = self.languages.get(language, 0) + 1
         self.seen += 1
 
     def findings(self, recipe: Recipe) -> list[Finding]:
         found = []
+        for code, (says, fix) in TEMPLATE_WARNINGS.items():
+            if seen := self.tally.get(code):
+                words = {"n": count_rows(seen.count), "where": seen.words(), "opening": self.opening}
+                says = says.format(**words)
+                found.append(Finding(code, "warning", says, seen.rows, seen.count, fix, None, seen.lines))
         if seen := self.tally.get("secrets"):
             found.append(
                 Finding(
                     "secrets",
                     "warning",
-                    f"{count_rows(seen.count)} seem to hold a password-like key or token: {seen.words()}. "
-                    "A model can repeat what it learned to anybody.",
+                    f"{count_rows(seen.count)} {_seem(seen.count)} to hold a password-like key or token: "
+                    f"{seen.words()}. A model can repeat what it learned to anybody.",
                     seen.rows,
                     seen.count,
                     "Make the key invalid where it came from, and put [key] in its place.",
@@ -226,7 +264,8 @@ class _Reader:
                 Finding(
                     "personal-data",
                     "note",
-                    f"{count_rows(seen.count)} seem to hold personal data ({', '.join(kinds)}): {seen.words()}.",
+                    f"{count_rows(seen.count)} {_seem(seen.count)} to hold personal data ({', '.join(kinds)}): "
+                    f"{seen.words()}.",
                     seen.rows,
                     seen.count,
                     "May the model know and repeat it? If not, put a placeholder in its place.",
@@ -247,3 +286,7 @@ class _Reader:
                 )
             )
         return found
+
+
+def _seem(count: int) -> str:
+    return "seems" if count == 1 else "seem"

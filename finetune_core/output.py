@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -24,6 +25,27 @@ class Output:
     def say(self, words: str) -> None:
         if not self.as_json:
             print(redact(words), file=self.stream, flush=True)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[..., None]]:
+        """A line on stderr that is written over, for what takes longer than a second; gone when it is done."""
+        began = told = time.monotonic()
+        width = 0
+
+        def show(fraction: float | None = None, says: str = "") -> None:
+            nonlocal told, width
+            now = time.monotonic()
+            if now - began < 1 or now - told < 0.2 or fraction is None:
+                return
+            line = f"{fraction:4.0%} {says}"
+            print(f"\r{line:{width}}", end="", file=sys.stderr, flush=True)
+            told, width = now, len(line)
+
+        try:
+            yield show
+        finally:
+            if width:
+                print(f"\r{' ' * width}\r", end="", file=sys.stderr, flush=True)
 
     def give(self, value: Any, words: str) -> None:
         if self.as_json:

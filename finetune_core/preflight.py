@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .render import ChatTokenizer
 
 
+READING = 0.4  # share of a look's time that reading takes; the rest is counting tokens
+
+
 @dataclass(frozen=True)
 class Preflight:
     recipe: Recipe  # as asked; plan.recipe has every value filled in
@@ -52,8 +55,13 @@ def look(
     folder = model_folder(recipe, token)
     tokenizer = load_tokenizer(folder)
     facts = _facts(folder, recipe)
-    prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=on_progress)
-    diagnosis = check(prepared, tokenizer, recipe)
+    tell = on_progress or (lambda fraction, says: None)
+
+    def part(start: float, end: float) -> Callable[[float | None, str], None]:
+        return lambda share, says: tell(None if share is None else start + (end - start) * share, says)
+
+    prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=part(0.0, READING))
+    diagnosis = check(prepared, tokenizer, recipe, on_progress=part(READING, 1.0))
     plan = plan_for(recipe, facts, diagnosis, machine)
     return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)
 
@@ -97,8 +105,10 @@ def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None) ->
             errors[0].fix if errors else "Look at the check.",
             code="data-blocked",
         )
+    warnings = [finding for finding in seen.diagnosis.findings if finding.level == "warning"]
     promised = seen.plan.as_dict() | {
-        "warnings": [finding.says for finding in seen.diagnosis.findings if finding.level == "warning"]
+        "warnings": [finding.says for finding in warnings],
+        "passed": [{"code": finding.code, "says": finding.says, "rows": finding.count} for finding in warnings],
     }
     return Run.create(runs_dir, seen.plan.recipe, promised, tail)
 

@@ -13,12 +13,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import FinetuneError
+from .garbage import fewer_collections
 from .templates.control import marked_tokens, without_marks
 from .templates.conversation import Conversation
 from .templates.tokenizer import NOWHERE, ChatTokenizer, Encoded, default_template, load_tokenizer
@@ -30,13 +32,15 @@ __all__ = [
     "default_template",
     "load_tokenizer",
     "render",
+    "render_each",
     "render_many",
     "render_prompt",
 ]
 
 IGNORED = -100  # the label of a token that is not trained (torch's ignore_index)
 ROLES = ("system", "user", "assistant", "tool")
-BATCH = 2000  # rows encoded at a time
+BATCH, BATCH_CHARACTERS = 500, 2_000_000  # encoded at a time
+AHEAD = 2  # batches that wait for the tokenizer
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def render(row: Mapping[str, Any], tokenizer: ChatTokenizer, max_length: int | N
 
 
 def render_many(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]],
     tokenizer: ChatTokenizer,
     max_length: int | None = None,
     refused: dict[int, FinetuneError] | None = None,
@@ -114,22 +118,56 @@ def render_many(
     With `refused`, a row that cannot be rendered does not end it all: its error is put there under its index, and the
     row comes back empty.
     """
-    rendered: list[Rendered] = []
-    with ThreadPoolExecutor(1) as pool:  # the tokenizer works outside Python's lock while the next batch is rendered
-        waiting: list[tuple[list[Any], Future[Any]]] = []
-        for first in range(0, len(rows), BATCH):
-            written = _written([rows[index] for index in range(first, min(first + BATCH, len(rows)))], tokenizer)
+    return list(render_each(rows, tokenizer, max_length, refused))
+
+
+def render_each(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: ChatTokenizer,
+    max_length: int | None = None,
+    refused: dict[int, FinetuneError] | None = None,
+) -> Iterator[Rendered]:
+    """render_many for any number of rows: they come out as they go in, and only three batches are held at a time."""
+    with ThreadPoolExecutor(1) as pool, fewer_collections():
+        # the tokenizer works outside Python's lock while the next batches are rendered and the last one is looked at
+        waiting: deque[tuple[list[Any], Future[Any]]] = deque()
+        first = 0
+        for batch in _batches(rows):
+            written = _written(batch, tokenizer)
             for index, item in enumerate(written, start=first):
                 if isinstance(item, FinetuneError):
                     if refused is None:
                         raise item
                     refused[index] = item
+            first += len(batch)
             waiting.append((written, pool.submit(_encode, written, tokenizer)))
-            if len(waiting) > 1:
-                rendered += _finish(*waiting.pop(0), tokenizer, max_length)
-        for written, encoding in waiting:
-            rendered += _finish(written, encoding, tokenizer, max_length)
-    return rendered
+            if len(waiting) > AHEAD:
+                yield from _finish(*waiting.popleft(), tokenizer, max_length)
+        while waiting:
+            yield from _finish(*waiting.popleft(), tokenizer, max_length)
+
+
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Some rows at a time: few where they are long, so that a batch stays small."""
+    batch: list[Mapping[str, Any]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += _size(row)
+        if len(batch) >= BATCH or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    """Characters, roughly; whatever is no row is looked at later."""
+    messages = row.get("messages")
+    if not isinstance(messages, list | tuple):
+        return len(row["text"]) if isinstance(row.get("text"), str) else 0
+    contents = [turn.get("content") for turn in messages if isinstance(turn, dict)]
+    return sum(len(content) for content in contents if isinstance(content, str))
 
 
 def render_prompt(

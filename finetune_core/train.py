@@ -137,19 +137,23 @@ def _rows(
         prepared = prepare(
             recipe, token=token, tokenizer=tokenizer, on_progress=_fraction_teller(tell, "preparing data")
         )
-        write_data(prepared, folder)
+        write_data(prepared, folder, (run.plan() or {}).get("passed"))
     return read_rows(folder / "train.jsonl"), read_rows(folder / "validation.jsonl")
 
 
-def write_data(prepared: Prepared, folder: Path) -> None:
-    """train/validation/test.jsonl and, last, card.json: a folder with a card is complete."""
+def write_data(prepared: Prepared, folder: Path, passed: list[dict] | None = None) -> None:
+    """train/validation/test.jsonl and, last, card.json: a folder with a card is complete.
+
+    `passed`: the warnings with which the person went on anyway; the card keeps them.
+    """
     from .data import write_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "validation", "test"):
         write_rows(getattr(prepared, name), folder / f"{name}.jsonl")
     card = folder / "card.json.part"
-    card.write_text(json.dumps(prepared.card(), ensure_ascii=False, indent=1), encoding="utf-8")
+    facts = prepared.card() | {"warnings_passed": passed or []}
+    card.write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
     card.replace(folder / "card.json")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
@@ -15,7 +18,7 @@ from .fast import fuse_adapters, score_trained_tokens_only
 from .machine import Machine
 from .model import load_base
 from .recipe import Recipe
-from .render import ChatTokenizer, render_many
+from .render import ChatTokenizer, render_each
 
 
 def build_trainer(
@@ -85,10 +88,18 @@ def dry_run(trainer: SFTTrainer) -> None:
 
 def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Dataset:
     """Rows as a data set of `input_ids` and `labels` (-100: not trained); rows that train no token are left out."""
-    rendered = [row for row in render_many(rows, tokenizer, max_length) if row.trained]
-    return Dataset.from_dict(
-        {"input_ids": [row.input_ids for row in rendered], "labels": [row.labels for row in rendered]}
-    )
+    ids, labels, ends = array("i"), array("i"), array("q", [0])  # four bytes a token: rows may be many
+    for row in render_each(rows, tokenizer, max_length):
+        if row.trained:
+            ids.extend(row.input_ids)
+            labels.extend(row.labels)
+            ends.append(len(ids))
+    offsets = pa.array(np.frombuffer(ends, dtype=np.int64))
+    columns = {
+        name: pa.LargeListArray.from_arrays(offsets, pa.array(np.frombuffer(values, dtype=np.int32)))
+        for name, values in (("input_ids", ids), ("labels", labels))
+    }
+    return Dataset(pa.table(columns))
 
 
 def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: bool) -> SFTConfig:

@@ -225,7 +225,8 @@ def look_at(options: argparse.Namespace, out: Output) -> Any:
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     bring_starter(recipe, out)
-    return look(recipe, token=os.environ.get("HF_TOKEN"))
+    with out.progress() as show:
+        return look(recipe, token=os.environ.get("HF_TOKEN"), on_progress=show)
 
 
 def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
@@ -239,7 +240,10 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
         return Run.find(options.runs_dir, given)
     recipe = resolve_recipe(given, options.overrides)
     bring_starter(recipe, out)
-    return create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
+    run = create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
+    for passed in (run.plan() or {}).get("passed") or ():
+        out.say(f"warning: {passed['says']}")
+    return run
 
 
 def bring_starter(recipe: Recipe, out: Output) -> None:

@@ -15,19 +15,17 @@ from finetune_core import preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import ROLES, Suggestion
 
-from . import form, scripts, words_check, words_plan, words_tokens
+from . import form, scripts, trials, words_check, words_plan, words_source, words_tokens
 from .downloads import download
 from .look import html
+from .seen_rows import roles_of, row_at, row_index, shape_words, wanted_roles
 from .words import short_data
 
 if TYPE_CHECKING:
-    from finetune_core.data import Prepared
     from finetune_core.preflight import Preflight
 
     from .frame import Page
     from .looking import Look, Looks
-
-LOOKED_THROUGH = 200_000  # rows of a split that are searched for one of the source
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Checked:
     row: gr.State  # which row the token view shows, from 0
     said: gr.State  # what to say above it
     undo: gr.State  # ((what was applied, the boxes before), ...), newest last
+    trial: gr.State  # the repair that is shown before it is made
     outputs: tuple[Any, ...]  # what show() fills
     fills: tuple[Any, ...]  # events of ours that changed boxes: look again after them
     turns: tuple[Any, ...]  # events of ours after which show() is enough
@@ -43,7 +42,7 @@ class Checked:
 
 
 def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
-    row, said, undo = gr.State(0), gr.State(""), gr.State(())
+    row, said, undo, trial = gr.State(0), gr.State(""), gr.State(()), gr.State(None)
     with gr.Column(visible=False, elem_classes=["panel", "check"]) as panel:
         verdict = html(words_check.looking(), js_on_load=scripts.VERDICT)
         findings = html("", js_on_load=scripts.FINDINGS)
@@ -54,7 +53,7 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
             plan = html("", js_on_load=scripts.PLAN)
         problem = html(visible=False)
         save = download(
-            words_check.DOWNLOAD,
+            words_source.DOWNLOAD,
             partial(write_rows, looks),
             list(boxes),
             problem,
@@ -74,6 +73,9 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
     def on_row(event: gr.EventData, *values: Any) -> tuple[int, str]:
         return find_row(looks, event, *values)
 
+    def on_try(event: gr.EventData, now: Any, *values: Any) -> Any:
+        return try_out(looks, event, now, *values)
+
     quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     fills = (
         findings.apply(on_apply, [undo, *boxes], [undo, *boxes], **quiet),
@@ -81,19 +83,21 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         findings.undo(take_back, [undo, *boxes], [undo, *boxes], **quiet),
         findings.unrepair(unrepair, [undo, *boxes], [undo, *boxes], **quiet),
         rows.map(on_map, [undo, *boxes], [undo, *boxes], **quiet),
+        rows.reading(set_reading, [undo, *boxes], [undo, *boxes], **quiet),
         rows.line(set_line, [undo, *boxes], [undo, *boxes], **quiet),
         lengths.cut(set_length, [undo, *boxes], [undo, *boxes], **quiet),
     )
     turns = (
         tokens.turn(turn, None, [row, said], **quiet),
         findings.row(on_row, list(boxes), [row, said], **quiet),
+        findings.attempt(on_try, [trial, *boxes], trial, **quiet),
     )
     again = (
         verdict.cancel(partial(cancel, looks), list(boxes), None, **quiet),
         verdict.again(partial(look_again, looks), list(boxes), None, **quiet),
     )
     outputs = (verdict, findings, tokens, rows, lengths, plan, save)
-    return Checked(panel, row, said, undo, outputs, fills, turns, again)
+    return Checked(panel, row, said, undo, trial, outputs, fills, turns, again)
 
 
 # --- handlers: what a click changes ---
@@ -115,6 +119,11 @@ def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
     return [tuple(undo[:-1]), *undo[-1][1]]
 
 
+def try_out(looks: Looks, event: gr.EventData, now: trials.Trial | None, *boxes: Any) -> trials.Trial | None:
+    """Show what a fix would change, or show it no more."""
+    return None if form.problems(boxes) else trials.begin(looks, looks.ask(form.read(boxes)), event._data, now)
+
+
 def unrepair(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
     """Take one repair of the rows out again."""
     fixes = [fix for fix in form.read(boxes).fixes if fix != event.fix]
@@ -129,7 +138,7 @@ def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: A
         return [undo, *boxes]
     columns = {**roles_of(seen.prepared), event.role: event.column}
     columns = {role: column for role, column in columns.items() if column}
-    return _changed(undo, boxes, {"columns": columns}, words_check.mapped(str(event.role), str(event.column)))
+    return _changed(undo, boxes, {"columns": columns}, words_source.mapped(str(event.role), str(event.column)))
 
 
 def set_length(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -138,11 +147,21 @@ def set_length(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[An
 
 
 def set_line(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
-    """A system prompt or a template line for all rows; for a Hub data set also which part of it."""
-    if event.field not in words_check.LINES:
+    """A system prompt or a template line for all rows."""
+    if event.field not in words_source.LINES:
         return [undo, *boxes]
     text = str(event.text).strip()
-    return _changed(undo, boxes, {event.field: text or None}, words_check.line_set(event.field, text))
+    return _changed(undo, boxes, {event.field: text or None}, words_source.line_set(event.field, text))
+
+
+def set_reading(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
+    """Another delimiter, encoding or header than the one that was detected."""
+    known = words_source.READ.get(str(event.wish))
+    if known is None or event.text not in ("", *known) or form.problems(boxes):
+        return [undo, *boxes]
+    others = [fix for fix in form.read(boxes).fixes if not fix.startswith(f"{event.wish}-")]
+    fixes = [*others, f"{event.wish}-{event.text}"] if event.text else others
+    return _changed(undo, boxes, {"fixes": fixes}, words_source.read_as(str(event.wish), str(event.text)))
 
 
 def write_rows(looks: Looks, *given: Any) -> Path:
@@ -203,48 +222,17 @@ def _changed(undo: Sequence[Any], boxes: Sequence[Any], changes: Mapping[str, An
     return [(*undo, (says, tuple(boxes))), *form.to_boxes(recipe)]
 
 
-# --- rows ---
-
-
-def row_index(prepared: Prepared, wanted: int) -> int | None:
-    """Index over train, validation and test rows of the source's row `wanted` (from 1); None if it was left out."""
-    start = 0
-    for rows in prepared.splits().values():
-        for index, number in enumerate(rows.numbers[:LOOKED_THROUGH].tolist()):
-            if prepared.place(number).row == wanted:
-                return start + index
-        start += len(rows)
-    return None
-
-
-def row_at(prepared: Prepared, index: int) -> tuple[str, Any, int] | None:
-    """(split, row, its number in the source) at an index over train, validation and test rows."""
-    for split, rows in prepared.splits().items():
-        if index < len(rows):
-            return split, rows[index], prepared.place(int(rows.numbers[index])).row
-        index -= len(rows)
-    return None
-
-
-def roles_of(prepared: Prepared) -> dict[str, str]:
-    """Role → column, as recognised, as chosen, or else as proposed."""
-    known = prepared.mapping or prepared.proposal
-    return {role: column for role, column in known.items() if role in ROLES}
-
-
-def wanted_roles(prepared: Prepared) -> tuple[str, ...]:
-    """Roles worth a drop-down: none for rows that are conversations already."""
-    if not prepared.columns or "messages" in prepared.mapping:
-        return ()
-    roles = roles_of(prepared)
-    usual = ("text", "label") if "label" in roles else ("prompt", "completion", "system")
-    return tuple(role for role in ROLES if role in usual or role in roles)
-
-
 # --- drawing ---
 
 
-def show(look: Look | None, problem: FinetuneError | None, row: int, said: str, undo: Sequence[Any]) -> tuple[Any, ...]:
+def show(
+    look: Look | None,
+    problem: FinetuneError | None,
+    row: int,
+    said: str,
+    undo: Sequence[Any],
+    trial: trials.Shown | None = None,
+) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known."""
     if problem or (look and look.error):
         return words_check.failed(problem or look.error), *[""] * 5, gr.update(visible=False)
@@ -256,9 +244,9 @@ def show(look: Look | None, problem: FinetuneError | None, row: int, said: str, 
     repairs = {fix: _repair_words(fix) for fix in look.recipe.fixes}
     return (
         words_check.verdict(diagnosis, seen.plan),
-        words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs),
+        words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs, trials.can_be_tried, trial),
         token_view(seen, row, said),
-        words_check.rows_card(
+        words_source.rows_card(
             prepared.source,
             shape_words(prepared),
             diagnosis.readiness,
@@ -267,7 +255,10 @@ def show(look: Look | None, problem: FinetuneError | None, row: int, said: str, 
             wanted_roles(prepared),
             look.recipe,
         ),
-        look.once(("lengths", longest), lambda: words_tokens.lengths(diagnosis.token_lengths, longest)),
+        look.once(
+            ("lengths", longest),
+            lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
+        ),
         words_plan.plan(
             seen.plan, look.once(("offers", look.recipe.model_dump_json()), lambda: preflight.offers(seen))
         ),
@@ -289,12 +280,6 @@ def token_view(seen: Preflight, index: int, said: str = "") -> str:
     except FinetuneError as error:
         pieces, said = [], f"{error.problem} {error.fix}"
     return words_tokens.tokens(pieces, min(index, rows - 1), rows, number, split, said)
-
-
-def shape_words(prepared: Prepared) -> str:
-    from finetune_core.data.columns import SHAPES
-
-    return SHAPES.get(prepared.shape, prepared.shape)
 
 
 def _repair_words(fix: str) -> str:

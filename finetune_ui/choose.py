@@ -13,7 +13,7 @@ from gradio.utils import get_upload_folder
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe
 
-from . import form, names, scripts, uploads, words, words_choose
+from . import form, names, scripts, uploads, words, words_choose, words_hub
 from .look import html
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def build(page: Page) -> Chosen:
             with gr.Column(elem_classes=["card", "box-card", "data-card"], min_width=280):
                 data = _name_box(words_choose.DATA_TITLE, words_choose.DATA_HELP, STARTER_DATA)
                 data_note = html(words_choose.data_note())
+                picks = html("", js_on_load=scripts.PICKS)
                 drop = html(words_choose.drop_zone(), js_on_load=scripts.DROP, elem_classes="drop-home")
         trouble = html("", elem_classes="trouble")
         boxes: dict[str, Any] = {"model_name_or_path": model, "dataset_name": data}
@@ -72,6 +73,10 @@ def build(page: Page) -> Chosen:
     picked = cards.pick(pick_preset, [preset, *ordered], [preset, *ordered], **quiet)
     dropped = drop.dropped(_taking(page.runs_dir, keep_drop), None, [data, trouble], **quiet)
     pasted = drop.pasted(_taking(page.runs_dir, keep_paste), None, [data, trouble], **quiet)
+    part = picks.part(pick_part, list(ordered), list(ordered), **quiet)
+    data.change(
+        lambda: "", None, trouble, queue=False, **quiet
+    )  # what went wrong with a file stays until another is chosen
     model.key_up(names.search_models, None, model, trigger_mode="multiple", **quiet)
     data.key_up(names.search_data, None, data, trigger_mode="multiple", **quiet)
 
@@ -84,10 +89,10 @@ def build(page: Page) -> Chosen:
         presets=cards,
         model=model,
         data=data,
-        outputs=(cards, model_note, data_note, trouble, about, settings, command, wrong, *settable),
+        outputs=(cards, model_note, data_note, picks, about, settings, command, wrong, *settable),
         # gradio's Textbox.input misses Backspace and pasted text; change misses nothing
         edits=tuple(box.change for box in ordered),
-        fills=(picked, dropped, pasted),
+        fills=(picked, dropped, pasted, part),
     )
 
 
@@ -118,6 +123,17 @@ def pick_preset(event: gr.EventData, before: str, *boxes: Any) -> list[Any]:
         if now[name] not in (getattr(old, name), "") and now[name] != getattr(Recipe(), name)
     }
     return [picked.name, *form.to_boxes(new.replace(**kept))]
+
+
+def pick_part(event: gr.EventData, *boxes: Any) -> list[Any]:
+    """Another subset, split or version of a data set on the Hub. A split belongs to its subset, so that starts anew."""
+    field, chosen = str(event.field), str(event.text).strip()
+    if field not in words_hub.TITLES or form.problems(boxes):
+        return list(boxes)
+    changes = {field: chosen or Recipe.model_fields[field].default}
+    if field == "dataset_config":
+        changes["dataset_train_split"] = Recipe.model_fields["dataset_train_split"].default
+    return form.to_boxes(form.read(boxes).replace(**changes))
 
 
 def fresh() -> list[Any]:
@@ -158,12 +174,22 @@ def _choose_file(path: Path) -> tuple[Any, Any]:
 
 
 def show(
-    boxes: Sequence[Any], preset: str, wrong: Sequence[str], look: Look | None, costs: Mapping[str, str], made: str = ""
+    boxes: Sequence[Any],
+    preset: str,
+    wrong: Sequence[str],
+    look: Look | None,
+    costs: Mapping[str, str],
+    made: str = "",
+    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Any, ...]:
-    """Everything in `outputs` for what the boxes say now. `made`: title of the run whose recipe this is."""
+    """Everything in `outputs` for what the boxes say now.
+
+    `made`: title of the run whose recipe this is. `parts`: what a data set on the Hub has to choose from.
+    """
     problems = form.problems(boxes)
     seen = look.seen if look else None
     marks = tuple(_mark(name, problems, wrong, seen) for name in form.settings())
+    recipe = None
     if problems:
         start, changed, command = None, 0, words_choose.command("", words_choose.NO_COMMAND)
     else:
@@ -174,7 +200,7 @@ def show(
         words_choose.preset_cards(form.presets(), preset, costs),
         words_choose.model_note(*_model_words(look)),
         words_choose.data_note(*_data_words(look)),
-        gr.skip() if look is None or look.pending else "",
+        words_hub.pickers(parts, recipe.model_dump()) if parts and recipe else "",
         words_choose.reopened(made) if made else "",
         gr.update(label=words_choose.settings_title(changed)),
         command,

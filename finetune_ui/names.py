@@ -27,8 +27,12 @@ def search_data(event: gr.KeyUpData) -> Any:
     return gr.update(choices=[item.id for item in found]) if found else gr.skip()
 
 
-def first_choices(runs_dir: Path) -> list[Any]:
-    """What the two boxes offer before anything is typed: starters, recently used, and models in the Hub's cache."""
+def first_choices(runs_dir: Path, kept: Any = None) -> list[Any]:
+    """What the two boxes offer before anything is typed: starters, recently used, and models in the Hub's cache.
+
+    `kept`: the draft in the browser; its file is offered under its own name.
+    """
+    drafted = kept.get("boxes", {}).get("dataset_name") if isinstance(kept, dict) else None
     recipes = []
     for run in list_runs(runs_dir)[:RECENT]:
         try:
@@ -37,6 +41,8 @@ def first_choices(runs_dir: Path) -> list[Any]:
             continue
     models = [STARTER_MODEL, *(recipe.model_name_or_path for recipe in recipes), *cached_models()]
     data = [*data_choices(), *(_file_choice(recipe.dataset_name) for recipe in recipes)]
+    if isinstance(drafted, str) and Path(drafted).is_file():
+        data.append(_file_choice(drafted))
     return [gr.update(choices=list(dict.fromkeys(models))), gr.update(choices=list(dict.fromkeys(data)))]
 
 

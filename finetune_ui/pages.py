@@ -12,7 +12,7 @@ import gradio as gr
 from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 
-from . import begin, check, choose, form, frame, looking, words
+from . import begin, check, choose, form, frame, hubpicks, looking, trials, words
 from .words import STEPS
 
 DRAFT_STEPS = ("choose", "check")
@@ -93,6 +93,7 @@ class Draft:
 
     runs_dir: Path
     looks: looking.Looks
+    picks: hubpicks.HubPicks
     chosen: choose.Chosen
     checked: check.Checked
     begun: begin.Begin
@@ -131,6 +132,7 @@ class Draft:
         row: int,
         said: str,
         undo: Sequence[Any],
+        trial: trials.Trial | None,
         *boxes: Any,
         request: gr.Request | None = None,
     ) -> list[Any]:
@@ -139,20 +141,30 @@ class Draft:
         if held is None or step not in DRAFT_STEPS:
             return [*[gr.skip()] * (chosen + checked + bar), gr.Timer(active=False), gr.skip()]
         problems = form.problems(boxes)
-        look = None
+        look, who = None, (request and request.session_hash) or ""
         if not problems:
-            look = self.looks.ask(form.read(boxes), who=(request and request.session_hash) or "", wait_seconds=0.15)
+            look = self.looks.ask(form.read(boxes), who=who, wait_seconds=0.15)
+        tried = trials.show(self.looks, look, trial, who) if step == "check" else None
         problem = form.first_problem(problems) if problems else None
         run = frame.find(self.runs_dir, filled)
+        parts, asking = self.picks.of(form.read(boxes)) if not problems and step == "choose" else ({}, False)
         made = words.short_data(run.recipe.dataset_name) if run else ""
         costs = looking.preset_costs(look)
         return [
-            *(choose.show(boxes, preset, wrong, look, costs, made) if step == "choose" else [gr.skip()] * chosen),
-            *(check.show(look, problem, row, said, undo) if step == "check" else [gr.skip()] * checked),
+            *(
+                choose.show(boxes, preset, wrong, look, costs, made, parts)
+                if step == "choose"
+                else [gr.skip()] * chosen
+            ),
+            *(check.show(look, problem, row, said, undo, tried) if step == "check" else [gr.skip()] * checked),
             *begin.show(self.runs_dir, step, look, list(problems), problem),
-            gr.Timer(active=look is not None and (look.pending or is_on_its_way(look.error))),
+            gr.Timer(active=_is_waiting(look) or asking or (tried is not None and tried.pending)),
             gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes)},
         ]
+
+
+def _is_waiting(look: looking.Look | None) -> bool:
+    return look is not None and (look.pending or is_on_its_way(look.error))
 
 
 def is_on_its_way(error: FinetuneError | None) -> bool:

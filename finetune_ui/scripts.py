@@ -137,6 +137,14 @@ queueMicrotask(() => {
 });
 """
 
+# which part of a data set on the Hub
+PICKS = """
+element.addEventListener('change', (event) => {
+  const { field } = event.target.dataset;
+  if (field) trigger('part', { field: field, text: event.target.value });
+});
+"""
+
 SEARCH = """
 const filter = () => {
   const words = element.querySelector('input').value.toLowerCase().split(/\\s+/).filter(Boolean);
@@ -177,6 +185,7 @@ element.addEventListener('click', (event) => {
   if (!data) return;
   if ('apply' in data) trigger('apply', { from: 'finding', index: Number(data.apply), code: data.code });
   if ('row' in data) trigger('row', { row: Number(data.row) });
+  if ('attempt' in data) trigger('attempt', { code: data.attempt });
   if ('undo' in data) trigger('undo');
   if ('repair' in data) trigger('unrepair', { fix: data.repair });
 });
@@ -184,7 +193,8 @@ element.addEventListener('click', (event) => {
 
 ROWS = """
 element.addEventListener('change', (event) => {
-  const { role, field } = event.target.dataset;
+  const { role, field, read } = event.target.dataset;
+  if (read) trigger('reading', { wish: read, text: event.target.value });
   if (role) trigger('map', { role: role, column: event.target.value });
   if (field) trigger('line', { field: field, text: event.target.value });
 });
@@ -205,10 +215,14 @@ const recount = () => {
   const card = $('.lengths'), value = Math.max(8, Number($('input').value));
   const rows = Number(card.dataset.rows), end = Number(card.dataset.end);
   let cut = 0;
+  let lost = 0;
   for (const [length, n] of JSON.parse(card.dataset.counts)) if (length > value) cut += n;
+  for (const [start, n] of JSON.parse(card.dataset.starts)) if (start >= value) lost += n;
   $('.histogram').style.setProperty('--at', (100 * value / end) + '%');
   $('[data-length]').textContent = value.toLocaleString('en');
-  $('[data-cut]').textContent = cut ? `${many(cut)} cut (${(100 * cut / rows).toFixed(1)}%).` : 'no row is cut.';
+  const losing = lost ? ` ${many(lost)} ${lost === 1 ? 'loses' : 'lose'} the whole answer.` : '';
+  $('[data-cut]').textContent =
+    cut ? `${many(cut)} cut (${(100 * cut / rows).toFixed(1)}%).${losing}` : 'no row is cut.';
 };
 element.addEventListener('input', recount);
 element.addEventListener('change', () => trigger('cut', { length: Math.max(8, Number($('input').value)) }));

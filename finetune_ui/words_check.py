@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_core.errors import FinetuneError
-from finetune_core.recipe import Recipe
 
-from .words import count, duration, error_card, esc, gib, icon, join, many, size, ticked
+from .words import count, duration, error_card, esc, gib, icon, many, notice, ticked
 
 LEVEL_TONES = {"error": "bad", "warning": "warn", "note": "info"}
+CANCELLED = "cancelled"  # by the person, so nothing went wrong
+PREVIEW, CLOSE_PREVIEW = "Preview", "Close"
 LEVEL_WORDS = {"error": "Must be fixed", "warning": "Worth a look", "note": "Good to know"}
-ROLE_WORDS = {
-    "messages": "the whole conversation",
-    "prompt": "the question",
-    "completion": "the answer to learn",
-    "text": "the text",
-    "system": "the system prompt",
-    "context": "context for the question",
-    "label": "the label to learn",
-}
-
-
 # --- the verdict ---
 
 
@@ -66,10 +56,12 @@ def looking(says: str = "", fraction: float | None = None) -> str:
     """While the rows are read."""
     width = f"{100 * fraction:.0f}%" if fraction is not None else "30%"
     moving = "" if fraction is not None else " unknown"
+    spoken = f' aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * fraction:.0f}"' if not moving else ""
     return (
         '<section class="verdict-card" aria-busy="true"><div class="verdict-head"><span class="verdict-mark turning">'
         '</span><h1 class="lead">Reading the rows</h1></div>'
-        f'<div class="progress{moving}" role="progressbar" aria-label="Reading the rows"><i style="width:{width}"></i>'
+        f'<div class="progress{moving}" role="progressbar" aria-label="Reading the rows"{spoken}>'
+        f'<i style="width:{width}"></i>'
         "</div>"
         f'<p class="muted looking-says">{esc(says or "as the trainer will read them")}'
         '<button type="button" class="btn quiet" data-cancel>Cancel</button></p></section>'
@@ -78,7 +70,8 @@ def looking(says: str = "", fraction: float | None = None) -> str:
 
 def failed(error: FinetuneError) -> str:
     again = '<button type="button" class="btn" data-again>Check again</button>'
-    return f'{error_card(error)}<p class="verdict-again">{again}</p>'
+    said = notice("info", error.problem, error.fix) if error.code == CANCELLED else error_card(error)
+    return f'{said}<p class="verdict-again">{again}</p>'
 
 
 def _short_duration(seconds: float) -> str:
@@ -94,10 +87,17 @@ def _short_duration(seconds: float) -> str:
 # --- findings ---
 
 
-def findings(found: Sequence[Any], undo: Sequence[str] = (), repairs: Mapping[str, str] | None = None) -> str:
+def findings(
+    found: Sequence[Any],
+    undo: Sequence[str] = (),
+    repairs: Mapping[str, str] | None = None,
+    can_be_tried: Callable[[Any], bool] = lambda finding: False,
+    trial: Any = None,
+) -> str:
     """Findings, the worst first, each with its rows and its fix.
 
-    `undo`: what was applied, newest last. `repairs`: code → words of the repairs that the recipe has.
+    `undo`: what was applied, newest last. `repairs`: code → words of the repairs that the recipe has. `trial`: the
+    finding whose repair is shown before it is made (its code and html).
     """
     undone = (
         f'<p class="undo" role="status">{icon("check")}<span>Done: {esc(undo[-1][:1].lower() + undo[-1][1:])}</span>'
@@ -107,7 +107,7 @@ def findings(found: Sequence[Any], undo: Sequence[str] = (), repairs: Mapping[st
     )
     order = {"error": 0, "warning": 1, "note": 2}
     indexed = sorted(enumerate(found), key=lambda pair: order.get(pair[1].level, 3))
-    cards = "".join(_finding(index, finding) for index, finding in indexed)
+    cards = "".join(_finding(index, finding, can_be_tried(finding), trial) for index, finding in indexed)
     applied = "".join(
         f'<li><span>{esc(says[:1].upper() + says[1:])}</span><button type="button" class="icon-btn" '
         f'data-repair="{esc(fix)}" aria-label="Take back: {esc(says)}">{icon("cross")}</button></li>'
@@ -117,7 +117,8 @@ def findings(found: Sequence[Any], undo: Sequence[str] = (), repairs: Mapping[st
     return undone + done + (f'<ul class="findings">{cards}</ul>' if cards else "")
 
 
-def _finding(index: int, finding: Any) -> str:
+def _finding(index: int, finding: Any, can_be_tried: bool, trial: Any) -> str:
+    tried = trial.html if trial is not None and trial.code == finding.code else ""
     tone = LEVEL_TONES.get(finding.level, "info")
     rows = "".join(
         f'<button type="button" class="row-link num" data-row="{row}" aria-label="Show row {row}">{count(row)}</button>'
@@ -135,13 +136,19 @@ def _finding(index: int, finding: Any) -> str:
         if finding.suggestion
         else ""
     )
+    if can_be_tried:
+        button = (
+            f'<div class="finding-do"><button type="button" class="btn quiet" data-attempt="{esc(finding.code)}" '
+            f'aria-expanded="{"true" if tried else "false"}">{CLOSE_PREVIEW if tried else PREVIEW}</button>'
+            f"{button}</div>"
+        )
     mark = icon({"bad": "cross", "warn": "warn"}.get(tone, "info"), LEVEL_WORDS[finding.level])
     return (
         f'<li class="finding {tone}">{mark}'
         f'<div><p class="finding-says">{ticked(finding.says)}</p>'
         f"{f'<p class=finding-fix>{ticked(finding.fix)}</p>' if finding.fix else ''}"
         f"{f'<ul class=finding-examples>{examples}</ul>' if examples else ''}"
-        f"{where if finding.rows else ''}</div>{button}</li>"
+        f"{where if finding.rows else ''}</div>{button}{tried}</li>"
     )
 
 
@@ -149,122 +156,5 @@ def unrepaired(fix: str) -> str:
     return f"Taken back: {_spaced(fix)}"
 
 
-def mapped(role: str, column: str) -> str:
-    return f"{column} is {ROLE_WORDS[role]}" if column else f"No column is {ROLE_WORDS[role]}"
-
-
-def line_set(field: str, text: str) -> str:
-    return f"{LINES[field]}: {text}" if text else f"{LINES[field]} taken away"
-
-
 def row_left_out(row: int) -> str:
     return f"Row {count(row)} is left out, so the model never reads it. This is the first row that it reads."
-
-
-# --- what the rows are ---
-
-READY_WORDS = {"ready": ("good", "ready"), "needs-mapping": ("warn", "needs mapping"), "not-fit": ("", "not fit")}
-OBJECTIVE_WORDS = {
-    "sft": ("Answering", "sft"),
-    "continued pre-training": ("Going on with text", "continued pre-training"),
-    "dpo": ("Preferring", "dpo"),
-    "kto": ("Good or bad", "kto"),
-    "reward": ("Judging", "reward"),
-}
-KIND_WORDS = {"jsonl": "JSON lines", "json": "JSON", "csv": "table", "excel": "Excel", "parquet": "Parquet",
-              "arrow": "Arrow", "text": "text", "hub": "Hub"}  # fmt: skip
-
-
-def rows_card(
-    source: Any,
-    shape: str,
-    readiness: Mapping[str, tuple[str, str]],
-    columns: Sequence[str],
-    roles: Mapping[str, str],
-    wanted: Sequence[str],
-    recipe: Recipe,
-) -> str:
-    """Where the rows came from, what they are, what they are fit for; columns and prompts that can be changed."""
-    first, *others = [_fit(objective, *state) for objective, state in readiness.items()] or [""]
-    more = (
-        '<details class="reasons"><summary>Fit for other ways to learn</summary>'
-        f'<ul class="fits">{"".join(others)}</ul></details>'
-        if others
-        else ""
-    )
-    drop_downs = "".join(_role(role, columns, roles.get(role, "")) for role in wanted) if columns else ""
-    lines = [_line("system_prompt", "System prompt to add", "none: rows keep their own", recipe.system_prompt)]
-    if source.place == "hub":
-        lines += [_line(name, title, empty, getattr(recipe, name)) for name, (title, empty) in HUB_LINES.items()]
-    if drop_downs:
-        example = next(iter(columns))
-        lines.append(_line("template", "Line that makes the prompt", f"Translate: {{{example}}}", recipe.template))
-    return (
-        '<section class="card rows-card"><h2 class="card-title">What the rows are</h2>'
-        f'<p class="sub">{esc(shape[:1].upper() + shape[1:])}. {esc(source_line(source))}</p>'
-        f'<ul class="fits">{first}</ul>'
-        f'<div class="roles">{drop_downs}</div><div class="roles lines">{"".join(lines)}</div>{more}</section>'
-    )
-
-
-def source_line(source: Any) -> str:
-    """How the source was read."""
-    first = source.first
-    marks = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-    more = len(source.files) - 1
-    return (
-        join(
-            [
-                first.name + (f" and {many(more, 'more file', 'more files')}" if more > 0 else ""),
-                KIND_WORDS.get(first.kind, first.kind),
-                f"separated by {marks.get(first.delimiter, first.delimiter)}" if first.delimiter else "",
-                (first.encoding or "") + ("" if first.is_encoding_certain else " (a guess)"),
-                f"sheet {first.sheet}" if first.sheet else "",
-                size(source.bytes) if source.bytes else "",
-                f"version {source.revision[:8]}" if source.revision else "",
-                f"licence {source.licence}" if source.licence else "",
-            ],
-            ", ",
-        )
-        + "."
-    )
-
-
-def _fit(objective: str, state: str, why: str) -> str:
-    tone, word = READY_WORDS.get(state, ("", state))
-    title, term = OBJECTIVE_WORDS.get(objective, (objective, objective))
-    return (
-        f'<li title="{esc(why)}"><span class="badge {tone}">{esc(title)}: {word}</span> <code>{esc(term)}</code></li>'
-    )
-
-
-def _role(role: str, columns: Sequence[str], chosen: str) -> str:
-    options = "".join(
-        f'<option value="{esc(column)}"{" selected" if column == chosen else ""}>{esc(column)}</option>'
-        for column in columns
-    )
-    none = f'<option value=""{"" if chosen else " selected"}>none</option>'
-    return (
-        f"<label><span>{ROLE_WORDS[role][:1].upper()}{ROLE_WORDS[role][1:]} <code>{role}</code></span>"
-        f'<select data-role="{role}">{none}{options}</select></label>'
-    )
-
-
-def _line(field: str, title: str, placeholder: str, value: str | None) -> str:
-    return (
-        f'<label><span>{esc(title)} <code>{field}</code></span><input type="text" data-field="{field}" '
-        f'value="{esc(value or "")}" placeholder="{esc(placeholder)}" autocomplete="off"></label>'
-    )
-
-
-HUB_LINES = {
-    "dataset_config": ("Subset", "the only one, or the first"),
-    "dataset_train_split": ("Split to learn from", "train"),
-    "dataset_revision": ("Version", "the newest"),
-}
-LINES = {
-    "system_prompt": "System prompt",
-    "template": "Prompt line",
-    **{name: title for name, (title, _) in HUB_LINES.items()},
-}
-DOWNLOAD = "Download the cleaned rows"

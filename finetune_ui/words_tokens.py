@@ -75,8 +75,13 @@ def _token(piece: Any) -> str:
 # --- lengths ---
 
 
-def lengths(all_lengths: Sequence[int], max_length: int, bins: int = 40) -> str:
-    """A histogram of the rows' tokens with the max-length line in it; the slider under it recounts at once."""
+def lengths(
+    all_lengths: Sequence[int], max_length: int, answer_starts: Sequence[int] | None = None, bins: int = 40
+) -> str:
+    """A histogram of the rows' tokens with the max-length line in it; the slider under it recounts at once.
+
+    `answer_starts`: index of each row's first trained token, beyond its length where it trains none.
+    """
     if not all_lengths:
         return ""
     longest = max(all_lengths)
@@ -91,12 +96,18 @@ def lengths(all_lengths: Sequence[int], max_length: int, bins: int = 40) -> str:
         if heights[n]
     )
     cut = sum(length > max_length for length in all_lengths)
+    # a row that trains nothing anyway loses nothing
+    trained = zip(answer_starts or [0] * len(all_lengths), all_lengths, strict=True)
+    starts = [start for start, length in trained if start < length]
+    lost = sum(start >= max_length for start in starts)
     at = min(max_length, end)
     counts = json.dumps(_counted(all_lengths), separators=(",", ":"))
+    begun = json.dumps(_counted(starts), separators=(",", ":"))
     ordered = sorted(all_lengths)
     middle, most = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     return (
-        f'<section class="card lengths" data-counts="{esc(counts)}" data-end="{end}" data-rows="{len(ordered)}">'
+        f'<section class="card lengths" data-counts="{esc(counts)}" data-starts="{esc(begun)}" '
+        f'data-end="{end}" data-rows="{len(ordered)}">'
         '<h2 class="card-title">How long the rows are</h2>'
         f'<p class="sub num">Half are under {many(middle, "token")}, 95% under {count(most)}, '
         f"the longest has {count(longest)}.</p>"
@@ -106,16 +117,17 @@ def lengths(all_lengths: Sequence[int], max_length: int, bins: int = 40) -> str:
         f'<input type="range" min="0" max="{end}" step="8" value="{at}" aria-label="Longest row, in tokens">'
         f'<div class="axis num"><span>0</span><span>{count(end)} tokens</span></div>'
         f'<p class="cut-says num" role="status"><b data-length>{count(max_length)}</b> tokens are read of a row: '
-        f"<span data-cut>{cut_words(cut, len(ordered))}</span></p></section>"
+        f"<span data-cut>{cut_words(cut, len(ordered), lost)}</span></p></section>"
     )
 
 
-def cut_words(cut: int, rows: int) -> str:
+def cut_words(cut: int, rows: int, lost: int = 0) -> str:
     """
-    >>> cut_words(0, 240), cut_words(3, 240)
-    ('no row is cut.', '3 rows cut (1.2%).')
+    >>> cut_words(0, 240), cut_words(3, 240, 1)
+    ('no row is cut.', '3 rows cut (1.2%). 1 row loses the whole answer.')
     """
-    return f"{many(cut, 'row')} cut ({percent(cut / rows, 1)})." if cut else "no row is cut."
+    losing = f" {many(lost, 'row')} {'loses' if lost == 1 else 'lose'} the whole answer." if lost else ""
+    return f"{many(cut, 'row')} cut ({percent(cut / rows, 1)}).{losing}" if cut else "no row is cut."
 
 
 def _counted(all_lengths: Sequence[int]) -> list[list[int]]:

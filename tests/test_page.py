@@ -35,6 +35,7 @@ from finetune_ui import (
     words_check,
     words_frame,
     words_plan,
+    words_source,
     words_tokens,
 )
 from finetune_ui.pages import Draft, Screen
@@ -278,6 +279,17 @@ def test_only_files_that_were_uploaded_are_taken(path, tmp_path, runs_dir):
 def test_pasted_rows_become_the_data(runs_dir):
     update, problem = choose.keep_paste(runs_dir, said(text="question,answer\nHow?,So.\nWhen?,Now.\n"))
     assert Path(update["value"]).read_text().startswith("question,answer") and problem == ""
+
+
+def test_drawing_choose_leaves_the_words_about_a_bad_file_alone(page):
+    trouble = next(block for block in page.blocks.values() if "trouble" in (getattr(block, "elem_classes", None) or []))
+    fillers = [fn for fn in page.fns.values() if trouble in fn.outputs]
+    assert len(fillers) == 3 and all(len(fn.outputs) <= 2 for fn in fillers)  # a file, pasted rows, another data set
+
+
+def test_a_draft_that_is_loaded_again_shows_the_name_of_its_file(runs_dir, tiny_data):
+    _, data = names.first_choices(runs_dir, {"boxes": {"dataset_name": str(tiny_data)}})
+    assert ("tickets.jsonl", str(tiny_data)) in data["choices"]
 
 
 def test_pasting_nothing_says_what_to_do(runs_dir):
@@ -573,7 +585,7 @@ def test_only_reachable_steps_open(runs_dir):
 
 
 def draft(runs_dir):
-    return Draft(runs_dir, None, SimpleNamespace(boxes=boxes_of()), None, None)
+    return Draft(runs_dir, None, None, SimpleNamespace(boxes=boxes_of()), None, None)
 
 
 def test_opening_choose_of_a_run_fills_in_its_choices(runs_dir):
@@ -617,7 +629,7 @@ def evil_pieces():
     return {
         "tokens": words_tokens.tokens([piece], 0, 1, 1, "train", EVIL),
         "findings": words_check.findings([finding], [EVIL], {EVIL: EVIL}),
-        "rows": words_check.rows_card(
+        "rows": words_source.rows_card(
             source, EVIL, {EVIL: ("ready", EVIL)}, [EVIL], {"prompt": EVIL}, ["prompt"], Recipe(system_prompt=EVIL)
         ),
         "rail": words_frame.rail([run], EVIL),

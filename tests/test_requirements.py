@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("requirements.txt", "tests/requirements.txt")
-PINS = [line.split("#")[0].strip() for file in FILES for line in (ROOT / file).read_text().splitlines()]
+PINS = [line.split("#")[0].split(";")[0].strip() for file in FILES for line in (ROOT / file).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("pin", [pin for pin in PINS if pin and not pin.startswith("-")])

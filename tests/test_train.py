@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,9 +112,19 @@ def test_the_diary_tells_phases_curves_and_samples(recipe, runs_dir):
     assert {"fetching", "preparing data", "loading the model", "training", "saving"} <= set(progress.stage_seconds)
 
 
+def token_view(row, tokenizer) -> list[tuple[int, bool]]:
+    """(id, whether it is shown as trained) of each token that the page draws for a row."""
+    from finetune_core.render import render
+    from finetune_ui.words_tokens import tokens
+
+    drawn = tokens(render(row, tokenizer, 512).pieces(), 0, 1)
+    spans = re.findall(r'<span class="t (\w+)[^"]*" title="[^"]*id (\d+)">', drawn)
+    return [(int(id), kind == "trained") for kind, id in spans]
+
+
 @pytest.mark.parametrize("packing", [False, True])
 def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
-    """The first batch of TRL's own loader holds the ids and labels of the rendered rows, and nothing else."""
+    """The first batch of TRL's own loader holds the ids and labels of the rendered rows, as the page shows them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTTrainer
 
@@ -135,6 +146,7 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
     )
     batch = next(iter(trainer.get_train_dataloader()))
     expected = {tuple(r.input_ids): r.labels for r in (render(row, tokenizer) for row in rows)}
+    shown = {ids: token_view(row, tokenizer) for ids, row in zip(expected, rows, strict=True)}
     found = 0
     for ids, labels, positions in zip(
         batch["input_ids"].tolist(), batch["labels"].tolist(),
@@ -146,6 +158,8 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
             row = tuple(ids[begin : begin + length])
             assert row in expected
             assert labels[begin : begin + length] == expected[row]
+            trained = [label != -100 for label in labels[begin : begin + length]]
+            assert shown[row] == list(zip(row, trained, strict=True))
             found += 1
     assert found >= 4
 

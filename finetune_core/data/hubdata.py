@@ -10,10 +10,11 @@ from typing import Any
 
 from .. import hub
 from ..errors import FinetuneError, explain, first_line
-from ..recipe import Recipe
+from ..recipe import DATA_DIR, Recipe
 from .json_rows import Record
 from .readers import Reading, read_file
-from .unpack import SPLITS, DataFile
+from .streamed import kept
+from .unpack import PACKED, SPLITS, SUFFIXES, DataFile
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 PAGE = re.compile(r"https://huggingface\.co/datasets/([\w.-]+/[\w.-]+)")
@@ -39,31 +40,41 @@ def hub_name(name: str) -> str | None:
     return name if HUB_NAME.fullmatch(name) and not name.startswith(".") else None
 
 
-def choices(name: str, revision: str | None = None, token: str | None = None) -> dict[str, list[str]]:
-    """Configurations of a data set, and the splits of each. Raises FinetuneError."""
+@dataclass(frozen=True)
+class HubChoices:
+    """What can be chosen of a data set on the Hub."""
+
+    configs: tuple[str, ...]
+    splits: tuple[str, ...]  # of the chosen configuration, or of the one that is read when none is chosen
+    revisions: tuple[str, ...]  # branches and tags
+
+
+def is_on_hub(name: str) -> bool:
+    """The name of a data set on the Hub, and neither starter data nor a file or folder here."""
+    if Path(name).name == name and (DATA_DIR / name).is_dir():
+        return False
+    return hub_name(name) is not None and not looks_like_file(name) and not Path(name).expanduser().exists()
+
+
+def looks_like_file(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~")) or "\\" in name or name.casefold().endswith(SUFFIXES + PACKED)
+
+
+def choices(name: str, config: str | None = None, revision: str | None = None, token: str | None = None) -> HubChoices:
+    """Configurations, splits and revisions to choose from. Raises FinetuneError."""
+    name = hub_name(name) or name
     hub.require_reachable(f"The data set {name}")
     import datasets
-
-    try:
-        configs = datasets.get_dataset_config_names(name, revision=revision, token=token)
-        return {
-            config: datasets.get_dataset_split_names(name, config, revision=revision, token=token)
-            for config in configs[:50]
-        }
-    except Exception as error:
-        raise _in_words(error, name) from error
-
-
-def revisions(name: str, token: str | None = None) -> list[str]:
-    """Branches and tags of a data set. Raises FinetuneError."""
-    hub.require_reachable(f"The data set {name}")
     from huggingface_hub import HfApi
 
     try:
+        configs = datasets.get_dataset_config_names(name, revision=revision, token=token)
+        read = next((known for known in (config, "default") if known in configs), configs[0])
+        splits = datasets.get_dataset_split_names(name, read, revision=revision, token=token)
         refs = HfApi(token=token).list_repo_refs(name, repo_type="dataset")
     except Exception as error:
         raise _in_words(error, name) from error
-    return [ref.name for ref in (*refs.branches, *refs.tags)]
+    return HubChoices(tuple(configs), tuple(splits), tuple(ref.name for ref in (*refs.branches, *refs.tags)))
 
 
 def read_hub(recipe: Recipe, name: str, token: str | None, tell: Callable[[float, str], None]) -> tuple[
@@ -86,9 +97,13 @@ def read_hub(recipe: Recipe, name: str, token: str | None, tell: Callable[[float
             found = _streamed(
                 datasets.load_dataset(name, recipe.dataset_config, streaming=True, **options), name, recipe
             )
-        else:
-            builder.download_and_prepare()
-            found = builder.as_dataset()
+            names = _wanted(list(found), recipe.dataset_train_split, name)
+            which = name, recipe.dataset_config, facts.revision, recipe.max_rows, recipe.seed
+            return facts, [
+                kept(_reading(name, split, found[split], role), *which, split) for split, role in names.items()
+            ]
+        builder.download_and_prepare()
+        found = builder.as_dataset()
         names = _wanted(list(found), recipe.dataset_train_split, name)
         return facts, [_reading(name, split, found[split], role) for split, role in names.items()]
     except Exception as error:

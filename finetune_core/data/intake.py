@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..garbage import fewer_collections
 from ..recipe import Recipe
 from .columns import ColumnMap, as_wished, is_weak, propose, unused
 from .duplicates import KeyMaker, Keys
@@ -59,6 +61,11 @@ class Places:
         self._row.append(place.row)
         self._line.append(place.line)
         self._file.append(file)
+
+    def keys(self, numbers: np.ndarray) -> np.ndarray:
+        """A number for each of these rows that is the same however the source is read: its file and row."""
+        rows, files = np.frombuffer(self._row, dtype=np.int64), np.frombuffer(self._file, dtype=np.uint16)
+        return rows[numbers] + (files[numbers].astype(np.int64) << 40)
 
     def __getitem__(self, number: int) -> Place:
         name = self.files[self._file[number]] if len(self.files) > 1 else ""
@@ -144,7 +151,7 @@ class _Reader:
         mapping = self._map(value)
         if mapping is None:
             names = ", ".join(list(value)[:8]) or "none"
-            self._refuse("unknown-shape", place, f"columns: {names}", str(value)[:300])
+            self._refuse("unknown-shape", place, f"columns: {names}", _excerpt(value))
             return
         self.mapping = self.mapping or mapping
         self.shapes[mapping.shape] = self.shapes.get(mapping.shape, 0) + 1
@@ -154,10 +161,12 @@ class _Reader:
             if converted.problem == "not-desired":
                 self.dropped["not-desired"] = self.dropped.get("not-desired", 0) + 1
             else:
-                self._refuse(converted.problem, place, converted.detail, str(value)[:300])
+                self._refuse(converted.problem, place, converted.detail, _excerpt(value))
             return
         for code, detail in dict(converted.notes).items():
             self.tally.add(code, place, detail)
+        for repair in converted.repairs:
+            self.repaired[repair] = self.repaired.get(repair, 0) + 1
         row = _masked(converted.row) if self.is_masking else converted.row
         if self.is_masking and row != converted.row:
             self.repaired["mask-personal-data"] = self.repaired.get("mask-personal-data", 0) + 1
@@ -178,9 +187,10 @@ def take_in(readings: list[Reading], recipe: Recipe, tell: Tell) -> Intake:
     """Read everything. `tell` gets the share that is read; what it raises ends the reading."""
     places = Places([reading.name for reading in readings])
     reader = _Reader(recipe, places)
-    for number, reading in enumerate(readings):
-        for count in reader.read(reading, number):
-            tell((number + min(1.0, reading.fraction())) / len(readings), f"{count:,} rows read")
+    with fewer_collections():
+        for number, reading in enumerate(readings):
+            for count in reader.read(reading, number):
+                tell((number + min(1.0, reading.fraction())) / len(readings), f"{count:,} rows read")
     named = set(recipe.columns.values()) | set(PLACEHOLDER.findall(recipe.template or ""))
     maps = ColumnMap("", {column: column for column in reader.used})
     return Intake(
@@ -207,6 +217,25 @@ def _masked(row: dict[str, Any]) -> dict[str, Any]:
     if "text" in row:
         return row | {"text": mask(row["text"])}
     return row | {"messages": [turn | {"content": mask(turn["content"])} for turn in row["messages"]]}
+
+
+def _excerpt(value: dict[str, Any]) -> str:
+    """The beginning of a row as a person would write it down.
+
+    >>> _excerpt({"prompt": "Hi?", "completion": None, "n": [1]})
+    'prompt: Hi? · completion: – · n: [1]'
+    """
+    cells = []
+    for key, cell in itertools.islice(value.items(), 8):
+        text = (
+            cell
+            if isinstance(cell, str)
+            else "–"
+            if cell is None
+            else json.dumps(cell, ensure_ascii=False, default=str)
+        )
+        cells.append(f"{key}: {text[:300] or '–'}")
+    return " · ".join(cells)[:300]
 
 
 def _kind(cell: Any) -> Any:

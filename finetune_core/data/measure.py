@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,14 @@ import numpy as np
 
 from ..errors import FinetuneError
 from ..recipe import Recipe
-from ..render import render_many
+from ..render import IGNORED, render_each, render_many
 from .rows import Rows
 
 if TYPE_CHECKING:
     from ..render import ChatTokenizer
     from .prepared import Prepared
 
-CHUNK_ROWS, CHUNK_BYTES = 1000, 4_000_000  # rendered at a time
+TOLD = 200  # rows between two words about progress
 # A row of this many characters for each token of max_length is too long whatever it says. Only its beginning is
 # rendered and its length is estimated from that: megabytes in one cell, or thousands of turns, take no time.
 LONG, EXCERPT = 16, 12
@@ -70,35 +70,43 @@ def measure(
     total = sum(len(rows) for rows in splits.values())
     columns = {name: array("q") for name in COLUMNS}
     measures = Measures(*(np.empty(0),) * len(COLUMNS), max_length)
-    for rows in splits.values():
-        for numbers, chunk in _chunks(rows):
-            refused: dict[int, FinetuneError] = {}
-            excerpts = [excerpt(row, max_length) for row in chunk]
-            for index, rendered in enumerate(render_many([row for row, _ in excerpts], tokenizer, refused=refused)):
-                number, scale = numbers[index], excerpts[index][1]
-                if look:
-                    look(number, chunk[index])
-                if scale > 1 and len(rendered.labels) <= max_length and index not in refused:  # it was not that long
-                    rendered, scale = render_many([chunk[index]], tokenizer)[0], 1.0
-                if scale > 1:
-                    measures.estimated.add(number)
-                trained = np.flatnonzero(np.array(rendered.labels, dtype=np.int64) != -100)
-                has_any = len(trained) > 0
-                length = int(len(rendered.labels) * scale)
-                columns["numbers"].append(number)
-                columns["lengths"].append(length)
-                columns["answer_starts"].append(int(trained[0]) if has_any else NEVER)
-                columns["answer_ends"].append(length if scale > 1 else int(trained[-1]) + 1 if has_any else 0)
-                columns["trained"].append(int(len(trained) * scale))
-                columns["trained_kept"].append(int(np.searchsorted(trained, max_length)))
-                columns["stops"].append(int(rendered.stop_trained))
-                if rendered.left_out:
-                    measures.left_out.add(number)
-                if rendered.special_in_content:
-                    measures.special[number] = rendered.special_in_content
-            measures.refused.update({numbers[index]: error for index, error in refused.items()})
-            if on_progress:
-                on_progress(len(columns["numbers"]) / max(1, total))
+    refused: dict[int, FinetuneError] = {}  # by the index of the row
+    waiting: deque[tuple[int, dict[str, Any], float]] = deque()  # rows that the renderer has taken and not given back
+
+    def excerpts() -> Iterator[dict[str, Any]]:
+        for rows in splits.values():
+            for number, row in zip(rows.numbers.tolist(), rows, strict=True):
+                short, scale = excerpt(row, max_length)
+                waiting.append((number, row, scale))
+                yield short
+
+    for index, rendered in enumerate(render_each(excerpts(), tokenizer, refused=refused)):
+        number, row, scale = waiting.popleft()
+        if look:
+            look(number, row)
+        error = refused.pop(index, None)
+        if error is not None:
+            measures.refused[number] = error
+        elif scale > 1 and len(rendered.labels) <= max_length:  # it was not that long
+            rendered, scale = render_many([row], tokenizer)[0], 1.0
+        if scale > 1:
+            measures.estimated.add(number)
+        trained = np.flatnonzero(np.array(rendered.labels, dtype=np.int64) != IGNORED)
+        has_any = len(trained) > 0
+        length = int(len(rendered.labels) * scale)
+        columns["numbers"].append(number)
+        columns["lengths"].append(length)
+        columns["answer_starts"].append(int(trained[0]) if has_any else NEVER)
+        columns["answer_ends"].append(length if scale > 1 else int(trained[-1]) + 1 if has_any else 0)
+        columns["trained"].append(int(len(trained) * scale))
+        columns["trained_kept"].append(int(np.searchsorted(trained, max_length)))
+        columns["stops"].append(int(rendered.stop_trained))
+        if rendered.left_out:
+            measures.left_out.add(number)
+        if rendered.special_in_content:
+            measures.special[number] = rendered.special_in_content
+        if on_progress and index % TOLD == 0:
+            on_progress(index / max(1, total))
     for name, column in columns.items():
         setattr(measures, name, np.frombuffer(column, dtype=np.int64))
     measures.stops = measures.stops.astype(bool)
@@ -133,21 +141,6 @@ def excerpt(row: dict[str, Any], max_length: int) -> tuple[dict[str, Any], float
     if kept[-1]["role"] != "assistant":  # conversations end with an answer; this one begins beyond max_length
         kept.append({"role": "assistant", "content": "…"})
     return row | {"messages": kept}, size / taken
-
-
-def _chunks(rows: Rows) -> Iterator[tuple[list[int], list[dict[str, Any]]]]:
-    numbers: list[int] = []
-    chunk: list[dict[str, Any]] = []
-    size = 0
-    for number, row in zip(rows.numbers.tolist(), rows, strict=True):
-        numbers.append(number)
-        chunk.append(row)
-        size += rows.size(number)
-        if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
-            yield numbers, chunk
-            numbers, chunk, size = [], [], 0
-    if chunk:
-        yield numbers, chunk
 
 
 def without_misfits(

@@ -15,7 +15,7 @@ from ..recipe import Recipe
 from .columns import SHAPES
 from .duplicates import Keys, groups, near_pairs, repeats
 from .findings import Finding, Place
-from .hubdata import choices, revisions
+from .hubdata import choices
 from .intake import Intake, Places, take_in
 from .labels import LabelTable, find_labels, one_spelling, unseen_labels
 from .leaks import duplicate_findings, later_of, leak_findings, shared_with_train, with_split
@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     from ..render import ChatTokenizer
     from .measure import Measures
 
-__all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "revisions", "save_pasted",
+__all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "save_pasted",
            "write_csv", "write_rows", "write_splits"]  # fmt: skip
 
 OnProgress = Callable[[float | None, str], None]
 MAX_NEAR_ROWS = 2_000_000  # beyond this near duplicates are not looked for
+NEAR_NOT_SOUGHT = Finding(
+    "near-duplicates-not-sought",
+    "note",
+    f"With more than {MAX_NEAR_ROWS:,} rows only exact repeats are looked for, not rows that are nearly the same.",
+    fix="Set max_rows to look at fewer rows.",
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) 
     pairs = np.empty((0, 2), dtype=np.int64)
     if 2 <= len(keys) <= MAX_NEAR_ROWS:
         pairs = near_pairs(rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
+    elif len(keys) > MAX_NEAR_ROWS:
+        findings.append(NEAR_NOT_SOUGHT)
     near = later_of(pairs, in_split, len(keys))
     shared = shared_with_train(keys, intake.splits, pairs)
     findings += duplicate_findings(intake, again, near, in_split, recipe) + leak_findings(intake, shared, recipe)

@@ -222,7 +222,8 @@ def _singular(says: str) -> str:
     >>> _singular("1 row have no answer: row 3.")
     '1 row has no answer: row 3.'
     """
-    for many, one in (("row have ", "row has "), ("row hold ", "row holds "), ("row end ", "row ends ")):
+    verbs = ("have", "has"), ("of the table have", "of the table has"), ("hold", "holds"), ("end", "ends")
+    for many, one in ((f"row {many} ", f"row {one} ") for many, one in verbs):
         if says.startswith("1 " + many):
             return "1 " + one + says[len("1 " + many) :]
     return says

@@ -33,6 +33,7 @@ class Converted:
     problem: str = ""
     detail: str = ""
     notes: tuple[tuple[str, str], ...] = ()  # (code, detail)
+    repairs: tuple[str, ...] = ()  # of recipe.fixes, those that changed this row
 
 
 class Refused(Exception):
@@ -50,6 +51,7 @@ class Converter:
 
     recipe: Recipe
     notes: list[tuple[str, str]] = field(default_factory=list)
+    repairs: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         fixes = self.recipe.fixes
@@ -58,6 +60,8 @@ class Converter:
 
     def convert(self, raw: Mapping[str, Any], mapping: ColumnMap) -> Converted:
         self.notes = []
+        if self.repairs:
+            self.repairs = set()
         try:
             row = self._convert(raw, mapping)
         except Refused as refused:
@@ -65,7 +69,7 @@ class Converter:
         for key in ("id", "language"):
             if isinstance(raw.get(key), str | int) and not isinstance(raw.get(key), bool):
                 row[key] = raw[key]
-        return Converted(row, notes=tuple(self.notes))
+        return Converted(row, notes=tuple(self.notes), repairs=tuple(sorted(self.repairs)))
 
     def _convert(self, raw: Mapping[str, Any], mapping: ColumnMap) -> dict[str, Any]:
         roles = mapping.roles
@@ -131,6 +135,7 @@ class Converter:
         if isinstance(value, str):
             return value
         if isinstance(value, list) and self.as_text and all(isinstance(item, str) for item in value):
+            self.repairs.add("numbers-to-text")
             return "\n".join(value)
         if value is None:
             return ""
@@ -185,8 +190,10 @@ class Converter:
         if isinstance(content, list) and content and all(isinstance(part, Mapping) for part in content):
             return self._joined(content)
         if self.as_text and isinstance(content, bool | int | float):
+            self.repairs.add("numbers-to-text")
             return _number(content)
         if self.as_text and isinstance(content, list) and all(isinstance(item, str) for item in content):
+            self.repairs.add("numbers-to-text")
             return "\n".join(content)
         raise Refused("not-text", f"content of {role} is {_kind(content)}")
 
@@ -219,6 +226,7 @@ class Converter:
         pairs = list(itertools.pairwise(messages))
         if any(first["role"] == second["role"] != "tool" for first, second in pairs):
             if self.merge:
+                self.repairs.add("merge-consecutive")
                 return _merged(messages)
             self.notes.append(("consecutive-turns", ""))
         if any(message["role"] == "system" for message in messages[1:]):

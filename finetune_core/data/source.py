@@ -9,9 +9,9 @@ from typing import Any
 
 from ..errors import FinetuneError
 from ..recipe import DATA_DIR, Recipe
-from .hubdata import hub_name, read_hub
+from .hubdata import hub_name, looks_like_file, read_hub
 from .readers import Reading, read_file
-from .unpack import PACKED, SUFFIXES, fingerprint, unpack
+from .unpack import fingerprint, unpack
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_source(
     path = starter if is_starter else Path(name).expanduser()
     if not is_starter and not path.exists():
         known = hub_name(name)
-        if known is None or _looks_like_file(name):
+        if known is None or looks_like_file(name):
             raise _no_such(name)
         facts, readings = read_hub(recipe, known, token, tell)
         return Source(
@@ -92,10 +92,6 @@ def _files(readings: list[Reading]) -> tuple[SourceFile, ...]:
         )
         for reading in readings
     )  # fmt: skip
-
-
-def _looks_like_file(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or "\\" in name or name.casefold().endswith(SUFFIXES + PACKED)
 
 
 def _no_such(name: str) -> FinetuneError:

@@ -116,6 +116,12 @@ class ChatTemplate:
         prompt = self.render(self._question, prompt=True)
         return not self.ignores_prompt and not self._answered[0].startswith(prompt)
 
+    @cached_property
+    def prompt_opens(self) -> str:
+        """What the generation prompt ends with and a plain written answer lacks: `<think>`, or nothing."""
+        prompt = self.render(self._question, prompt=True)
+        return prompt[common(prompt, self._answered[0]) :].strip() if self.prompt_differs else ""
+
     # ---- how an answer ends ----
 
     @cached_property

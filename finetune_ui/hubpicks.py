@@ -1,0 +1,62 @@
+"""What the Hub says can be chosen of a data set, asked in the background: the page never waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from finetune_core import hub
+
+if TYPE_CHECKING:
+    from finetune_core.data.hubdata import HubChoices
+    from finetune_core.recipe import Recipe
+
+PATIENCE = 8.0  # seconds after which the Hub counts as away
+AGAIN = 30.0  # seconds after which it is asked again when it had no answer
+KEPT = 50  # answers remembered
+
+
+def _ask(name: str, config: str | None, revision: str | None) -> HubChoices | None:
+    from finetune_core.data.hubdata import choices
+
+    return choices(name, config, revision) if hub.reachable(1.0) else None
+
+
+class HubPicks:
+    """Answers by data set, subset and version. Silent where there is none."""
+
+    def __init__(self, ask: Callable[..., Any] = _ask):
+        self._ask = ask
+        self._asked: OrderedDict[tuple[Any, ...], tuple[Future[Any], float]] = OrderedDict()
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="hub-picks")
+
+    def of(self, recipe: Recipe) -> tuple[Mapping[str, Sequence[str]], bool]:
+        """(field of the recipe → what it can be, whether an answer is still on its way)."""
+        from finetune_core.data.hubdata import is_on_hub
+
+        name = recipe.dataset_name
+        if not is_on_hub(name):
+            return {}, False
+        key = name, recipe.dataset_config, recipe.dataset_revision
+        future, began = self._asked.get(key, (None, 0.0))
+        waited = time.monotonic() - began
+        if future is None or (waited > AGAIN and _answer(future) is None):
+            future, waited = self._pool.submit(self._ask, *key), 0.0
+            self._asked[key] = future, time.monotonic()
+            while len(self._asked) > KEPT:
+                self._asked.popitem(last=False)
+        answer = _answer(future)
+        if answer is None:
+            return {}, not future.done() and waited < PATIENCE
+        return {
+            "dataset_config": answer.configs,
+            "dataset_train_split": answer.splits,
+            "dataset_revision": answer.revisions,
+        }, False
+
+
+def _answer(future: Future[Any]) -> Any:
+    return future.result() if future.done() and future.exception() is None else None

@@ -1,0 +1,206 @@
+"""The panel Check beyond its first picture: repairs tried out, other ways to read, parts of a set on the Hub."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import gradio as gr
+import pytest
+from conftest import write_jsonl
+from make_bad_inputs import chat, chats
+
+from finetune_core import Recipe
+from finetune_core.data.changes import Change, Difference
+from finetune_core.data.hubdata import HubChoices
+from finetune_core.errors import FinetuneError
+from finetune_ui import (
+    check,
+    choose,
+    form,
+    looking,
+    trials,
+    words_check,
+    words_hub,
+    words_repair,
+    words_source,
+    words_tokens,
+)
+from finetune_ui.hubpicks import HubPicks
+
+
+def said(**data):
+    return gr.EventData(None, data)
+
+
+@pytest.fixture(scope="module")
+def looks():
+    return looking.Looks()
+
+
+@pytest.fixture
+def boxes(tiny_model_dir, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [*chats(40), *chats(9), chat("What is <b>up</b>?", "<i>Sky</i>")])
+    return form.to_boxes(Recipe(model_name_or_path=str(tiny_model_dir), dataset_name=str(path), max_length=128))
+
+
+def seen(looks, boxes):
+    look = looks.ask(form.read(boxes), wait_seconds=60)
+    assert look.seen is not None, look.error
+    return look
+
+
+def tried(looks, boxes, trial):
+    for _ in range(100):
+        shown = trials.show(looks, seen(looks, boxes), trial, "a page")
+        if shown is None or not shown.pending:
+            return shown
+        time.sleep(0.1)
+    raise AssertionError("the trial never ended")
+
+
+def test_a_repair_is_shown_before_it_is_made(looks, boxes):
+    seen(looks, boxes)
+    trial = check.try_out(looks, said(code="duplicates"), None, *boxes)
+    shown = tried(looks, boxes, trial)
+    assert "9 rows would be left out." in shown.html and "<del>" in shown.html and "and 6 more" not in shown.html
+    panel = check.show(seen(looks, boxes), None, 0, "", (), shown)[1]
+    assert shown.html in panel and "Leave repeats out" in panel
+
+
+def test_showing_a_repair_changes_nothing(looks, boxes):
+    before = list(boxes)
+    check.try_out(looks, said(code="duplicates"), None, *boxes)
+    assert boxes == before
+
+
+def test_a_second_click_closes_it(looks, boxes):
+    seen(looks, boxes)
+    trial = check.try_out(looks, said(code="duplicates"), None, *boxes)
+    assert check.try_out(looks, said(code="duplicates"), trial, *boxes) is None
+
+
+def test_a_trial_of_other_rows_is_over(looks, boxes):
+    seen(looks, boxes)
+    trial = check.try_out(looks, said(code="duplicates"), None, *boxes)
+    other = form.to_boxes(form.read(boxes).replace(fixes=["drop-duplicates"]))
+    assert trials.show(looks, seen(looks, other), trial, "a page") is None
+
+
+@pytest.mark.parametrize("code", ["gone", "small-set", ""])
+def test_only_a_finding_with_a_repair_can_be_tried(looks, boxes, code):
+    seen(looks, boxes)
+    assert check.try_out(looks, said(code=code), None, *boxes) is None
+
+
+def test_the_text_of_rows_stays_text_in_a_trial():
+    shown = words_repair.preview(Difference(1, 0, 0, ()), [Change(1, "<script>x</script>", "<b>")])
+    assert "<script>" not in shown and "&lt;script&gt;" in shown and "&lt;b&gt;" in shown
+
+
+def test_a_check_that_the_person_cancelled_is_no_error():
+    said_so = words_check.failed(FinetuneError("The check was cancelled.", "Start it again.", looking.CANCELLED))
+    assert "notice info" in said_so and "Check again" in said_so
+
+
+# --- how it is read ---
+
+
+def test_another_delimiter_is_one_choice_and_can_be_undone(tmp_path):
+    start = form.to_boxes(Recipe(fixes=["drop-duplicates", "delimiter-comma"]))
+    undo, *after = check.set_reading(said(wish="delimiter", text="semicolon"), (), *start)
+    assert form.read(after).fixes == ["drop-duplicates", "delimiter-semicolon"]
+    _, *cleared = check.set_reading(said(wish="delimiter", text=""), (), *after)
+    assert form.read(cleared).fixes == ["drop-duplicates"]
+    assert check.take_back(undo, *after)[1:] == start
+
+
+@pytest.mark.parametrize("click", [{"wish": "delimiter", "text": "x"}, {"wish": "fixes", "text": "drop-leaks"}])
+def test_no_other_repair_can_be_set_from_there(click):
+    start = form.to_boxes(Recipe())
+    assert check.set_reading(said(**click), (), *start) == [(), *start]
+
+
+@pytest.mark.parametrize("wish", words_source.READ)
+def test_every_way_to_read_is_a_repair_that_exists(wish):
+    from finetune_core.data.problems import check_fixes
+
+    for ending in words_source.READ[wish]:
+        check_fixes(Recipe(fixes=[f"{wish}-{ending}"]))
+
+
+# --- lengths ---
+
+
+def test_the_slider_knows_which_rows_lose_their_answer():
+    shown = words_tokens.lengths([10, 20, 30, 40], 25, [5, 5, 28, 90])
+    assert "2 rows cut (50.0%). 1 row loses the whole answer." in shown
+    assert 'data-starts="[[5,2],[28,1]]"' in shown.replace("&quot;", '"')
+
+
+def test_a_million_lengths_are_counted_for_the_slider_in_a_second():
+    began = time.monotonic()
+    shown = words_tokens.lengths([n % 5000 for n in range(1_000_000)], 1024, [n % 700 for n in range(1_000_000)])
+    assert time.monotonic() - began < 4 and len(shown) < 100_000
+
+
+# --- the Hub ---
+
+CHOICES = HubChoices(("small", "large"), ("train", "test"), ("main",))
+
+
+def answered(picks, recipe):
+    for _ in range(100):
+        parts, asking = picks.of(recipe)
+        if not asking:
+            return parts
+        time.sleep(0.02)
+    raise AssertionError("no answer")
+
+
+def test_a_data_set_of_the_hub_offers_its_parts():
+    parts = answered(HubPicks(lambda *_: CHOICES), Recipe(dataset_name="acme/faq"))
+    shown = words_hub.pickers(parts, {"dataset_config": "large", "dataset_train_split": "train"})
+    assert re.findall(r'<option value="(\w*)"( selected)?', shown) == [
+        ("", ""), ("small", ""), ("large", " selected"), ("train", " selected"), ("test", "")
+    ]  # fmt: skip
+    assert "dataset_revision" not in shown  # there is only one
+
+
+def test_a_split_that_is_not_there_says_so():
+    shown = words_hub.pickers({"dataset_train_split": ("train_sft", "test_sft")}, {"dataset_train_split": "train"})
+    assert ">train (not in this data set)<" in shown and ">train_sft<" in shown
+
+
+def test_the_hub_is_asked_once_for_the_same_part():
+    asked = []
+    picks = HubPicks(lambda *key: asked.append(key) or CHOICES)
+    for _ in range(3):
+        answered(picks, Recipe(dataset_name="acme/faq", dataset_config="large"))
+    assert asked == [("acme/faq", "large", None)]
+
+
+def test_a_hub_that_is_away_is_silent():
+    def away(*_):
+        raise OSError("no route")
+
+    assert answered(HubPicks(away), Recipe(dataset_name="acme/faq")) == {}
+    assert words_hub.pickers({}, {}) == ""
+
+
+def test_files_and_starter_data_ask_nobody(tmp_path):
+    picks = HubPicks(lambda *_: pytest.fail("asked"))
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    for name in ("shop-messages", str(tmp_path / "rows.csv")):
+        assert picks.of(Recipe(dataset_name=name)) == ({}, False)
+
+
+def test_another_subset_starts_with_its_own_first_split():
+    start = form.to_boxes(Recipe(dataset_name="acme/faq", dataset_train_split="train_sft"))
+    after = form.read(choose.pick_part(said(field="dataset_config", text="large"), *start))
+    assert (after.dataset_config, after.dataset_train_split) == ("large", "train")
+
+
+def test_no_other_field_can_be_chosen_there():
+    start = form.to_boxes(Recipe())
+    assert choose.pick_part(said(field="model_name_or_path", text="x"), *start) == start
