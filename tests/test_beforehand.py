@@ -141,6 +141,7 @@ def swept_runs(tmp_path_factory, tiny_model_dir):
     return code, json.loads((folder / "job" / "report.json").read_text()), runs_dir
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_the_setting_that_learns(swept_runs):
     code, found, _ = swept_runs
     assert code == 0 and [trial["values"]["learning_rate"] for trial in found["trials"]] == [3e-3, 1e-6]
@@ -148,6 +149,7 @@ def test_a_sweep_finds_the_setting_that_learns(swept_runs):
     assert "where your settings reach" in found["sentence"]
 
 
+@pytest.mark.slow
 def test_every_trial_is_an_ordinary_run_with_the_recipe_to_copy_and_only_the_best_saw_the_test_rows(swept_runs):
     _, found, runs_dir = swept_runs
     runs = {run.id: run for run in list_runs(runs_dir)}
@@ -158,6 +160,7 @@ def test_every_trial_is_an_ordinary_run_with_the_recipe_to_copy_and_only_the_bes
     assert found["proved"] == best.report()["verdict"]["sentence"]
 
 
+@pytest.mark.slow
 def test_the_trials_look_at_the_validation_rows_at_the_same_steps(swept_runs):
     from finetune_core.progress import summarize
 
@@ -197,6 +200,7 @@ class Told:
         return len(self.reports) >= self.prune_after
 
 
+@pytest.mark.slow
 def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, runs_dir):
     from finetune_core.sweep import _try
 

@@ -13,6 +13,8 @@ from conftest import chat_rows, write_jsonl
 from hub_double import ALICE, ALICE_READS, BOB, CAROL, HubDouble
 from tuned import make_tuned_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

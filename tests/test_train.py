@@ -227,6 +227,7 @@ def test_a_loss_that_is_no_number_ends_with_advice(recipe, runs_dir, tiny_model_
 # --- processes ---
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_interrupted_and_goes_on(slow, runs_dir):
     run = create_run(slow, runs_dir)
     launch.start(run)
@@ -244,6 +245,7 @@ def test_a_killed_run_is_interrupted_and_goes_on(slow, runs_dir):
     assert run.has_result()
 
 
+@pytest.mark.slow
 def test_a_second_start_starts_nothing(slow, runs_dir):
     run = create_run(slow, runs_dir)
     launch.start(run)
@@ -254,6 +256,7 @@ def test_a_second_start_starts_nothing(slow, runs_dir):
     assert run.status() == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_its_turn(recipe, runs_dir):
     from filelock import FileLock
 
@@ -276,6 +279,7 @@ def test_a_waiting_run_can_be_stopped(recipe, runs_dir):
         wait_for(lambda: run.status() == "stopped")
 
 
+@pytest.mark.slow
 def test_discard_ends_the_worker_and_leaves_nothing(slow, runs_dir):
     run = create_run(slow, runs_dir)
     launch.start(run)
@@ -286,6 +290,7 @@ def test_discard_ends_the_worker_and_leaves_nothing(slow, runs_dir):
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
 
 
+@pytest.mark.slow
 def test_the_token_is_nowhere_in_the_run(recipe, runs_dir):
     token = "hf_" + "Zq9" * 11
     run = create_run(recipe, runs_dir)
@@ -311,6 +316,7 @@ def command(*arguments, runs_dir, **env):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_train_on_the_command_line_speaks_json_lines(recipe, runs_dir, tmp_path):
     recipe.save(tmp_path / "recipe.yaml")
     done = command("train", str(tmp_path / "recipe.yaml"), "max_steps=3", "--json", runs_dir=runs_dir)
