@@ -131,6 +131,7 @@ def build(page: Page) -> Talk:
         [turns, chat, box, problem, row, system, length, left, right],
         **quick,
     )
+    page.step.change(partial(opened, page.runs_dir), [page.held, page.step, left, right], [left, right], **quick)
     outputs = (heads, composer, settings, chips, left, right, presence, awake)
     return Talk(panel=panel, outputs=outputs, take_row=take, taken=(box, system, row))
 
@@ -170,6 +171,20 @@ def _heads(names: list[str], base: str) -> tuple[Any, Any]:
     """Base on the left, on the right the best that there is of what was tuned."""
     choices = words_talk.model_choices(names, base)
     return gr.update(choices=choices, value="base"), gr.update(choices=choices, value=names[min(1, len(names) - 1)])
+
+
+def opened(runs_dir: Path, run_id: str, step: str, left: str, right: str) -> tuple[Any, Any]:
+    """Chat was opened: a page that watched the training knew only the base model when it came."""
+    try:
+        if step != "chat":
+            return gr.skip(), gr.skip()
+        run = held_run(runs_dir, run_id)
+    except FinetuneError:
+        return gr.skip(), gr.skip()
+    names = serving.models(run)
+    if left in names and right in names and left != right:
+        return gr.skip(), gr.skip()
+    return _heads(names, run.recipe.model_name_or_path)
 
 
 def idle_box(value: Any = None) -> Any:

@@ -339,3 +339,15 @@ def test_the_openai_lines_on_the_share_page_run_as_they_are(url, capsys):
     exec(compile(words_share.python_lines(url, "hello?", "Sort."), "lines", "exec"), {})
     assert capsys.readouterr().out.strip() == '{"a": 1}'
     assert Double.asked[0]["messages"][0] == {"role": "system", "content": "Sort."}
+
+
+def test_a_page_that_watched_the_training_puts_the_tuned_model_beside_the_base(run, runs_dir):
+    left, right = talk.opened(runs_dir, run.id, "chat", "base", "base")  # all that there was when the page came
+    assert (left["value"], right["value"]) == ("base", serving.models(run)[1])
+
+
+@pytest.mark.parametrize(("step", "left", "right"), [("train", "base", "base"), ("chat", "tuned", "base")])
+def test_opening_the_chat_keeps_two_models_that_were_chosen(run, runs_dir, step, left, right):
+    import gradio as gr
+
+    assert talk.opened(runs_dir, run.id, step, left, right) == (gr.skip(), gr.skip())
