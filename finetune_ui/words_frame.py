@@ -125,7 +125,7 @@ def _rail_item(run: RailRun, current: bool) -> str:
     return (
         f'<li><a class="rail-run" href="?run={esc(run.id)}" data-run="{esc(run.id)}"{mark}>'
         f'<i class="dot {STATUS_TONES.get(run.status, "idle")}" title="{esc(status_word(run.status))}"></i>'
-        f'<span class="rail-name">{esc(run.title)}</span>{charts.sparkline(run.loss[-60:])}'
+        f'<span class="rail-name">{esc(run.title)}</span>{charts.sparkline(run.loss[:: max(1, len(run.loss) // 60)])}'
         f'<span class="rail-under"><span class="visually-hidden">{esc(status_word(run.status))}, </span>'
         f"{verdict}{esc(run.under)}</span></a></li>"
     )

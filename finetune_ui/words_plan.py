@@ -81,16 +81,16 @@ def hardware(offers: Sequence[Any]) -> str:
     priced = sorted((offer for offer in fitting if offer.dollars is not None), key=lambda offer: offer.dollars)
     if priced:
         best = priced[0]
-        head = f"On a GPU: {article(best.name)} takes about {duration(best.seconds)}, {money(best.dollars)}"
+        head = f"On a GPU: {article(best.name)} takes {minutes(best.seconds)}, {money(best.dollars)}"
     else:
         head = "On a GPU: none of the usual ones has the memory" if not fitting else "On other hardware"
     rows = "".join(
-        f'<tr class="{esc(offer.fits)}"><th scope="row">{esc(offer.name)}</th>'
+        f'<tr class="offer {"tight" if offer.fits == "tight" else ""}"><th scope="row">{esc(offer.name)}</th>'
         f"<td>{gib(offer.needs_gb)} of {gib(offer.usable_gb)}</td>"
         + (
             '<td colspan="2">does not fit</td>'
             if offer.fits == "no"
-            else f"<td>{duration(offer.seconds)}</td><td>{'' if offer.dollars is None else money(offer.dollars)}</td>"
+            else f"<td>{minutes(offer.seconds)}</td><td>{'' if offer.dollars is None else money(offer.dollars)}</td>"
         )
         + "</tr>"
         for offer in offers
@@ -101,6 +101,15 @@ def hardware(offers: Sequence[Any]) -> str:
         f"{rows}</tbody></table><p class=sub>Estimated from data sheets, not measured: the time may be off by half. "
         "Prices are Hugging Face&#39;s by the hour, of the training alone.</p></details>"
     )
+
+
+def minutes(seconds: float) -> str:
+    """A training's time on a rented machine, where seconds say nothing beside its start.
+
+    >>> minutes(3), minutes(600)
+    ('under a minute', 'about 10 minutes')
+    """
+    return "under a minute" if seconds < 60 else f"about {duration(seconds)}"
 
 
 def article(name: str) -> str:
