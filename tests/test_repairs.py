@@ -164,7 +164,11 @@ def test_ctrl_c_ends_a_check_on_the_command_line(tmp_path, tiny_model_dir):
         f"model_name_or_path: {tiny_model_dir}\ndataset_name: {tmp_path / 'many.jsonl'}\n"
     )
     line = [sys.executable, "-m", "finetune_core", "check", str(tmp_path / "recipe.yaml"), "--json"]
-    work = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    work = subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # a shell that runs the tests in the background has them ignore Ctrl-C, and a child inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     shown = b""
     while b"%" not in shown:
         shown += work.stderr.read1()
