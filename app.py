@@ -47,7 +47,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
                     beforehand.build(page, looks, chosen.boxes)
                 watched, proved, talked, shared = (panel.build(page) for panel in (watch, prove, talk, share))
                 begun = begin.build(page)
-        clock = gr.Timer(1.0)
+        clock = gr.Timer(2.0)  # a redraw takes the browser time, which a training on this machine needs
         polling = gr.Timer(0.5, active=False)  # while rows are being read
 
         # everything that a held run shows
