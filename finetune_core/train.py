@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -86,8 +83,6 @@ def train(
 def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, dict[str, Any]]:
     recipe = run.recipe
     tell("stage", name="fetching")
-    libraries = threading.Thread(target=_load_libraries, daemon=True)
-    libraries.start()
     from .model import fetch_model
 
     folder = fetch_model(
@@ -103,7 +98,6 @@ def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, d
     train_rows, validation_rows = _rows(run, recipe, tokenizer, token, tell)
 
     tell("stage", name="loading the model")
-    libraries.join()
     from .trainer import encode
 
     sets = (
@@ -130,13 +124,6 @@ def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, d
         tell("stage", name="evaluating")
         evaluate(run, tell=tell, asked=Asked(quick=True))
     return outcome, facts
-
-
-def _load_libraries() -> None:
-    """torch, transformers and TRL take one core for seconds; the rows are read meanwhile. Errors come up again where
-    they are used."""
-    with contextlib.suppress(Exception):
-        importlib.import_module(".trainer", __package__)
 
 
 def _rows(
