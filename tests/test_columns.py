@@ -1,0 +1,64 @@
+"""Which column is the question and which the answer: known by name, proposed, or said by the person."""
+
+from __future__ import annotations
+
+import pytest
+from make_bad_inputs import lines, sentence
+from prepared_rows import PAIRS, prepared_from, said
+
+from finetune_core.data import columns, readiness
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"my_question": "a", "final_answer": "b"},  # a part of a name is no name
+        {"questions": "a", "answers": "b"},
+        {"context_text": "a", "label_id": "b"},
+        {"prompt": "a", "question": "b", "answer": "c"},  # two could be the prompt
+    ],
+)
+def test_columns_are_known_by_their_whole_name_only(row):
+    assert columns.recognise(row) is None
+
+
+def test_a_proposal_names_only_real_columns():
+    rows = [{"body": sentence(i), "n": i, "kind": "ab"[i % 2]} for i in range(50)]
+    proposal = columns.propose(rows)
+    assert dict(proposal.roles) == {"prompt": "body", "completion": "kind"}
+
+
+def test_a_proposal_is_not_taken_for_granted(tmp_path):
+    (tmp_path / "x.csv").write_text("body,verdict\n" + "".join(f"{sentence(i)},{'ab'[i % 2]}\n" for i in range(40)))
+    prepared = prepared_from(tmp_path / "x.csv")
+    finding = next(finding for finding in prepared.findings if finding.code == "columns-guessed")
+    assert finding.suggestion.changes == {"columns": {"prompt": "body", "completion": "verdict"}}
+    assert readiness(prepared)["sft"][0] == "needs-mapping"
+    agreed = prepared_from(tmp_path / "x.csv", **finding.suggestion.changes)
+    assert agreed.findings == ()
+    assert readiness(agreed)["sft"][0] == "ready"
+
+
+def test_columns_of_the_recipe_go_first(tmp_path):
+    rows = [{"prompt": "a", "completion": "b", "extra": f"{sentence(i)}"} for i in range(5)]
+    (tmp_path / "x.jsonl").write_text(lines(rows))
+    prepared = prepared_from(tmp_path / "x.jsonl", columns={"prompt": "extra"})
+    assert said(prepared.train[0]) == [("user", rows[0]["extra"]), ("assistant", "b")]
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    (tmp_path / "x.jsonl").write_text(lines(PAIRS))
+    finding = prepared_from(tmp_path / "x.jsonl", columns={"completion": "reply"}).findings[0]
+    assert (finding.code, finding.level) == ("no-such-column", "error")
+    assert "'reply'" in finding.says and "question, answer" in finding.says
+
+
+def test_a_template_makes_the_prompt(tmp_path):
+    (tmp_path / "x.jsonl").write_text(lines([{"word": "cat", "target": "kat", "language": "Dutch"}]))
+    prepared = prepared_from(tmp_path / "x.jsonl", template="Say {word} in {language}: {{x}}")
+    assert said(prepared.train[0])[0] == ("user", "Say cat in Dutch: {{x}}")
+
+
+def test_a_template_with_an_unknown_column_is_an_error(tmp_path):
+    (tmp_path / "x.jsonl").write_text(lines([{"word": "cat", "target": "kat"}]))
+    assert prepared_from(tmp_path / "x.jsonl", template="{wrod}").findings[0].code == "no-such-column"
