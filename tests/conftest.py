@@ -11,6 +11,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import functools
 import json
 from pathlib import Path
 
@@ -105,3 +106,28 @@ def chat_rows(n: int = 40) -> list[dict]:
         }
         for i in range(n)
     ]
+
+
+# --- rendering ---
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model_dir):
+    from finetune_core.render import load_tokenizer
+
+    return load_tokenizer(tiny_model_dir)
+
+
+@pytest.fixture(scope="session")
+def wide_dir(tmp_path_factory) -> Path:
+    from trl_templates import save_wide_tokenizer
+
+    return save_wide_tokenizer(tmp_path_factory.mktemp("wide"))
+
+
+@pytest.fixture(scope="session")
+def ours(wide_dir):
+    """`ours(name)`: the wide tokenizer with one of TRL's templates, as load_tokenizer reads it."""
+    from trl_templates import load_with_template
+
+    return functools.cache(lambda name: load_with_template(wide_dir, name))
