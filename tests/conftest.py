@@ -131,3 +131,32 @@ def ours(wide_dir):
     from trl_templates import load_with_template
 
     return functools.cache(lambda name: load_with_template(wide_dir, name))
+
+
+# --- a run and its models ---
+
+
+@pytest.fixture
+def recipe(tiny_model_dir, tmp_path):
+    """40 rows, 8 steps, no proof: a second of training."""
+    from finetune_core.recipe import Recipe
+
+    data = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
+    return Recipe(
+        model_name_or_path=str(tiny_model_dir), dataset_name=str(data), max_steps=8, evaluate=False,
+        logging_steps=1, eval_steps=4, save_steps=2, learning_rate=1e-2, packing=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory, tiny_model_dir):
+    from tuned import make_tuned_run
+
+    return make_tuned_run(tmp_path_factory.mktemp("runs"), tiny_model_dir)
+
+
+@pytest.fixture(scope="session")
+def tuned_chatter(tuned_run):
+    from tuned import float32
+
+    return float32(tuned_run)

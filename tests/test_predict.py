@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from test_model import float32
-from tuned import make_tuned_run
+from tuned import float32, make_tuned_run
 
 from finetune_core.errors import FinetuneError
 from finetune_core.predict import predict, predict_file

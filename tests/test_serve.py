@@ -11,8 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_model import float32
-from tuned import make_tuned_run
+from tuned import float32, make_tuned_run
 
 from finetune_core import launch
 from finetune_core.answers import protocol

@@ -3,8 +3,21 @@
 import json
 from pathlib import Path
 
+import pytest
+from conftest import write_jsonl
+
+from finetune_core import model
 from finetune_core.recipe import Recipe
+from finetune_core.render import render_prompt
 from finetune_core.run import Run
+
+QUESTIONS = [
+    "my kettle is broken",
+    "order 7: what is the capital of France? " * 3,
+    "lamp",
+    "Sort this shop message: een kat zat op de mat",
+    "Sort this shop message: een kat zat op de stoel en ik wil mijn geld terug",
+]
 
 
 def make_tuned_run(runs_dir: Path, model_dir: Path, *, method: str = "lora", result: bool = True, **values) -> Run:
@@ -35,3 +48,25 @@ def save_weights(folder: Path, model_dir: Path, method: str, seed: int, strength
                 weight += (0.1 if method == "full" else strength) * torch.randn_like(weight)
     model.save_pretrained(folder)
     save_tokenizer(load_tokenizer(model_dir), model_dir, folder)
+
+
+def lay_rows(run: Run, train=(), validation=(), test=()) -> None:
+    """The prepared rows of a run, as training would have left them."""
+    for name, rows in (("train", train), ("validation", validation), ("test", test)):
+        write_jsonl(run.path / "data" / f"{name}.jsonl", list(rows))
+
+
+def float32(run: Run):
+    """A chatter, whatever this machine is good at: only float32 gives the same tokens in every batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "chat_dtype", lambda trained: "float32")
+        patch.setattr(model, "best_device", lambda: "cpu")
+        return model.load_for_chat(run)
+
+
+def prompts(chatter, questions=QUESTIONS) -> list[list[int]]:
+    return [render_prompt([{"role": "user", "content": question}], chatter.tokenizer) for question in questions]
+
+
+def ids(answers) -> list[list[int]]:
+    return [answer.token_ids for answer in answers]
