@@ -1,0 +1,57 @@
+"""The command line: JSON lines for programs, and what cannot work refused within seconds."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(*arguments, runs_dir, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_core", *arguments, "--runs-dir", str(runs_dir)],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | env, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_train_on_the_command_line_speaks_json_lines(recipe, runs_dir, tmp_path):
+    recipe.save(tmp_path / "recipe.yaml")
+    done = command("train", str(tmp_path / "recipe.yaml"), "max_steps=3", "--json", runs_dir=runs_dir)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[0]["kind"] == "start"
+    assert lines[-1]["kind"] == "done" and lines[-1]["outcome"] == "finished"
+    listed = json.loads(command("runs", "--json", runs_dir=runs_dir).stdout)
+    assert listed[0]["id"] == lines[-1]["run"] and listed[0]["status"] == "finished" and listed[0]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"model_name_or_path": "nobody/no-such-model"}, "hub-away"),
+        ({"model_name_or_path": "./no/such/folder"}, "not-found"),
+        ({"dataset_name": "./nothing.jsonl"}, None),
+        ({"method": "qlora"}, "no-gpu"),
+    ],
+)
+def test_what_cannot_work_is_refused_within_seconds_and_makes_no_run(recipe, runs_dir, tmp_path, change, code):
+    recipe.replace(**change).save(tmp_path / "recipe.yaml")
+    began = time.monotonic()
+    refused = command("train", str(tmp_path / "recipe.yaml"), "--json", runs_dir=runs_dir)
+    assert refused.returncode == 1
+    assert time.monotonic() - began < 15  # the process itself takes seconds on a busy machine
+    error = json.loads(refused.stdout)["error"]
+    assert error["problem"] and error["fix"]
+    assert code is None or error["code"] == code
+    assert "Traceback" not in refused.stderr
+    assert not list(runs_dir.glob("*/recipe.yaml"))
+
+
+def test_a_wrong_verb_is_a_usage_error(runs_dir):
+    assert command("fly", runs_dir=runs_dir).returncode == 2

@@ -1,0 +1,113 @@
+"""Workers in processes of their own: killed, stopped, waiting, discarded; the diary tells, and the token is nowhere."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_core import launch
+from finetune_core.preflight import create_run
+from finetune_core.progress import summarize
+
+
+@pytest.fixture
+def slow(recipe):
+    """Long enough to be interrupted."""
+    return recipe.replace(max_steps=2000, eval_steps=500, save_steps=5)
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def worker_pid(run):
+    return [event.data["pid"] for event in run.events() if event.kind == "start"][-1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_interrupted_and_goes_on(slow, runs_dir):
+    run = create_run(slow, runs_dir)
+    launch.start(run)
+    wait_for(lambda: len(run.checkpoints()) >= 2)
+    os.kill(worker_pid(run), signal.SIGKILL)
+    wait_for(lambda: not run.is_alive())
+    assert run.status() == "interrupted"
+    saved = int(run.checkpoints()[-1].name.rpartition("-")[2])
+    launch.start(run)
+    wait_for(lambda: summarize(run.events()).workers == 2 and summarize(run.events()).step > saved)
+    launch.stop(run)
+    wait_for(lambda: run.status() == "stopped")
+    progress = summarize(run.events())
+    assert [step for step, _ in progress.loss] == list(range(1, progress.step + 1))  # no gap, no step twice
+    assert run.has_result()
+
+
+@pytest.mark.slow
+def test_a_second_start_starts_nothing(slow, runs_dir):
+    run = create_run(slow, runs_dir)
+    launch.start(run)
+    launch.start(run)
+    wait_for(lambda: summarize(run.events()).step >= 1)
+    launch.kill(run)
+    assert [event.kind for event in run.events()].count("start") == 1
+    assert run.status() == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_second_run_waits_for_its_turn(recipe, runs_dir):
+    from filelock import FileLock
+
+    run = create_run(recipe, runs_dir)
+    with FileLock(runs_dir / ".gpu.lock"):
+        launch.start(run)
+        wait_for(lambda: summarize(run.events()).stage == "waiting for its turn")
+        assert run.status() == "running"
+    wait_for(lambda: run.status() == "finished")
+
+
+def test_a_waiting_run_can_be_stopped(recipe, runs_dir):
+    from filelock import FileLock
+
+    run = create_run(recipe, runs_dir)
+    with FileLock(runs_dir / ".gpu.lock"):
+        launch.start(run)
+        wait_for(lambda: summarize(run.events()).stage == "waiting for its turn")
+        launch.stop(run)
+        wait_for(lambda: run.status() == "stopped")
+
+
+@pytest.mark.slow
+def test_discard_ends_the_worker_and_leaves_nothing(slow, runs_dir):
+    run = create_run(slow, runs_dir)
+    launch.start(run)
+    wait_for(lambda: summarize(run.events()).step >= 1)
+    pid = worker_pid(run)
+    launch.discard(run)
+    assert not run.path.exists()
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+@pytest.mark.slow
+def test_the_token_is_nowhere_in_the_run(recipe, runs_dir):
+    token = "hf_" + "Zq9" * 11
+    run = create_run(recipe, runs_dir)
+    launch.start(run, token=token)
+    wait_for(lambda: run.status() == "finished")
+    for path in run.path.rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes(), path
+
+
+def test_a_failure_is_told_in_the_diary_and_the_traceback_stays_in_the_log(recipe, runs_dir):
+    run = create_run(recipe, runs_dir)
+    Path(recipe.dataset_name).unlink()
+    launch.start(run)
+    wait_for(lambda: run.status() == "failed")
+    error = summarize(run.events()).error
+    assert error["problem"] and error["fix"] and "Traceback" not in error["problem"]

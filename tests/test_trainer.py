@@ -1,0 +1,78 @@
+"""TRL's trainer as it is set up: it reads what was rendered, and a dry run leaves no trace."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import chat_rows
+
+
+def token_view(row, tokenizer) -> list[tuple[int, bool]]:
+    """(id, whether it is shown as trained) of each token that the page draws for a row."""
+    from finetune_core.render import render
+    from finetune_ui.words_tokens import tokens
+
+    drawn = tokens(render(row, tokenizer, 512).pieces(), 0, 1)
+    spans = re.findall(r'<span class="t (\w+)[^"]*" title="[^"]*id (\d+)">', drawn)
+    return [(int(id), kind == "trained") for kind, id in spans]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
+    """The first batch of TRL's own loader holds the ids and labels of the rendered rows, as the page shows them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTTrainer
+
+    from finetune_core.render import load_tokenizer, render
+    from finetune_core.trainer import encode, sft_config
+
+    rows = chat_rows(16)
+    folder = recipe.model_name_or_path
+    tokenizer = load_tokenizer(Path(folder))
+    resolved = recipe.replace(
+        dtype="float32", packing=packing, packing_length=128 if packing else None, gradient_checkpointing=False,
+        per_device_train_batch_size=1 if packing else 4,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False),
+        args=sft_config(resolved, tmp_path / "out", True, False),
+        train_dataset=encode(rows, tokenizer, 512),
+        processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = {tuple(r.input_ids): r.labels for r in (render(row, tokenizer) for row in rows)}
+    shown = {ids: token_view(row, tokenizer) for ids, row in zip(expected, rows, strict=True)}
+    found = 0
+    for ids, labels, positions in zip(
+        batch["input_ids"].tolist(), batch["labels"].tolist(),
+        (batch["position_ids"] if packing else batch["attention_mask"].cumsum(1) - 1).tolist(), strict=True,
+    ):  # fmt: skip
+        starts = [i for i, position in enumerate(positions) if position == 0]
+        for begin, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            length = max(positions[begin:end]) + 1
+            row = tuple(ids[begin : begin + length])
+            assert row in expected
+            assert labels[begin : begin + length] == expected[row]
+            trained = [label != -100 for label in labels[begin : begin + length]]
+            assert shown[row] == list(zip(row, trained, strict=True))
+            found += 1
+    assert found >= 4
+
+
+def test_a_dry_run_leaves_the_trainer_as_it_was(recipe, tiny_model_dir, tmp_path):
+    import torch
+
+    from finetune_core.machine import this_machine
+    from finetune_core.preflight import look
+    from finetune_core.render import load_tokenizer
+    from finetune_core.trainer import build_trainer, dry_run, encode
+
+    resolved = look(recipe).plan.recipe
+    rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128)
+    trainer = build_trainer(resolved, tiny_model_dir, tmp_path / "out", (rows, None), [], this_machine())
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    random = torch.get_rng_state()
+    dry_run(trainer)
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    assert all(weight.grad is None for weight in trainer.model.parameters())
+    assert torch.equal(random, torch.get_rng_state()) and not trainer._metrics["train"]
