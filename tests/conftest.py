@@ -160,3 +160,41 @@ def tuned_chatter(tuned_run):
     from tuned import float32
 
     return float32(tuned_run)
+
+
+# --- a proof ---
+
+
+@pytest.fixture(scope="session")
+def proof_run(tmp_path_factory, tiny_model_dir):
+    """A tuned run with 28 rows to learn from and 12 to prove it on."""
+    from tuned import lay_rows, make_tuned_run
+
+    run = make_tuned_run(tmp_path_factory.mktemp("runs"), tiny_model_dir, max_new_tokens=12)
+    lay_rows(run, chat_rows(40)[:28], (), chat_rows(40)[28:])
+    return run
+
+
+@pytest.fixture(scope="session")
+def proof_chatter(proof_run):
+    from finetune_core.answers.chatter import AdapterModels, Chatter
+    from finetune_core.model import load_base
+    from finetune_core.render import load_tokenizer
+
+    base = load_base(Path(proof_run.recipe.model_name_or_path), dtype="float32", device="cpu")
+    models = AdapterModels(base, {"tuned": proof_run.result_dir})
+    return Chatter(models, load_tokenizer(proof_run.result_dir), ["tuned", "base"])
+
+
+@pytest.fixture(scope="session")
+def proof_told():
+    """What a proof told while it was made: (kind, data)."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def proof_report(proof_run, proof_chatter, proof_told):
+    """The whole proof; whoever makes another one of this run writes this report back."""
+    from finetune_core.evaluate import evaluate
+
+    return evaluate(proof_run, proof_chatter, lambda kind, **data: proof_told.append((kind, data)))
