@@ -198,3 +198,35 @@ def proof_report(proof_run, proof_chatter, proof_told):
     from finetune_core.evaluate import evaluate
 
     return evaluate(proof_run, proof_chatter, lambda kind, **data: proof_told.append((kind, data)))
+
+
+# --- the page ---
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("data") / "tickets.jsonl", chat_rows(48))
+
+
+@pytest.fixture(scope="module")
+def looks():
+    """Looks at rows, as one page keeps them."""
+    from finetune_ui.looking import Looks
+
+    return Looks()
+
+
+@pytest.fixture
+def tiny_boxes(tiny_model_dir, tiny_data):
+    """The boxes of the page, filled in for the tiny model and tiny_data."""
+    from page_helpers import boxes_of
+
+    return boxes_of(model_name_or_path=str(tiny_model_dir), dataset_name=str(tiny_data), max_length=128)
+
+
+@pytest.fixture
+def seen(looks, tiny_boxes):
+    """What a look at tiny_boxes shows."""
+    from finetune_ui import form
+
+    return looks.ask(form.read(tiny_boxes), wait_seconds=30)

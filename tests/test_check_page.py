@@ -1,19 +1,23 @@
-"""The panel Check beyond its first picture: repairs tried out, other ways to read, parts of a set on the Hub."""
+"""The panel Check: tokens and lengths, repairs tried and made, other ways to read, parts of a set on the Hub."""
 
 from __future__ import annotations
 
 import re
 import time
+import zipfile
+from dataclasses import replace
 
-import gradio as gr
 import pytest
 from conftest import write_jsonl
 from make_bad_inputs import chat, chats
+from page_helpers import boxes_of, said
 
 from finetune_core import Recipe
 from finetune_core.data.changes import Change, Difference
+from finetune_core.data.findings import Finding
 from finetune_core.data.hubdata import HubChoices
 from finetune_core.errors import FinetuneError
+from finetune_core.recipe import Suggestion
 from finetune_ui import (
     check,
     choose,
@@ -29,22 +33,13 @@ from finetune_ui import (
 from finetune_ui.hubpicks import HubPicks
 
 
-def said(**data):
-    return gr.EventData(None, data)
-
-
-@pytest.fixture(scope="module")
-def looks():
-    return looking.Looks()
-
-
 @pytest.fixture
 def boxes(tiny_model_dir, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [*chats(40), *chats(9), chat("What is <b>up</b>?", "<i>Sky</i>")])
     return form.to_boxes(Recipe(model_name_or_path=str(tiny_model_dir), dataset_name=str(path), max_length=128))
 
 
-def seen(looks, boxes):
+def look_at(looks, boxes):
     look = looks.ask(form.read(boxes), wait_seconds=60)
     assert look.seen is not None, look.error
     return look
@@ -52,19 +47,45 @@ def seen(looks, boxes):
 
 def tried(looks, boxes, trial):
     for _ in range(100):
-        shown = trials.show(looks, seen(looks, boxes), trial, "a page")
+        shown = trials.show(looks, look_at(looks, boxes), trial, "a page")
         if shown is None or not shown.pending:
             return shown
         time.sleep(0.1)
     raise AssertionError("the trial never ended")
 
 
+def test_the_token_view_shows_what_is_trained_and_the_stop_token(seen):
+    shown = check.token_view(seen.seen, 0)
+    assert 't trained"' in shown and "stop" in shown and "learns when to stop" in shown
+
+
+def test_the_arrows_of_the_token_view_end_at_the_last_row(seen):
+    rows = sum(len(part) for part in seen.seen.prepared.splits().values())
+    assert f"Row {rows} of {rows}" in check.token_view(seen.seen, rows - 1)
+
+
+@pytest.mark.parametrize("row", [1, 17, 48])
+def test_a_row_of_the_source_is_found_in_its_split(seen, row):
+    index = check.row_index(seen.seen.prepared, row)
+    assert check.row_at(seen.seen.prepared, index)[2] == row
+
+
+def test_the_check_is_drawn_in_every_state(seen):
+    failed = FinetuneError("It is broken.", "Mend it.")
+    assert "Reading the rows" in check.show(None, None, 0, "", ())[0]
+    assert "Mend it." in check.show(None, failed, 0, "", ())[0]
+    assert "Ready" in check.show(seen, None, 0, "", ())[0]
+
+
+# --- repairs ---
+
+
 def test_a_repair_is_shown_before_it_is_made(looks, boxes):
-    seen(looks, boxes)
+    look_at(looks, boxes)
     trial = check.try_out(looks, said(code="duplicates"), None, *boxes)
     shown = tried(looks, boxes, trial)
     assert "9 rows would be left out." in shown.html and "<del>" in shown.html and "and 6 more" not in shown.html
-    panel = check.show(seen(looks, boxes), None, 0, "", (), shown)[1]
+    panel = check.show(look_at(looks, boxes), None, 0, "", (), shown)[1]
     assert shown.html in panel and "Leave repeats out" in panel
 
 
@@ -75,21 +96,21 @@ def test_showing_a_repair_changes_nothing(looks, boxes):
 
 
 def test_a_second_click_closes_it(looks, boxes):
-    seen(looks, boxes)
+    look_at(looks, boxes)
     trial = check.try_out(looks, said(code="duplicates"), None, *boxes)
     assert check.try_out(looks, said(code="duplicates"), trial, *boxes) is None
 
 
 def test_a_trial_of_other_rows_is_over(looks, boxes):
-    seen(looks, boxes)
+    look_at(looks, boxes)
     trial = check.try_out(looks, said(code="duplicates"), None, *boxes)
     other = form.to_boxes(form.read(boxes).replace(fixes=["drop-duplicates"]))
-    assert trials.show(looks, seen(looks, other), trial, "a page") is None
+    assert trials.show(looks, look_at(looks, other), trial, "a page") is None
 
 
 @pytest.mark.parametrize("code", ["gone", "small-set", ""])
 def test_only_a_finding_with_a_repair_can_be_tried(looks, boxes, code):
-    seen(looks, boxes)
+    look_at(looks, boxes)
     assert check.try_out(looks, said(code=code), None, *boxes) is None
 
 
@@ -101,6 +122,27 @@ def test_the_text_of_rows_stays_text_in_a_trial():
 def test_a_check_that_the_person_cancelled_is_no_error():
     said_so = words_check.failed(FinetuneError("The check was cancelled.", "Start it again.", looking.CANCELLED))
     assert "notice info" in said_so and "Check again" in said_so
+
+
+def test_applying_a_fix_changes_the_boxes_and_can_be_undone(looks, tiny_boxes, seen, monkeypatch):
+    finding = Finding("repeats", "warning", "Two rows repeat.", suggestion=Suggestion("Drop them", {"lora_r": 4}))
+    diagnosis = replace(seen.seen.diagnosis, findings=(finding,))
+    changed = replace(seen, seen=replace(seen.seen, diagnosis=diagnosis))
+    monkeypatch.setattr(looks, "ask", lambda recipe: changed)
+    click = said(**{"from": "finding", "index": 0, "code": "repeats"})
+    undo, *after = check.apply(looks, click, (), *tiny_boxes)
+    assert form.read(after).lora_r == 4
+    assert check.take_back(undo, *after)[1:] == list(tiny_boxes)
+
+
+def test_a_fix_that_is_no_longer_shown_changes_nothing(looks, tiny_boxes, seen):
+    click = said(**{"from": "finding", "index": 7, "code": "gone"})
+    assert check.apply(looks, click, (), *tiny_boxes) == [(), *tiny_boxes]
+
+
+def test_the_cleaned_rows_are_one_zip_with_the_splits(looks, tiny_boxes, seen, tmp_path):
+    with zipfile.ZipFile(check.write_rows(looks, *tiny_boxes, tmp_path)) as archive:
+        assert archive.namelist() == ["train.jsonl", "validation.jsonl", "test.jsonl"]
 
 
 # --- how it is read ---
@@ -129,7 +171,36 @@ def test_every_way_to_read_is_a_repair_that_exists(wish):
         check_fixes(Recipe(fixes=[f"{wish}-{ending}"]))
 
 
+def test_only_columns_that_are_there_can_be_mapped(looks, tiny_model_dir, tmp_path):
+    path = tmp_path / "faq.csv"
+    path.write_text("vraag,antwoord,note\n" + "".join(f"waar is {n}?,daar {n},x\n" for n in range(30)))
+    boxes = boxes_of(model_name_or_path=str(tiny_model_dir), dataset_name=str(path))
+    looks.ask(form.read(boxes), wait_seconds=30)
+    _, *after = check.map_column(looks, said(role="prompt", column="note"), (), *boxes)
+    assert form.read(after).columns["prompt"] == "note"
+    assert check.map_column(looks, said(role="prompt", column="nothing"), (), *boxes) == [(), *boxes]
+
+
+def test_a_system_prompt_can_be_added_beside_the_rows():
+    _, *after = check.set_line(said(field="system_prompt", text=" Be brief. "), (), *boxes_of())
+    assert form.read(after).system_prompt == "Be brief."
+
+
+def test_no_other_field_can_be_set_from_there():
+    assert check.set_line(said(field="model_name_or_path", text="x"), (), *boxes_of())[1:] == boxes_of()
+
+
 # --- lengths ---
+
+
+def test_the_slider_sets_the_longest_row():
+    _, *after = check.set_length(said(length=64), (), *boxes_of())
+    assert form.read(after).max_length == 64
+
+
+def test_lengths_beyond_the_line_are_counted_exactly():
+    shown = words_tokens.lengths([10, 20, 30, 40], max_length=25)
+    assert "2 rows cut (50.0%)." in shown
 
 
 def test_the_slider_knows_which_rows_lose_their_answer():

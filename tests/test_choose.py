@@ -1,0 +1,64 @@
+"""The panel Choose: presets, rows that are pasted or named, and what a field shows that was left open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+from page_helpers import boxes_of, said
+
+from finetune_core.recipe import STARTER_DATA, STARTER_MODEL
+from finetune_ui import choose, form, names
+
+
+def test_the_first_choice_is_the_starter():
+    recipe = form.read(choose.fresh()[1:])
+    assert (recipe.model_name_or_path, recipe.dataset_name) == (STARTER_MODEL, STARTER_DATA)
+
+
+def test_a_field_left_open_shows_what_was_chosen():
+    seen = SimpleNamespace(plan=SimpleNamespace(settings={"learning_rate": 0.0002, "packing": True}))
+    assert choose._mark("learning_rate", {}, (), seen)["placeholder"] == "chosen for you: 2e-4"
+    assert choose._mark("packing", {}, (), seen)["choices"][0] == ("chosen for you: on", "")
+
+
+def test_a_field_is_unmarked_when_it_is_right_again():
+    assert choose._mark("lora_r", {}, ("lora_r",), None)["elem_classes"] == ["field"]
+
+
+def test_a_preset_keeps_the_rows_that_the_person_chose():
+    boxes = boxes_of(dataset_name="acme/tickets")
+    name, *values = choose.pick_preset(said(preset="long-texts"), "quick-look", *boxes)
+    recipe = form.read(values)
+    assert (name, recipe.dataset_name, recipe.max_length) == ("long-texts", "acme/tickets", 8192)
+
+
+def test_a_preset_with_a_model_of_its_own_replaces_the_starter():
+    _, *values = choose.pick_preset(said(preset="small-gpu"), "quick-look", *choose.fresh()[1:])
+    assert form.read(values).model_name_or_path != STARTER_MODEL
+
+
+def test_leaving_such_a_preset_brings_the_starter_back():
+    _, *values = choose.pick_preset(said(preset="small-gpu"), "quick-look", *choose.fresh()[1:])
+    _, *values = choose.pick_preset(said(preset="quick-look"), "small-gpu", *values)
+    assert form.read(values).model_name_or_path == STARTER_MODEL
+
+
+def test_hub_search_changes_nothing_when_the_hub_is_away():
+    assert names.search_models(SimpleNamespace(input_value="qwen")) == gr.skip()
+
+
+def test_pasted_rows_become_the_data(runs_dir):
+    update, problem = choose.keep_paste(runs_dir, said(text="question,answer\nHow?,So.\nWhen?,Now.\n"))
+    assert Path(update["value"]).read_text().startswith("question,answer") and problem == ""
+
+
+def test_a_draft_that_is_loaded_again_shows_the_name_of_its_file(runs_dir, tiny_data):
+    _, data = names.first_choices(runs_dir, {"boxes": {"dataset_name": str(tiny_data)}})
+    assert ("tickets.jsonl", str(tiny_data)) in data["choices"]
+
+
+def test_pasting_nothing_says_what_to_do(runs_dir):
+    _, problem = choose.keep_paste(runs_dir, said(text="  \n"))
+    assert "Paste some" in problem

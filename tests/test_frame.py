@@ -1,0 +1,43 @@
+"""What a page opens: the run and the step of its address, and no folder outside the runs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from page_helpers import make_run
+
+from finetune_ui import frame
+
+
+def test_a_fresh_page_without_runs_opens_choose(runs_dir):
+    assert frame.arrive(runs_dir, None, None) == ("", "choose")
+
+
+def test_a_fresh_page_opens_the_newest_run(runs_dir):
+    make_run(runs_dir, "aaaa")
+    time.sleep(0.02)
+    newest = make_run(runs_dir, "bbbb")
+    assert frame.arrive(runs_dir, None, None) == (newest.id, "train")
+
+
+def test_a_page_opens_the_run_of_its_address(runs_dir):
+    run = make_run(runs_dir, "aaaa")
+    make_run(runs_dir, "bbbb")
+    assert frame.arrive(runs_dir, run.id, "check") == (run.id, "check")
+
+
+def test_a_step_that_has_nothing_to_show_is_not_opened(runs_dir):
+    run = make_run(runs_dir)
+    assert frame.arrive(runs_dir, run.id, "prove") == (run.id, "train")
+
+
+def test_a_draft_stays_a_draft_when_the_page_is_loaded_again(runs_dir):
+    make_run(runs_dir)
+    assert frame.arrive(runs_dir, None, "check", new=True) == ("", "check")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc", "..", ".", "", ".uploads", "a/b"])
+def test_an_address_cannot_lead_out_of_the_runs_folder(name, runs_dir):
+    make_run(runs_dir)
+    assert frame.find(runs_dir, name) is None

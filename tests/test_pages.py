@@ -1,0 +1,113 @@
+"""The page as a whole: private handlers, nothing from other hosts, and drawn again only when something changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from page_helpers import boxes_of, make_run, said
+
+from finetune_core import Recipe
+from finetune_ui import form, look
+from finetune_ui.pages import Draft, Screen
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_page_never_imports_torch_not_even_to_check_rows(tiny_model_dir, tiny_data):
+    code = f"""
+import sys
+from pathlib import Path
+import app
+app.build_page(Path("runs"))
+from finetune_core import Recipe
+from finetune_ui import check, looking
+recipe = Recipe(model_name_or_path={str(tiny_model_dir)!r}, dataset_name={str(tiny_data)!r})
+seen = looking.Looks().ask(recipe, wait_seconds=60).seen
+assert "trained" in check.token_view(seen, 0)
+heavy = {{"torch", "trl", "peft", "accelerate"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    import app
+
+    return app.build_page(tmp_path_factory.mktemp("page-runs"))
+
+
+def test_no_handler_of_the_page_is_a_public_endpoint(page):
+    assert {fn.api_visibility for fn in page.fns.values()} == {"private"}
+
+
+def test_the_page_fetches_nothing_from_other_hosts():
+    everything = look.css() + look.HEAD + look.theme()._get_theme_css()
+    assert "http" not in everything.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_every_field_of_the_recipe_that_leaves_a_choice_has_a_box(page):
+    ids = {block.elem_id for block in page.blocks.values()}
+    assert {f"field-{name}" for name in form.settings()} <= ids
+    assert set(form.settings()) | set(form.OWN_PLACE) == {name for name in Recipe.model_fields if form.has_choice(name)}
+
+
+def test_drawing_choose_leaves_the_words_about_a_bad_file_alone(page):
+    trouble = next(block for block in page.blocks.values() if "trouble" in (getattr(block, "elem_classes", None) or []))
+    fillers = [fn for fn in page.fns.values() if trouble in fn.outputs]
+    assert len(fillers) == 3 and all(len(fn.outputs) <= 2 for fn in fillers)  # a file, pasted rows, another data set
+
+
+def screen(runs_dir):
+    return Screen(runs_dir, {})
+
+
+def test_nothing_is_drawn_while_nothing_changed(runs_dir):
+    run = make_run(runs_dir)
+    first = screen(runs_dir).draw(run.id, "train", ())
+    again = screen(runs_dir).draw(run.id, "train", first[2])
+    assert all(update == gr.skip() for update in again)
+
+
+def test_a_run_started_in_a_terminal_appears(runs_dir):
+    seen = screen(runs_dir).draw("", "choose", ())[2]
+    run = make_run(runs_dir)
+    assert run.id in screen(runs_dir).draw("", "choose", seen)[3]
+
+
+def test_a_deleted_run_leaves_the_page_on_choose(runs_dir):
+    run = make_run(runs_dir)
+    seen = screen(runs_dir).draw(run.id, "train", ())[2]
+    run.delete()
+    assert screen(runs_dir).draw(run.id, "train", seen)[:2] == ["", "choose"]
+
+
+def test_drawing_never_takes_back_a_click_that_came_meanwhile(runs_dir):
+    run = make_run(runs_dir)
+    assert screen(runs_dir).draw(run.id, "train", ())[:2] == [gr.skip(), gr.skip()]
+
+
+def test_only_reachable_steps_open(runs_dir):
+    run = make_run(runs_dir)
+    assert screen(runs_dir).go(said(to="share"), run.id, "train") == "train"
+    assert screen(runs_dir).go(said(to="check"), run.id, "train") == "check"
+
+
+def draft(runs_dir):
+    return Draft(runs_dir, None, None, SimpleNamespace(boxes=boxes_of()), None, None)
+
+
+def test_opening_choose_of_a_run_fills_in_its_choices(runs_dir):
+    run = make_run(runs_dir, lora_r=4)
+    answer = draft(runs_dir).fill(run.id, "choose", "")
+    assert answer[0] == run.id and form.read(answer[5:]).lora_r == 4
+
+
+def test_opening_choose_again_keeps_what_was_typed(runs_dir):
+    run = make_run(runs_dir)
+    assert all(value == gr.skip() for value in draft(runs_dir).fill(run.id, "choose", run.id))

@@ -1,0 +1,75 @@
+"""Words on the page: text of data stays text, and no state is told by color alone."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+
+from finetune_core import Recipe
+from finetune_core.data.findings import Finding
+from finetune_core.data.source import Source, SourceFile
+from finetune_core.errors import FinetuneError
+from finetune_core.recipe import Suggestion
+from finetune_ui import words, words_check, words_frame, words_plan, words_source, words_tokens
+
+EVIL = """<script>alert(1)</script><img src=x onerror="alert('1')">"""
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attributes]
+
+
+def parse(text):
+    tags = Tags()
+    tags.feed(text)
+    return tags
+
+
+def evil_pieces():
+    piece = SimpleNamespace(text=EVIL, id=1, kind="trained", is_special=False, is_stop=False)
+    finding = Finding(EVIL, "error", EVIL, (1,), 1, EVIL, Suggestion(EVIL, {}), examples=(EVIL,))
+    run = words_frame.RailRun(EVIL, EVIL, EVIL, "running", verdict=EVIL)
+    error = FinetuneError(EVIL, EVIL)
+    source = Source(
+        EVIL, "file", (SourceFile(EVIL, "csv", encoding=EVIL, delimiter=EVIL, sheet=EVIL),), 9, licence=EVIL
+    )
+    return {
+        "tokens": words_tokens.tokens([piece], 0, 1, 1, "train", EVIL),
+        "findings": words_check.findings([finding], [EVIL], {EVIL: EVIL}),
+        "rows": words_source.rows_card(
+            source, EVIL, {EVIL: ("ready", EVIL)}, [EVIL], {"prompt": EVIL}, ["prompt"], Recipe(system_prompt=EVIL)
+        ),
+        "rail": words_frame.rail([run], EVIL),
+        "folds": words_frame.folds({"choose": EVIL}),
+        "header": words_frame.header(EVIL, True),
+        "error": words.error_card(error),
+        "failed": words_check.failed(error),
+        "bar": words_plan.bar(EVIL, EVIL),
+        "fetching": words_plan.bar_fetching({"says": EVIL, "fraction": 0.5}),
+        "looking": words_check.looking(EVIL),
+    }
+
+
+@pytest.mark.parametrize("name", evil_pieces())
+def test_text_of_data_and_people_stays_text(name):
+    tags = parse(evil_pieces()[name])
+    assert "script" not in tags.tags and "img" not in tags.tags
+    assert not [attribute for attribute in tags.attributes if attribute.startswith("on")]
+
+
+def test_states_are_told_by_shape_and_word_not_by_color_alone():
+    for status in words.STATUS_TONES:
+        run = words_frame.RailRun("id", "data", "model", status)
+        assert words.status_word(status) in words_frame.rail([run], "")
+
+
+def test_a_finished_step_says_what_was_decided():
+    assert words_frame.chosen_line(Recipe()) == "SmolLM2-135M-Instruct · shop-messages · LoRA"
