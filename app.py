@@ -1,7 +1,7 @@
 """Fijn: one page to fine-tune a language model and see whether it was worth it. Run: python app.py
 
 How it hangs together. The page holds one run id and one open step (two gr.State). `draw` turns them into everything
-around the panels and into the open panel; a timer asks it every second, and it answers only when something changed.
+around the panels and into the open panel; a timer asks it again and again, and it answers only when something changed.
 So a reload, a second tab and a restart of this program are one and the same path. Choose and Check are a draft: their
 truth is in their boxes, and `review` shows what the boxes say now, looking at the rows in the background.
 Training never runs here: it is a process of its own (finetune_core/launch.py), and a run is a folder.
@@ -95,6 +95,11 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         demo.load(screen.arrive, None, [held, step], **QUIET)
         demo.load(lambda: frame.chips(runs_dir), None, header, **QUIET)
         demo.load(lambda draft: names.first_choices(runs_dir, draft), kept, [chosen.model, chosen.data], **QUIET)
+
+    # Gradio marks every output of an event as pending. A part that is hidden meanwhile asks the browser for frames for
+    # ever after (gradio 6.31), and a page that was open for an hour slows the training: so only the header is marked.
+    for event in demo.fns.values():
+        event.show_progress_on = [header]
     return demo
 
 

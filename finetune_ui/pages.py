@@ -60,24 +60,26 @@ class Screen:
             held, step = "", "choose"
         if step not in STEPS or (run is None and step not in DRAFT_STEPS):
             step = "choose"
-        version = (run.version() if run else (), held, step)
-        now = (frame.rail_version(self.runs_dir), version)
-        if now == seen:
+        rails, version, drawn = seen if len(seen) == 3 else ((), (), ())
+        now = (frame.rail_version(self.runs_dir), (run.version() if run else (), held, step))
+        if now == (rails, version):
             return [gr.skip()] * (9 + len(self.outputs))
-        changed = len(seen) < 2 or seen[1] != version
+        looks = [
+            frame.draw_rail(self.runs_dir, held),
+            frame.draw_path(run, step),
+            frame.draw_folds(run, step),
+            step == "choose",
+            step == "check",
+            step in DRAFT_STEPS,
+            *(step == name for name in self.panels),
+        ]
         return [
             # written back only when it is corrected: a slow answer must not undo a click made meanwhile
             held if held != asked[0] else gr.skip(),
             step if step != asked[1] else gr.skip(),
-            now,
-            frame.draw_rail(self.runs_dir, held),
-            frame.draw_path(run, step),
-            frame.draw_folds(run, step),
-            gr.update(visible=step == "choose"),
-            gr.update(visible=step == "check"),
-            gr.update(visible=step in DRAFT_STEPS),
-            *(gr.update(visible=step == name) for name in self.panels),
-            *self._fill(run if changed else None, step),
+            (*now, looks),
+            *_changed(looks, drawn),
+            *self._fill(run if now[1] != version else None, step),
         ]
 
     def _fill(self, run: Run | None, step: str) -> list[Any]:
@@ -85,6 +87,15 @@ class Screen:
         for name, (panel, show) in self.panels.items():
             filled += show(run) if run is not None and name == step else [gr.skip()] * len(panel.outputs)
         return filled
+
+
+def _changed(looks: Sequence[str | bool], drawn: Sequence[str | bool]) -> list[Any]:
+    """Html and visibility as updates, where they differ from what is drawn: each takes the browser some time."""
+    before = drawn or [None] * len(looks)
+    return [
+        gr.skip() if now == then else gr.update(visible=now) if isinstance(now, bool) else now
+        for now, then in zip(looks, before, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,19 @@ def test_nothing_is_drawn_while_nothing_changed(runs_dir):
     assert all(update == gr.skip() for update in again)
 
 
+def test_a_redraw_sends_only_what_looks_different(runs_dir):
+    run = make_run(runs_dir)
+    first = screen(runs_dir).draw(run.id, "train", ())
+    run.tell("error", problem="It broke.", fix="Mend it.", code="broken")
+    _, _, _, rail, *others = screen(runs_dir).draw(run.id, "train", first[2])
+    assert "failed" in rail and all(update == gr.skip() for update in others)
+
+
+def test_no_event_leaves_the_browser_asking_for_frames(page):
+    marked = {getattr(part, "elem_id", None) for event in page.fns.values() for part in event.show_progress_on or [0]}
+    assert marked == {"top"}
+
+
 def test_a_run_started_in_a_terminal_appears(runs_dir):
     seen = screen(runs_dir).draw("", "choose", ())[2]
     run = make_run(runs_dir)
