@@ -135,6 +135,7 @@ class Draft:
 
     def review(
         self,
+        request: gr.Request,  # first: gradio hands none to a parameter behind *boxes
         held: str | None,
         step: str | None,
         filled: str,
@@ -145,14 +146,13 @@ class Draft:
         undo: Sequence[Any],
         trial: trials.Trial | None,
         *boxes: Any,
-        request: gr.Request | None = None,
     ) -> list[Any]:
         """What the boxes say now, in the open panel and in the bar; the timer goes on while rows are being read."""
         chosen, checked, bar = (len(part.outputs) for part in (self.chosen, self.checked, self.begun))
         if held is None or step not in DRAFT_STEPS:
             return [*[gr.skip()] * (chosen + checked + bar), gr.Timer(active=False), gr.skip()]
         problems = form.problems(boxes)
-        look, who = None, (request and request.session_hash) or ""
+        look, who = None, request.session_hash or ""
         if not problems:
             look = self.looks.ask(form.read(boxes), who=who, wait_seconds=0.15)
         tried = trials.show(self.looks, look, trial, who) if step == "check" else None
