@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .errors import FinetuneError, explain
+from .locks import hold, is_held
+from .run import write_json
 from .turn import StoppedWaiting
 
 
@@ -49,15 +49,7 @@ class Job:
 
     def is_alive(self) -> bool:
         """True while its process holds the lock, however else that process may die."""
-        if not self._lock_path.exists():
-            return False
-        lock = FileLock(self._lock_path)
-        try:
-            lock.acquire(timeout=0.1, poll_interval=0.01)  # two askers at once must not take each other for the job
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        return is_held(self._lock_path)
 
     def said(self) -> Said | None:
         """Its last word; None if there never was one. One that died without an outcome has failed."""
@@ -83,34 +75,28 @@ class Job:
     def working(self) -> Iterator[Callable[[float | None, str], None]]:
         """Hold the job and get a function that says how far it is. What is raised inside becomes its last word."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock_path)
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout:
-            raise FinetuneError("This is already going on.", "Wait for its end, or stop it.", code="running") from None
         now = Said(os.getpid(), time.time())
 
         def say(fraction: float | None, says: str = "", **ending: Any) -> None:
             nonlocal now
             now = replace(now, fraction=fraction, says=says, time=time.time(), **ending)
-            beside = self._said_path.with_name(self._said_path.name + ".part")
-            beside.write_text(json.dumps(now.__dict__, ensure_ascii=False), encoding="utf-8")
-            beside.replace(self._said_path)
+            write_json(self._said_path, now.__dict__)
 
-        try:
-            self.stop_path.unlink(missing_ok=True)
-            say(None)
-            yield say
-            say(now.fraction, "", outcome="stopped" if self.is_asked_to_stop() else "finished")
-        except (KeyboardInterrupt, SystemExit, StoppedWaiting):
-            say(now.fraction, "", outcome="stopped")
-            raise
-        except BaseException as error:
-            say(now.fraction, "", outcome="failed", error=explain(error).as_dict())
-            raise
-        finally:
-            self.stop_path.unlink(missing_ok=True)
-            lock.release()
+        refusal = FinetuneError("This is already going on.", "Wait for its end, or stop it.", code="running")
+        with hold(self._lock_path, refusal):
+            try:
+                self.stop_path.unlink(missing_ok=True)
+                say(None)
+                yield say
+                say(now.fraction, "", outcome="stopped" if self.is_asked_to_stop() else "finished")
+            except (KeyboardInterrupt, SystemExit, StoppedWaiting):
+                say(now.fraction, "", outcome="stopped")
+                raise
+            except BaseException as error:
+                say(now.fraction, "", outcome="failed", error=explain(error).as_dict())
+                raise
+            finally:
+                self.stop_path.unlink(missing_ok=True)
 
     @property
     def _lock_path(self) -> Path:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from . import hub
 from .errors import FinetuneError, redact
 from .job import Job
+from .locks import is_held
 from .recipe import Recipe
 from .run import Run
 from .takeaway import diary
@@ -66,7 +67,7 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, option
 def fetch_starter(runs_dir: Path) -> None:
     """Bring the starter model to this machine in the background, once; `fetching` says how far it is."""
     runs_dir.mkdir(parents=True, exist_ok=True)
-    if not _is_held(runs_dir / ".fetch.lock"):
+    if not is_held(runs_dir / ".fetch.lock"):
         (runs_dir / ".fetch.log").unlink(missing_ok=True)
         _spawn([sys.executable, "-m", "finetune_core", "fetch", "--json", "--runs-dir", str(runs_dir)],
                runs_dir / ".fetch.log", None)  # fmt: skip
@@ -207,7 +208,7 @@ def serving(runs_dir: Path) -> Server | None:
         server = Server(said["url"], Path(said["run"]).name, tuple(said.get("models", ())), int(said["pid"]))
     except (OSError, ValueError, KeyError):
         return None
-    return server if _is_held(runs_dir / ".serve.lock") else None
+    return server if is_held(runs_dir / ".serve.lock") else None
 
 
 def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0, idle_seconds: int = 1800) -> Server:
@@ -346,16 +347,6 @@ def _end(pid: int, wait_seconds: float) -> None:
         _, family = psutil.wait_procs(family, timeout=wait_seconds if send == signal.SIGTERM else 3)
         if not family:
             return
-
-
-def _is_held(path: Path) -> bool:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.1, poll_interval=0.01)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def _last_error(log: Path) -> str:

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from .errors import FinetuneError
 from .events import Event, append_event, read_events
+from .locks import hold, is_held
 from .recipe import Recipe
 
 STATUSES = ("new", "running", "finished", "stopped", "failed", "interrupted")
@@ -120,20 +122,14 @@ class Run:
         """Append to the diary. Only the worker that holds the lock may."""
         return append_event(self.diary, kind, **data)
 
-    def lock(self) -> FileLock:
-        return FileLock(self.path / "worker.lock")
+    def lock(self) -> AbstractContextManager[None]:
+        """Work on this run for a block. Raises FinetuneError (running) if another worker does."""
+        refusal = FinetuneError("This run is already going on.", "Watch it on the page.", code="running")
+        return hold(self.path / "worker.lock", refusal)
 
     def is_alive(self) -> bool:
-        """True while a worker holds this run's lock. The kernel drops the lock however the worker dies."""
-        if not (self.path / "worker.lock").exists():
-            return False
-        lock = self.lock()
-        try:
-            lock.acquire(timeout=0.1, poll_interval=0.01)  # two pages asking at once must not take each other for one
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        """True while a worker holds this run's lock."""
+        return is_held(self.path / "worker.lock")
 
     def status(self) -> str:
         """One of STATUSES."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from filelock import FileLock, Timeout
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,6 +28,7 @@ from .answers import protocol
 from .answers.guard import OnlyFromHere
 from .answers.protocol import Question, Refusal, StopStrings
 from .errors import FinetuneError, explain
+from .locks import hold
 from .run import Run
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def serve(
     runs_dir/.serve.lock is held. Raises FinetuneError: nothing to chat with, port taken, another chat being served.
     """
     runs_dir = run.path.parent
-    with _one_at_a_time(runs_dir), _sigterm_is_exit(), _listening(port) as listening:
+    busy = FinetuneError(
+        f"A chat is being served for {runs_dir} already.", "End it first; models share this memory.", code="busy"
+    )
+    with hold(runs_dir / ".serve.lock", busy, wait_seconds=2), _sigterm_is_exit(), _listening(port) as listening:
         from .model import load_for_chat
 
         chatter = load_for_chat(run)
@@ -223,21 +226,6 @@ async def _body(request: Request) -> bytes:
 
 def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-@contextlib.contextmanager
-def _one_at_a_time(runs_dir: Path) -> Iterator[None]:
-    lock = FileLock(runs_dir / ".serve.lock")
-    try:
-        lock.acquire(timeout=2)  # who asks whether it is held holds it for a moment
-    except Timeout:
-        raise FinetuneError(
-            f"A chat is being served for {runs_dir} already.", "End it first; models share this memory.", code="busy"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

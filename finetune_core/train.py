@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import Timeout
-
 from . import measured
 from .errors import FinetuneError, explain
 from .events import Event
@@ -49,35 +47,25 @@ def train(
             on_event(event)
         return event
 
-    lock = run.lock()
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        raise FinetuneError("This run is already going on.", "Watch it on the page.", code="running") from None
-    began = time.monotonic()
-    try:
-        tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
-        waiting = partial(tell, "stage", name="waiting for its turn")
-        with turn(run.path.parent, waiting, (run.path / "stop").exists):
-            outcome, facts = _train(run, tell, token, evaluate)
+    with run.lock():
+        began = time.monotonic()
+        try:
+            tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
+            waiting = partial(tell, "stage", name="waiting for its turn")
+            with turn(run.path.parent, waiting, (run.path / "stop").exists):
+                outcome, facts = _train(run, tell, token, evaluate)
+        except StoppedWaiting:
+            outcome, facts = "stopped", {}
+        except (KeyboardInterrupt, SystemExit):
+            raise  # interrupted: the status says so, and Resume is offered
+        except BaseException as error:
+            told = explain(error)
+            tell("error", **told.as_dict(), run=run.id)
+            if told is error or told.code == "bug":
+                raise
+            raise told from error
         tell("done", outcome=outcome, seconds=round(time.monotonic() - began, 1), run=run.id, **facts)
         return outcome
-    except StoppedWaiting:
-        tell("done", outcome="stopped", seconds=round(time.monotonic() - began, 1), run=run.id)
-        return "stopped"
-    except FinetuneError as error:
-        tell("error", **error.as_dict(), run=run.id)
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        raise  # interrupted: the status says so, and Resume is offered
-    except BaseException as error:
-        told = explain(error)
-        tell("error", **told.as_dict(), run=run.id)
-        if told.code == "bug":
-            raise
-        raise told from error
-    finally:
-        lock.release()
 
 
 def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, dict[str, Any]]:

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from finetune_core import launch
+from finetune_core.locks import is_held
 from finetune_core.run import Run, list_runs
 
 from .words_talk import Suggestion, suggestion
@@ -31,15 +30,7 @@ def state_of(run: Run) -> str:
 
 def is_starting(runs_dir: Path) -> bool:
     """True while some page waits for the server to load its model."""
-    if not (runs_dir / ".serve-start.lock").exists():
-        return False
-    lock = FileLock(runs_dir / ".serve-start.lock")
-    try:
-        lock.acquire(timeout=0.1, poll_interval=0.01)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    return is_held(runs_dir / ".serve-start.lock")
 
 
 def training_now(runs_dir: Path, newest: int = 20) -> bool:
