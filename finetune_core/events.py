@@ -21,7 +21,7 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> str:
-        return json.dumps({"kind": self.kind, "time": round(self.time, 3), **_plain(self.data)}, ensure_ascii=False)
+        return json.dumps({"kind": self.kind, "time": round(self.time, 3), **plain(self.data)}, ensure_ascii=False)
 
 
 def append_event(path: Path, kind: str, /, **data: Any) -> Event:
@@ -54,16 +54,16 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no Infinity, and a diary has no tokens."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
         return redact(value.encode("utf-8", "replace").decode("utf-8"))
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item"):  # numpy and torch scalars
-        return _plain(value.item())
+        return plain(value.item())
     return value

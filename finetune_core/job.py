@@ -1,4 +1,4 @@
-"""Work beside training that a page starts and watches: a comparison, a look at the rivals, a sweep. Its truth is files.
+"""Work beside training that a page starts and watches: a comparison, a sweep, an export, a push. Its truth is files.
 
 A job called "evaluate" in a folder has evaluate.lock (held while it goes on), evaluate.json (its last word),
 evaluate.log (what it printed) and evaluate.stop (exists = please stop).
@@ -6,18 +6,18 @@ evaluate.log (what it printed) and evaluate.stop (exists = please stop).
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import FinetuneError, explain
+from .events import plain
 from .locks import hold, is_held
-from .run import write_json
+from .run import read_json, write_json
 from .turn import StoppedWaiting
 
 
@@ -29,9 +29,16 @@ class Said:
     began: float = 0.0  # seconds since 1970
     fraction: float | None = None
     says: str = ""
+    stage: str = ""  # of what has several
+    made: dict[str, Any] = field(default_factory=dict)  # what an export or a push answers
     outcome: str = ""  # "" while it goes on, then finished, stopped or failed
     error: dict[str, str] | None = None
     time: float = 0.0  # of this word
+
+
+def goes_on(said: Said | None) -> TypeGuard[Said]:
+    """Whether a job with this last word is not over yet."""
+    return said is not None and not said.outcome
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,12 @@ class Job:
     def said(self) -> Said | None:
         """Its last word; None if there never was one. One that died without an outcome has failed."""
         try:
-            said = Said(**json.loads(self._said_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            said = Said(**read_json(self._said_path))
+        except (OSError, TypeError):  # there is none, or another version wrote it
             return None
         if said.outcome or self.is_alive():
             return said
-        lost = FinetuneError("It ended without a word.", "Start it again; its log says more.", code="job-died")
+        lost = FinetuneError("It was interrupted.", "Start it again; its log says more.", code="interrupted")
         return replace(said, outcome="failed", error=lost.as_dict())
 
     def is_asked_to_stop(self) -> bool:
@@ -77,10 +84,10 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         now = Said(os.getpid(), time.time())
 
-        def say(fraction: float | None, says: str = "", **ending: Any) -> None:
+        def say(fraction: float | None, says: str = "", **more: Any) -> None:
             nonlocal now
-            now = replace(now, fraction=fraction, says=says, time=time.time(), **ending)
-            write_json(self._said_path, now.__dict__)
+            now = replace(now, fraction=fraction, says=says, time=time.time(), **more)
+            write_json(self._said_path, plain(now.__dict__))
 
         refusal = FinetuneError("This is already going on.", "Wait for its end, or stop it.", code="running")
         with hold(self._lock_path, refusal):

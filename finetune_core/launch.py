@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from .job import Job
 from .locks import is_held
 from .recipe import Recipe
 from .run import Run
-from .takeaway import diary
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+IDLE_SECONDS = 1800  # a chat's server that nobody asks anything ends itself
+BEFORE_TRAINING = {"should-i": ".should-i", "sweep": ".sweeps"}  # verb -> its folder in the runs folder
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 
 
@@ -48,14 +49,13 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, option
         stop_serving(run.path.parent)
         (run.path / "stop").unlink(missing_ok=True)
         before = len(run.events())
-        process = _spawn(command(run, "train", *options), run.log_path, token)
-        deadline = time.monotonic() + wait_seconds
-        while time.monotonic() < deadline:
-            if run.is_alive() or len(run.events()) > before:
-                return
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
+        process = _spawn_until(
+            lambda: run.is_alive() or len(run.events()) > before,
+            command(run, "train", *options),
+            run.log_path,
+            {"HF_TOKEN": token} if token else None,
+            wait_seconds,
+        )
     if process.poll() is not None and len(run.events()) == before:
         raise FinetuneError(
             "The training process ended before it began.",
@@ -70,7 +70,7 @@ def fetch_starter(runs_dir: Path) -> None:
     if not is_held(runs_dir / ".fetch.lock"):
         (runs_dir / ".fetch.log").unlink(missing_ok=True)
         _spawn([sys.executable, "-m", "finetune_core", "fetch", "--json", "--runs-dir", str(runs_dir)],
-               runs_dir / ".fetch.log", None)  # fmt: skip
+               runs_dir / ".fetch.log")  # fmt: skip
 
 
 def fetching(runs_dir: Path) -> dict[str, Any] | None:
@@ -110,7 +110,7 @@ def discard(run: Run) -> None:
     run.delete()
 
 
-# --- jobs beside training: a comparison, a look at the rivals, a sweep ---
+# --- jobs beside training ---
 
 
 def comparison(run: Run) -> Job:
@@ -122,37 +122,28 @@ def evaluate(run: Run, *options: str, secrets: Mapping[str, str] | None = None) 
     start_job(comparison(run), command(run, "evaluate", *options), secrets)
 
 
-def look_at_rivals(runs_dir: Path, recipe: Recipe) -> Job:
-    """The job that tries prompts on this recipe's rows before any training; its folder keeps the report."""
-    key = hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16]
-    return Job(runs_dir / ".should-i" / key, "should-i")
+def taking(run: Run, what: str) -> Job:
+    """The job that exports a run's result ("adapter", "merged", "gguf") or puts it on the Hub ("push")."""
+    return Job(run.path, f"take-{what}")
 
 
-def should_i(runs_dir: Path, recipe: Recipe, token: str | None = None) -> Job:
-    """Try prompts on the untuned model in a process of its own; the same recipe has the same job."""
-    job = look_at_rivals(runs_dir, recipe)
+def before_training(runs_dir: Path, verb: str, key: str) -> Job:
+    """The job that tries prompts ("should-i") or settings ("sweep"); its folder keeps what it finds."""
+    return Job(runs_dir / BEFORE_TRAINING[verb] / key, verb)
+
+
+def key_of(recipe: Recipe) -> str:
+    """Of its jobs before training: the same recipe has the same ones."""
+    return hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16]
+
+
+def start_before_training(runs_dir: Path, verb: str, recipe: Recipe, *options: str) -> Job:
+    job = before_training(runs_dir, verb, key_of(recipe))
     job.folder.mkdir(parents=True, exist_ok=True)
     recipe.save(job.folder / "recipe.yaml")
-    line = [sys.executable, "-m", "finetune_core", "should-i", str(job.folder / "recipe.yaml"),
+    line = [sys.executable, "-m", "finetune_core", verb, str(job.folder / "recipe.yaml"), *options,
             "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
-    start_job(job, line, {"HF_TOKEN": token} if token else None)
-    return job
-
-
-def sweep_job(runs_dir: Path, recipe: Recipe) -> Job:
-    """The job that tries settings around this recipe; its folder keeps the table."""
-    return Job(runs_dir / ".sweeps" / hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16], "sweep")
-
-
-def sweep(runs_dir: Path, recipe: Recipe, space: Mapping[str, str], trials: int, token: str | None = None) -> Job:
-    """Try settings in a process of its own. space: a field and its values, with commas between."""
-    job = sweep_job(runs_dir, recipe)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    recipe.save(job.folder / "recipe.yaml")
-    line = [sys.executable, "-m", "finetune_core", "sweep", str(job.folder / "recipe.yaml"),
-            *(f"{name}={values}" for name, values in space.items()), "--trials", str(trials),
-            "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
-    start_job(job, line, {"HF_TOKEN": token} if token else None)
+    start_job(job, line)
     return job
 
 
@@ -167,14 +158,9 @@ def start_job(job: Job, line: list[str], secrets: Mapping[str, str] | None = Non
         if job.is_alive():
             return
         before = job.said()
-        process = _spawn(line, job.log_path, None, secrets)
-        deadline = time.monotonic() + wait_seconds
-        while time.monotonic() < deadline:
-            if job.is_alive() or job.said() != before:
-                return
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
+        process = _spawn_until(
+            lambda: job.is_alive() or job.said() != before, line, job.log_path, secrets, wait_seconds
+        )
     if process.poll() is not None and job.said() == before:
         raise FinetuneError(
             _last_error(job.log_path) or "The process ended before it began.",
@@ -211,22 +197,22 @@ def serving(runs_dir: Path) -> Server | None:
     return server if is_held(runs_dir / ".serve.lock") else None
 
 
-def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0, idle_seconds: int = 1800) -> Server:
+def start_serving(run: Run, wait_seconds: float = 90.0) -> Server:
     """A server for this run's models; one at a time, so another run's is ended first. Waits until it answers."""
-    runs_dir = run.path.parent
+    runs_dir, log = run.path.parent, run.path / "serve.log"
+
+    def ours() -> Server | None:
+        server = serving(runs_dir)
+        return server if server and server.run_id == run.id else None
+
     with FileLock(runs_dir / ".serve-start.lock", timeout=wait_seconds):
-        if (server := serving(runs_dir)) and server.run_id == run.id:
+        if server := ours():
             return server
         stop_serving(runs_dir)
-        log = run.path / "serve.log"
-        process = _spawn(command(run, "serve", "--idle-seconds", str(idle_seconds)), log, token)
-        deadline = time.monotonic() + wait_seconds
-        while time.monotonic() < deadline:
-            if (server := serving(runs_dir)) and server.run_id == run.id:
-                return server
-            if process.poll() is not None:
-                break
-            time.sleep(0.1)
+        line = command(run, "serve", "--idle-seconds", str(IDLE_SECONDS))
+        process = _spawn_until(ours, line, log, None, wait_seconds)
+        if server := ours():
+            return server
     if process.poll() is None:
         _end(process.pid, 5)
     raise FinetuneError(
@@ -241,36 +227,6 @@ def stop_serving(runs_dir: Path, wait_seconds: float = 10.0) -> None:
     if server := serving(runs_dir):
         _end(server.pid, wait_seconds)
     (runs_dir / ".serve.json").unlink(missing_ok=True)
-
-
-# --- taking it away ---
-
-
-def take_away(run: Run, verb: str, *options: str, token: str | None = None, wait_seconds: float = 20.0) -> None:
-    """`export` or `push` in a process of its own; takeaway/diary.py says how far it is. The token travels in the
-    child's environment only. Returns when it has begun. Raises FinetuneError (busy), or if it ends at once."""
-    with FileLock(run.path / ".takeaway-start.lock", timeout=wait_seconds):
-        before, busy = diary.version(run)
-        if busy:
-            raise FinetuneError(
-                "This run is being exported already.", "Wait until that is done, then try again.", code="busy"
-            )
-        log = run.path / "takeaway.log"
-        process = _spawn(command(run, verb, *options), log, token)
-        deadline = time.monotonic() + wait_seconds
-        while diary.version(run)[0] == before and time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise FinetuneError(
-                    "The export could not be started.", _last_error(log) or "Its log is takeaway.log.", "worker-died"
-                )
-            time.sleep(0.05)
-
-
-def stop_taking(run: Run, wait_seconds: float = 10.0) -> None:
-    """End an export or push; nothing half-made is taken for an export, and the next one clears it away."""
-    for job in diary.jobs(run).values():
-        if job.busy and job.pid:
-            _end(job.pid, wait_seconds)
 
 
 # --- processes ---
@@ -288,14 +244,12 @@ def tail(path: Path, lines: int = 200, limit: int = 64_000) -> str:
     return redact("\n".join([line for line in kept if line][-lines:]))
 
 
-def child_environment(token: str | None = None) -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_DIR), env.get("PYTHONPATH", "")]))
     env["PYTHONUNBUFFERED"] = "1"
     env["HF_HUB_DISABLE_TELEMETRY"] = "1"
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if token:
-        env["HF_TOKEN"] = token
     if not hub.reachable():
         env["HF_HUB_OFFLINE"] = "1"
     return env
@@ -317,9 +271,7 @@ def run_tool(line: list[str], environment: dict[str, str], seconds: float | None
         return code, redact(log.read().decode("utf-8", "replace"))
 
 
-def _spawn(
-    line: list[str], log_path: Path, token: str | None, secrets: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
+def _spawn(line: list[str], log_path: Path, secrets: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     with log_path.open("ab") as log:  # a file, never a pipe: a closed page must not stall the worker
         log.write(f"$ {' '.join(line)}\n".encode())
         log.flush()
@@ -328,9 +280,20 @@ def _spawn(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=child_environment(token) | dict(secrets or {}),
+            env=child_environment() | dict(secrets or {}),
             start_new_session=True,
         )
+
+
+def _spawn_until(
+    begun: Callable[[], object], line: list[str], log_path: Path, secrets: Mapping[str, str] | None, wait_seconds: float
+) -> subprocess.Popen[bytes]:
+    """Returns once the process has begun, has ended, or has had its time."""
+    process = _spawn(line, log_path, secrets)
+    deadline = time.monotonic() + wait_seconds
+    while not begun() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process
 
 
 def _end(pid: int, wait_seconds: float) -> None:
@@ -362,7 +325,3 @@ def as_text(line: list[str]) -> str:
     import shlex
 
     return shlex.join(["python", *line[1:]])
-
-
-def describe(server: Server | None) -> dict[str, Any] | None:
-    return None if server is None else {"url": server.url, "run": server.run_id, "models": list(server.models)}

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import launch
+from .errors import FinetuneError
+from .locks import hold
 from .output import Output
 from .run import Run
 from .verbs import GOOD
 
 
 def export(options: argparse.Namespace, out: Output) -> int:
-    from .takeaway.diary import written
     from .takeaway.export import export as work
 
     run = Run.find(options.runs_dir, options.run)
     output = Path(options.output).expanduser().absolute()
-    with written(run, options.to, _progress_line(out)) as tell:
-        made = work(run, options.to, output, kinds=options.types, tell=tell)
-        tell("done", **made)
+    with _taking(run, options.to) as say:
+        made = work(run, options.to, output, kinds=options.types, tell=_teller(say))
+        say(1.0, made=made)
     out.give(made, f"{made['path']}\n{_parity_words(made['parity'])}")
     return GOOD
 
 
 def push(options: argparse.Namespace, out: Output) -> int:
-    from .takeaway.diary import written
     from .takeaway.push import push as work
 
     run = Run.find(options.runs_dir, options.run)
     to = "merged" if options.merged else "adapter"
-    with written(run, "push", _progress_line(out)) as tell:
-        made = work(run, options.repo_id, to=to, private=not options.public, tell=tell)
-        tell("done", **made)
+    with _taking(run, "push") as say:
+        made = work(run, options.repo_id, to=to, private=not options.public, tell=_teller(say))
+        say(1.0, made=made)
     out.give(made, made["url"])
     return GOOD
 
@@ -41,7 +44,7 @@ def push(options: argparse.Namespace, out: Output) -> int:
 def pull(options: argparse.Namespace, out: Output) -> int:
     from .takeaway.pull import pull as work
 
-    run = work(options.repo_id, options.runs_dir, revision=options.revision, tell=_progress_line(out))
+    run = work(options.repo_id, options.runs_dir, revision=options.revision, tell=_teller())
     out.give({"id": run.id, "path": str(run.path)}, f"Run {run.id}")
     return GOOD
 
@@ -72,10 +75,24 @@ def _parity_words(parity: dict[str, Any]) -> str:
     )
 
 
-def _progress_line(out: Output) -> Any:
+@contextmanager
+def _taking(run: Run, what: str) -> Iterator[Callable[..., None]]:
+    """Keep the job of an export or a push; a run has one of them at a time, because they share files and memory."""
+    busy = FinetuneError("This run is being exported already.", "Wait until that is done, then try again.", "busy")
+    with hold(run.path / ".take.lock", busy), launch.taking(run, what).working() as say:
+        yield say
+
+
+def _teller(say: Callable[..., None] | None = None) -> Callable[..., None]:
+    """The stages of the work, for a person at the terminal and for the job's page."""
+
     def tell(kind: str, **data: Any) -> None:
-        if kind == "stage":
-            far = f" {data['fraction']:.0%}" if data.get("fraction") is not None else ""
-            print(f"{data['name']}{far} {data.get('says', '')}".rstrip(), file=sys.stderr)
+        if kind != "stage":
+            return
+        name, fraction, says = data["name"], data.get("fraction"), data.get("says", "")
+        far = f" {fraction:.0%}" if fraction is not None else ""
+        print(f"{name}{far} {says}".rstrip(), file=sys.stderr)
+        if say:
+            say(fraction, says, stage=name)
 
     return tell

@@ -15,7 +15,7 @@ from .errors import FinetuneError
 from .job import Job
 from .output import Output
 from .proof.metrics import METRICS
-from .recipe import resolve_recipe
+from .recipe import Recipe, resolve_recipe
 from .run import Run, write_json
 from .turn import StoppedWaiting, turn
 from .verbs import GOOD, STOPPED, bring_starter, needs_result
@@ -86,7 +86,7 @@ def should_i(options: argparse.Namespace, out: Output) -> int:
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     bring_starter(recipe, out)
-    job = launch.look_at_rivals(options.runs_dir, recipe) if options.into is None else Job(options.into, "should-i")
+    job = _job(options, "should-i", recipe)
     try:
         with job.working() as say, _machine(options.runs_dir, job, say):
             report = work(
@@ -132,7 +132,7 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
     fixed, space = read_space(options.overrides)
     recipe = resolve_recipe(options.recipe, fixed)
     bring_starter(recipe, out)
-    job = launch.sweep_job(options.runs_dir, recipe) if options.into is None else Job(options.into, "sweep")
+    job = _job(options, "sweep", recipe)
     shown: list[str] = []
 
     def show(fraction: float | None, says: str) -> None:
@@ -162,6 +162,12 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
 
 
 # --- parts ---
+
+
+def _job(options: argparse.Namespace, verb: str, recipe: Recipe) -> Job:
+    if options.into is not None:
+        return Job(options.into, verb)
+    return launch.before_training(options.runs_dir, verb, launch.key_of(recipe))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import gradio as gr
 
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
-from finetune_core.job import Job
+from finetune_core.job import Job, goes_on
 from finetune_core.recipe import Recipe
 from finetune_core.sweep import MOST_TRIALS, Space, combinations, read_space, usual_space
 
@@ -76,8 +76,8 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
     try_settings.click(busy, None, try_settings, queue=False, **quick).then(
         partial(ask_settings, page.runs_dir), [*swept, *boxes], [sweep_asked, table, try_settings, clock], **once
     )
-    stop_prompts.click(partial(stop, page.runs_dir, prompts_job), prompts_asked, stop_prompts, **quick)
-    stop_settings.click(partial(stop, page.runs_dir, sweep_job), sweep_asked, stop_settings, **quick)
+    stop_prompts.click(partial(stop, page.runs_dir, "should-i"), prompts_asked, stop_prompts, **quick)
+    stop_settings.click(partial(stop, page.runs_dir, "sweep"), sweep_asked, stop_settings, **quick)
     clock.tick(tick, state, drawn, **quick)
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
@@ -87,19 +87,11 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
     table.settings(on_settings, None, [page.held, page.step], **quick)
 
 
-def prompts_job(runs_dir: Path, name: str) -> Job:
-    return Job(runs_dir / ".should-i" / _plain(name), "should-i")
-
-
-def sweep_job(runs_dir: Path, name: str) -> Job:
-    return Job(runs_dir / ".sweeps" / _plain(name), "sweep")
-
-
-def _plain(name: str) -> str:
-    """Names are made here and kept on the page; nothing else may become a folder."""
+def job_of(runs_dir: Path, verb: str, name: str) -> Job:
+    """Names are made by launch.key_of and kept on the page; nothing else may become a folder."""
     if len(name) != 16 or any(mark not in "0123456789abcdef" for mark in name):
         raise FinetuneError("This page has nothing going on.", "Start it again.", code="no-job")
-    return name
+    return launch.before_training(runs_dir, verb, name)
 
 
 # --- handlers ---
@@ -109,7 +101,7 @@ def ask_prompts(runs_dir: Path, *boxes: Any) -> tuple[Any, ...]:
     """Start the look at the rivals: (asked, card, button, clock)."""
     try:
         recipe = _recipe(boxes)
-        job = launch.should_i(runs_dir, recipe)
+        job = launch.start_before_training(runs_dir, "should-i", recipe)
     except Exception as error:
         again = gr.update(value=words_beforehand.PROMPTS_AGAIN, interactive=True)
         return NOBODY, words.error_card(told(error)), again, gr.skip()
@@ -121,8 +113,8 @@ def ask_settings(runs_dir: Path, rates: str, ranks: str, epochs: str, trials: st
     try:
         recipe = _recipe(boxes)
         space, most = read_sweep(recipe, rates, ranks, epochs, trials)
-        values = {name: ",".join(map(_number, found)) + "," for name, found in space.items()}
-        job = launch.sweep(runs_dir, recipe, values, most)
+        values = [f"{name}={','.join(map(_number, found))}," for name, found in space.items()]
+        job = launch.start_before_training(runs_dir, "sweep", recipe, *values, "--trials", str(most))
     except Exception as error:
         again = gr.update(value=words_beforehand.SWEEP_START, interactive=True)
         return NOBODY, words.error_card(told(error)), again, gr.skip()
@@ -159,9 +151,9 @@ def suggest(looks: Looks, rates: str, ranks: str, epochs: str, trials: str, *box
     return *values, "6"
 
 
-def stop(runs_dir: Path, job_of: Callable[[Path, str], Job], asked: Asked) -> Any:
+def stop(runs_dir: Path, verb: str, asked: Asked) -> Any:
     try:
-        job_of(runs_dir, asked[0]).ask_to_stop()
+        job_of(runs_dir, verb, asked[0]).ask_to_stop()
     except FinetuneError:
         return gr.skip()
     return gr.update(value=words_beforehand.STOPPING, interactive=False)
@@ -173,16 +165,16 @@ def now(
     """Both cards as they are now; nothing while nothing changed. The clock rests while neither goes on."""
     parts: list[Any] = []
     alive = False
-    for asked, seen, job_of, draw, label in (
-        (prompts_asked, prompts_seen, prompts_job, _draw_prompts, words_beforehand.PROMPTS_AGAIN),
-        (sweep_asked, sweep_seen, sweep_job, _draw_sweep, words_beforehand.SWEEP_START),
+    for asked, seen, verb, draw, label in (
+        (prompts_asked, prompts_seen, "should-i", _draw_prompts, words_beforehand.PROMPTS_AGAIN),
+        (sweep_asked, sweep_seen, "sweep", _draw_sweep, words_beforehand.SWEEP_START),
     ):
         if not asked[0]:
             parts += [gr.skip()] * 4
             continue
-        job = job_of(runs_dir, asked[0])
+        job = job_of(runs_dir, verb, asked[0])
         said, report = job.said(), _report(job)
-        going = said is not None and not said.outcome
+        going = goes_on(said)
         alive = alive or going
         found = (asked[0], repr(said), repr(report)[:20_000], job.is_asked_to_stop())
         if found == tuple(seen or ()):

@@ -14,6 +14,7 @@ import gradio as gr
 
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
+from finetune_core.job import goes_on
 from finetune_core.proof.metrics import METRICS
 from finetune_core.run import Run
 
@@ -160,7 +161,7 @@ def _state(run: Run) -> tuple[tuple[Any, Any, Any, Any], bool]:
     """(what it says, start, stop, options), and whether it goes on."""
     job, report = launch.comparison(run), run.report()
     said = job.said()
-    alive = said is not None and not said.outcome
+    alive = goes_on(said)
     newer = said is not None and said.time > float((report or {}).get("made") or 0)
     asked = job.is_asked_to_stop()
     label = words_comparing.label(report)
@@ -178,13 +179,11 @@ def _seen(run: Run) -> tuple[Any, ...]:
     """Changes with everything that is drawn here; a second of time left counts too."""
     job = launch.comparison(run)
     said = job.said()
-    going = said is not None and not said.outcome
-    return run.id, said, job.is_asked_to_stop(), int(time.time()) // 2 if going else 0
+    return run.id, said, job.is_asked_to_stop(), int(time.time()) // 2 if goes_on(said) else 0
 
 
 def is_going_on(run: Run) -> bool:
-    said = launch.comparison(run).said()
-    return said is not None and not said.outcome
+    return goes_on(launch.comparison(run).said())
 
 
 def _has_rows(run: Run) -> bool:

@@ -16,8 +16,9 @@ import gradio as gr
 
 from finetune_core import hub, launch
 from finetune_core.errors import FinetuneError
+from finetune_core.job import Said, goes_on
 from finetune_core.run import Run
-from finetune_core.takeaway import account, diary
+from finetune_core.takeaway import TAKEN, account
 from finetune_core.takeaway.kept import exports_dir, kept, short_name, sizes
 
 from . import look, words, words_take
@@ -129,9 +130,9 @@ def nothing() -> list[Any]:
 
 def states_of(run: Run) -> tuple[Any, ...]:
     """What the jobs of a run look like now, and what was made."""
-    jobs, me = diary.jobs(run), known_account()
-    busy = any(job.busy for job in jobs.values())
-    merged, gguf = kept(run, "merged"), kept(run, "gguf")
+    jobs, me = {what: launch.taking(run, what).said() for what in TAKEN}, known_account()
+    busy = any(map(goes_on, jobs.values()))
+    merged, gguf, pushed = kept(run, "merged"), kept(run, "gguf"), jobs["push"] and jobs["push"].made
     can_merge = run.recipe.method != "full"
     whole = words_take.made_file(merged) if merged else ""
     files = words_take.made_gguf(gguf, short_name(run)) if gguf else ""
@@ -139,14 +140,14 @@ def states_of(run: Run) -> tuple[Any, ...]:
         version(run),
         words_take.account(me.name, me.is_away) if me else words_take.asking(),
         gr.update(visible=bool(me and not me.name and not me.is_away)),
-        _button(PUSH, jobs.get("push"), busy, bool(me and not me.is_away)),
-        _state(jobs.get("push"), words_take.made_push(jobs["push"].made) if _done(jobs.get("push")) else ""),
-        _button(MERGE, jobs.get("merged"), busy, visible=can_merge and merged is None),
+        _button(PUSH, jobs["push"], busy, bool(me and not me.is_away)),
+        _state(jobs["push"], words_take.made_push(pushed) if pushed else ""),
+        _button(MERGE, jobs["merged"], busy, visible=can_merge and merged is None),
         gr.update(visible=_fits(merged)),
-        _state(jobs.get("merged"), whole),
-        _button(GGUF, jobs.get("gguf"), busy, visible=gguf is None),
+        _state(jobs["merged"], whole),
+        _button(GGUF, jobs["gguf"], busy, visible=gguf is None),
         gr.update(visible=_fits(gguf)),
-        _state(jobs.get("gguf"), files),
+        _state(jobs["gguf"], files),
         gr.update(visible=gguf is None, interactive=not busy),
     )
 
@@ -154,23 +155,19 @@ def states_of(run: Run) -> tuple[Any, ...]:
 def version(run: Run) -> tuple[Any, ...]:
     """Changes whenever the cards would look different."""
     made = tuple((exports_dir(run, to) / "parity.json").is_file() for to in ("merged", "gguf"))
-    return run.id, diary.version(run), made, known_account()
+    return run.id, tuple(launch.taking(run, what).said() for what in TAKEN), made, known_account()
 
 
-def _button(label: str, job: diary.Job | None, busy: bool, can: bool = True, visible: bool = True) -> Any:
+def _button(label: str, said: Said | None, busy: bool, can: bool = True, visible: bool = True) -> Any:
     """A button that starts its job, and cancels it while it is going on; one job of a run at a time."""
-    mine = job is not None and job.busy
+    mine = goes_on(said)
     return gr.update(value=CANCEL if mine else label, interactive=mine or (can and not busy), visible=visible)
 
 
-def _state(job: diary.Job | None, made: str) -> str:
-    if job and job.busy:
-        return words_take.working(job.stage, job.fraction, job.says)
-    return made or (words_take.failed(job.error) if job and job.error else "")
-
-
-def _done(job: diary.Job | None) -> bool:
-    return bool(job and job.made)
+def _state(said: Said | None, made: str) -> str:
+    if goes_on(said):
+        return words_take.working(said.stage, said.fraction, said.says)
+    return made or (words_take.failed(said.error) if said and said.error else "")
 
 
 def _fits(made: dict[str, Any] | None) -> bool:
@@ -199,7 +196,8 @@ def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) 
         if not _cancelled(run, to) and kept(run, to) is None:
             shutil.rmtree(exports_dir(run, to), ignore_errors=True)  # of earlier weights
             types = ["--types", "f16", "q8_0", "q4_0"] if four_bits else []
-            launch.take_away(run, "export", "--to", to, "--output", str(exports_dir(run, to)), *types)
+            line = launch.command(run, "export", "--to", to, "--output", str(exports_dir(run, to)), *types)
+            launch.start_job(launch.taking(run, to), line)
         return gr.update(visible=False), *states_of(run)
     except Exception as error:
         return _refused(runs_dir, run_id, error)
@@ -218,7 +216,8 @@ def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bo
                 "You are not signed in to the Hub.", "Paste a token with the role “write”.", code="no-token"
             )
         options = [*(["--merged"] if what == "merged" else []), *([] if private else ["--public"])]
-        launch.take_away(run, "push", repo_id, *options, token=token or None)
+        line = launch.command(run, "push", repo_id, *options)
+        launch.start_job(launch.taking(run, "push"), line, {"HF_TOKEN": token} if token else None)
         states = list(states_of(run))
     except Exception as error:
         return _refused(runs_dir, run_id, error)
@@ -229,11 +228,12 @@ def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bo
 
 def _cancelled(run: Run, what: str) -> bool:
     """The press was on a button that says Cancel (or was the second half of a double click): true if so."""
-    job = diary.jobs(run).get(what)
-    if job is None or not job.busy:
+    job = launch.taking(run, what)
+    said = job.said()
+    if not goes_on(said):
         return False
-    if time.time() - job.began > DOUBLE_CLICK:
-        launch.stop_taking(run)
+    if time.time() - said.began > DOUBLE_CLICK:
+        launch.end_job(job)
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_core.job import Said
+from finetune_core.job import Said, goes_on
 
 from . import words_prove
 from .words import duration, esc, join, many, notice, percent
@@ -35,7 +35,7 @@ OUTCOMES = {
 def prompts(said: Said | None, report: Mapping[str, Any] | None, about: str, now: float) -> str:
     """The card that asks whether to train: the offer, how far it is, or what came out."""
     title = f'<h3 class="card-title">{PROMPTS_TITLE}</h3>'
-    if said is not None and not said.outcome:
+    if goes_on(said):
         return title + _bar(said, now, "Trying prompts.")
     if said is not None and said.outcome == "failed" and said.error:
         return f'{title}<p class="again-text">{PROMPTS_TEXT}</p>' + notice(
@@ -56,7 +56,7 @@ def prompts(said: Said | None, report: Mapping[str, Any] | None, about: str, now
 def sweep(said: Said | None, found: Mapping[str, Any] | None, now: float) -> str:
     """The trials: how far they are, and the table, best first."""
     top = ""
-    if said is not None and not said.outcome:
+    if goes_on(said):
         top = _bar(said, now, "Trying settings.")
     elif said is not None and said.outcome == "failed" and said.error:
         top = notice("bad", said.error["problem"], said.error["fix"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_core.job import Said
+from finetune_core.job import Said, goes_on
 
 from .words import duration, esc, notice, percent
 
@@ -38,7 +38,7 @@ CHECK_EXAMPLE = "def check(answer, reference, row):\n    return reference in ans
 
 def card(report: Report | None, said: Said | None, error: bool, now: float) -> str:
     """What stands above the button: how far it is, or what pressing it would show."""
-    if said is not None and not said.outcome:
+    if goes_on(said):
         return _progress(said, now)
     problem = notice("bad", said.error["problem"], said.error["fix"]) if error and said and said.error else ""
     if not report:

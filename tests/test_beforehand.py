@@ -37,7 +37,7 @@ def until_over(job, seconds=150):
 def test_trying_prompts_from_the_page_ends_with_what_is_left_to_win(recipe, runs_dir):
     asked, card, _, clock = beforehand.ask_prompts(runs_dir, *form.to_boxes(recipe))
     assert "value" not in card and clock.active
-    job = beforehand.prompts_job(runs_dir, asked[0])
+    job = beforehand.job_of(runs_dir, "should-i", asked[0])
     until_over(job)
     shown, *_ = beforehand.now(runs_dir, asked, ("", ""), (), ())
     assert "points are left to win" in shown and "What each prompt reached" in shown
@@ -56,7 +56,7 @@ def test_wrong_boxes_start_nothing(recipe, runs_dir):
 @pytest.mark.parametrize("name", ["../../x", "", "0123456789abcde", "0123456789abcdeF", "/etc/passwd-1234"])
 def test_only_names_made_here_become_folders(runs_dir, name):
     with pytest.raises(FinetuneError):
-        beforehand.sweep_job(runs_dir, name)
+        beforehand.job_of(runs_dir, "sweep", name)
 
 
 def test_the_clock_rests_when_nothing_goes_on(runs_dir):
@@ -175,7 +175,7 @@ def test_the_page_starts_a_sweep_as_the_command_that_can_be_typed(recipe, runs_d
     lines = []
     monkeypatch.setattr(launch, "start_job", lambda job, line, secrets=None: lines.append(line))
     asked, *_ = beforehand.ask_settings(runs_dir, "1e-4", "4, 8", "", "3", *form.to_boxes(recipe))
-    assert beforehand.sweep_job(runs_dir, asked[0]).folder.is_dir()
+    assert beforehand.job_of(runs_dir, "sweep", asked[0]).folder.is_dir()
     assert {"sweep", "learning_rate=1e-4,", "lora_r=4,8,", "--trials", "3"} <= set(lines[0])
 
 

@@ -6,11 +6,12 @@ import shutil
 import pytest
 import yaml
 from conftest import chat_rows, write_jsonl
+from filelock import FileLock
 from tuned import make_tuned_run
 
-from finetune_core import cli
+from finetune_core import cli, launch
 from finetune_core.errors import FinetuneError
-from finetune_core.takeaway import diary, merge
+from finetune_core.takeaway import merge
 from finetune_core.takeaway.export import bytes_needed, export
 from finetune_core.takeaway.parity import ALLOWED, Trace, judge, require
 
@@ -207,32 +208,32 @@ def test_the_export_verb_answers_with_one_json_object(run, tmp_path, capsys):
     code = cli.main(["export", str(run.path), "--to", "merged", "--output", str(tmp_path / "out"), "--json"])
     said = json.loads(capsys.readouterr().out)
     assert code == 0 and said["path"] == str(tmp_path / "out") and said["parity"]["same"] == 20
-    job = diary.jobs(run)["merged"]
-    assert not job.busy and job.made["files"] == said["files"]
+    last = launch.taking(run, "merged").said()
+    assert last.outcome == "finished" and last.made["files"] == said["files"]
 
 
 def test_a_refused_export_is_an_error_in_words(run, tmp_path, capsys):
     (tmp_path / "there").write_text("")
     code = cli.main(["export", str(run.path), "--to", "merged", "--output", str(tmp_path / "there"), "--json"])
     assert code == 1 and json.loads(capsys.readouterr().out)["error"]["code"] == "not-empty"
-    assert diary.jobs(run)["merged"].error["code"] == "not-empty"
+    assert launch.taking(run, "merged").said().error["code"] == "not-empty"
 
 
-def test_two_exports_of_a_run_do_not_work_at_once(run):
-    with diary.written(run, "merged", lambda kind, **data: None):
-        assert diary.jobs(run)["merged"].busy
-        with pytest.raises(FinetuneError) as caught, diary.written(run, "gguf", lambda kind, **data: None):
-            pass
-    assert caught.value.code == "busy"
+def test_two_exports_of_a_run_do_not_work_at_once(run, tmp_path, capsys):
+    with FileLock(run.path / ".take.lock"):
+        code = cli.main(["export", str(run.path), "--to", "gguf", "--output", str(tmp_path / "out"), "--json"])
+    assert code == 1 and json.loads(capsys.readouterr().out)["error"]["code"] == "busy"
+    assert launch.taking(run, "gguf").said() is None
 
 
 def test_an_export_whose_process_died_is_not_called_busy(run):
-    from finetune_core.events import append_event
-
-    append_event(run.path / diary.FILE, "start", what="gguf")
-    append_event(run.path / diary.FILE, "stage", name="merging")
-    job = diary.jobs(run)["gguf"]
-    assert not job.busy and job.error["code"] == "interrupted"
+    with pytest.raises(SystemExit), launch.taking(run, "gguf").working() as say:
+        say(0.5, stage="merging")
+        died = (run.path / "take-gguf.json").read_text()
+        raise SystemExit
+    (run.path / "take-gguf.json").write_text(died)
+    said = launch.taking(run, "gguf").said()
+    assert said.outcome == "failed" and said.error["code"] == "interrupted"
 
 
 def test_the_card_of_an_export_is_one_that_the_hub_reads(merged):

@@ -11,9 +11,8 @@ from conftest import chat_rows, write_jsonl
 from tuned import make_tuned_run
 
 from finetune_core import launch
-from finetune_core.events import append_event
+from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
-from finetune_core.takeaway import diary
 from finetune_core.takeaway.kept import exports_dir, kept
 from finetune_ui import share, taking, words_take
 from finetune_ui.frame import Page
@@ -35,9 +34,13 @@ def run(runs_dir, tiny_model_dir):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What would have been started."""
+    """What would have been started: a job's name, the words after the run, the token."""
     calls = []
-    monkeypatch.setattr(launch, "take_away", lambda run, *options, token=None: calls.append((options, token)))
+
+    def start_job(job, line, secrets=None):
+        calls.append((job.name, line[3], line[5:], (secrets or {}).get("HF_TOKEN")))
+
+    monkeypatch.setattr(launch, "start_job", start_job)
     return calls
 
 
@@ -77,13 +80,13 @@ def test_each_card_says_how_large_it_gets(run):
 def test_nothing_is_sent_to_the_page_while_nothing_changed(run, runs_dir):
     states = taking.states_of(run)
     assert all(each == gr.skip() for each in taking.tick(runs_dir, run.id, states[0]))
-    append_event(run.path / diary.FILE, "start", what="merged")
-    assert taking.tick(runs_dir, run.id, states[0])[0] != states[0]
+    with launch.taking(run, "merged").working():
+        assert taking.tick(runs_dir, run.id, states[0])[0] != states[0]
 
 
 def test_a_job_shows_what_it_does_and_how_far_it_is(run):
-    with diary.written(run, "gguf", lambda kind, **data: None) as tell:
-        tell("stage", name="comparing", fraction=0.4, says="llama.cpp answers")
+    with launch.taking(run, "gguf").working() as say:
+        say(0.4, "llama.cpp answers", stage="comparing")
         states = taking.states_of(run)
     assert "Asking both models the same questions" in states[10] and "width:40%" in states[10]
     assert not states[3]["interactive"] and not states[5]["interactive"]
@@ -104,8 +107,8 @@ def test_an_export_of_earlier_weights_is_not_offered(run):
 
 
 def test_a_failed_job_says_what_to_do(run):
-    append_event(run.path / diary.FILE, "start", what="push")
-    append_event(run.path / diary.FILE, "error", code="repo-taken", problem="It is taken.", fix="Choose another name.")
+    with pytest.raises(FinetuneError), launch.taking(run, "push").working():
+        raise FinetuneError("It is taken.", "Choose another name.", code="repo-taken")
     assert "It is taken." in taking.states_of(run)[4] and "Choose another name." in taking.states_of(run)[4]
 
 
@@ -113,30 +116,30 @@ def test_a_button_starts_the_command_that_a_terminal_would(run, runs_dir, starte
     taking.press_export(runs_dir, "gguf", run.id)
     taking.press_push(runs_dir, run.id, "me/it", "merged", False, TOKEN)
     assert started == [
-        (("export", "--to", "gguf", "--output", str(exports_dir(run, "gguf"))), None),
-        (("push", "me/it", "--merged", "--public"), TOKEN),
+        ("take-gguf", "export", ["--to", "gguf", "--output", str(exports_dir(run, "gguf"))], None),
+        ("take-push", "push", ["me/it", "--merged", "--public"], TOKEN),
     ]
 
 
 def test_four_bits_are_made_where_they_are_asked_for(run, runs_dir, started):
     taking.press_export(runs_dir, "gguf", run.id, True)
-    assert started[0][0][-4:] == ("--types", "f16", "q8_0", "q4_0")
+    assert started[0][2][-4:] == ["--types", "f16", "q8_0", "q4_0"]
 
 
 def test_a_second_press_cancels_and_a_double_click_does_not(run, runs_dir, started, monkeypatch):
     ended = []
-    monkeypatch.setattr(launch, "stop_taking", ended.append)
-    with diary.written(run, "merged", lambda kind, **data: None):
+    monkeypatch.setattr(launch, "end_job", ended.append)
+    with launch.taking(run, "merged").working():
         taking.press_export(runs_dir, "merged", run.id)
         assert ended == []
         monkeypatch.setattr(taking, "DOUBLE_CLICK", -1.0)
         taking.press_export(runs_dir, "merged", run.id)
-    assert ended == [run] and started == []
+    assert ended == [launch.taking(run, "merged")] and started == []
 
 
 def test_a_push_is_private_unless_it_was_switched_off(run, runs_dir, started):
     taking.press_push(runs_dir, run.id, "me/it", "adapter", True, TOKEN)
-    assert started == [(("push", "me/it"), TOKEN)]
+    assert started == [("take-push", "push", ["me/it"], TOKEN)]
 
 
 @pytest.mark.parametrize(("name", "token", "says"), [("a b", TOKEN, "no name"), ("me/it", "", "not signed in")])
@@ -177,19 +180,26 @@ def test_an_export_is_downloaded_as_one_file(run, runs_dir, tmp_path):
 
 def test_an_export_works_through_a_process_of_its_own(run, runs_dir):
     taking.press_export(runs_dir, "adapter", run.id)
-    until = time.monotonic() + 120
-    while diary.is_busy(run) and time.monotonic() < until:
+    job, until = launch.taking(run, "adapter"), time.monotonic() + 120
+    while job.is_alive() and time.monotonic() < until:
         time.sleep(0.3)
-    job = diary.jobs(run)["adapter"]
-    assert job.made and job.made["parity"]["same"] == 4, (job, launch.tail(run.path / "takeaway.log", 20))
+    made = job.said().made
+    assert made and made["parity"]["same"] == 4, (job.said(), launch.tail(job.log_path, 20))
 
 
 def test_a_cancelled_export_leaves_nothing_that_looks_finished(run, runs_dir):
     taking.press_export(runs_dir, "merged", run.id)
-    assert diary.is_busy(run)
-    launch.stop_taking(run)
-    assert not diary.is_busy(run) and kept(run, "merged") is None
-    assert diary.jobs(run)["merged"].error["code"] == "interrupted"
+    job = launch.taking(run, "merged")
+    assert job.is_alive()
+    launch.end_job(job)
+    assert not job.is_alive() and kept(run, "merged") is None
+    assert job.said().error["code"] == "interrupted"
+
+
+def test_files_of_an_earlier_version_are_ignored(run):
+    (run.path / "takeaway.jsonl").write_text('{"kind": "start", "time": 1.0, "what": "push"}\n')
+    launch.taking(run, "push").folder.joinpath("take-push.json").write_text('{"what": "push", "busy": true}')
+    assert taking.states_of(run)[3]["value"] == taking.PUSH
 
 
 def test_vllm_is_given_the_trained_template_and_a_rank_that_it_takes():
