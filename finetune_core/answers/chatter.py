@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from ..errors import FinetuneError
 from ..render import ChatTokenizer
-from .generate import Answer, Decoding, Likelihood, Memory, TextPieces, answer_logprob, batches
+from .generate import Answer, Decoding, Likelihood, Memory, Sampling, TextPieces, answer_logprob, batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,17 +123,15 @@ class Chatter:
         prompts: Sequence[Sequence[int]],
         *,
         max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
         on_tokens: OnTokens | None = None,
         should_stop: ShouldStop | None = None,
         references: Sequence[Sequence[int]] | None = None,
+        **sampling: Unpack[Sampling],
     ) -> list[Answer]:
         """Answers to prompts (token ids), in their order, written in batches of like length.
 
-        temperature 0: always the likeliest token. references: token ids (or none) for each prompt; their likelihood
-        comes with the answers, and what the model writes just like them costs no step.
+        references: token ids (or none) for each prompt; their likelihood comes with the answers, and what the model
+        writes just like them costs no step.
         Raises FinetuneError (too-long) before anything is written.
         """
         for prompt in prompts:
@@ -145,10 +143,7 @@ class Chatter:
         ended = written = 0
         for group in batches([len(prompt) for prompt in prompts], *self._most(name)):
             began = time.monotonic()
-            decoding = Decoding(
-                [prompts[row] for row in group],
-                pad_id=self.tokenizer.pad_id, temperature=temperature, top_p=top_p, seed=seed,
-            )  # fmt: skip
+            decoding = Decoding([prompts[row] for row in group], pad_id=self.tokenizer.pad_id, **sampling)
             going = set(range(len(group)))
             new: Iterable[tuple[int, int]] = ()
             if references is not None and not (should_stop and should_stop()):
@@ -185,11 +180,9 @@ class Chatter:
         prompt_ids: Sequence[int],
         *,
         max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
         on_tokens: OnTokens | None = None,
         should_stop: ShouldStop | None = None,
+        **sampling: Unpack[Sampling],
     ) -> Stream:
         """One answer, in pieces of text as they are written; when they end, `.answer` has the whole.
 
@@ -198,7 +191,6 @@ class Chatter:
         room = self._room(prompt_ids, max_new_tokens)
         if name not in self._names:
             raise _no_such_model(name, self._names)
-        sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
         return Stream(self, name, list(prompt_ids), room, sampling, on_tokens, should_stop)
 
     def logprob(self, name: str, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> float:
@@ -264,7 +256,7 @@ class Stream:
         name: str,
         prompt: list[int],
         room: int,
-        sampling: dict[str, Any],
+        sampling: Sampling,
         on_tokens: OnTokens | None,
         should_stop: ShouldStop | None,
     ):

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -45,6 +45,14 @@ class Answer:
     finish_reason: str  # "stop": it ended by itself; "length": max_new_tokens; "cancelled"
     seconds: float
     reference: Likelihood | None = None  # of the reference, where one was given and read
+
+
+class Sampling(TypedDict, total=False):
+    """How a token is chosen. Temperature 0, the default: always the likeliest."""
+
+    temperature: float
+    top_p: float
+    seed: int | None
 
 
 class Decoding:
