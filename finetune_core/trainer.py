@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -136,12 +137,10 @@ def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: 
     )
 
 
-def lora_config(recipe: Recipe) -> Any:
+def lora_config(recipe: Recipe) -> LoraConfig | None:
     """peft's LoraConfig, or None when all weights move."""
     if recipe.method == "full":
         return None
-    from peft import LoraConfig
-
     return LoraConfig(
         r=recipe.lora_r,
         lora_alpha=recipe.lora_alpha,
