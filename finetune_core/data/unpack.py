@@ -34,6 +34,8 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 ZIP, GZIP, ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+# what the libraries raise at a damaged archive; zipfile's word for a packing it does not know is a RuntimeError
+BROKEN = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RuntimeError)
 OTHER_KINDS = (  # what people upload by mistake, by its first bytes
     (b"%PDF", "a PDF", "Copy its text, or export the table behind it as CSV or Excel."),
     (b"\x89PNG", "a picture", "A language model learns from text."),
@@ -144,8 +146,7 @@ class Inbox:
                     file.write(block)
         except Exception as error:
             target.unlink(missing_ok=True)
-            broken = (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, RuntimeError, NotImplementedError)
-            if isinstance(error, broken) or type(error).__name__ == "ZstdError":
+            if isinstance(error, BROKEN) or type(error).__name__ == "ZstdError":
                 raise _broken(name) from None
             raise
 
@@ -181,7 +182,7 @@ def _unpack_one(source: IO[bytes], name: str, inbox: Inbox) -> list[DataFile]:
 def _open_zip(path: Path, name: str, inbox: Inbox) -> list[DataFile]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError):
+    except BROKEN:
         raise _broken(name) from None
     with archive:
         members = archive.infolist()
@@ -208,7 +209,7 @@ def _open_zip(path: Path, name: str, inbox: Inbox) -> list[DataFile]:
             try:
                 with archive.open(member) as source:
                     target = inbox.take(source, inside.name)
-            except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError):
+            except BROKEN:
                 raise _broken(name) from None
             except OSError as error:
                 if error.errno == errno.EINVAL:  # a position that is not in the file
