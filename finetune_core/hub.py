@@ -119,23 +119,32 @@ def looks_local(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~", ".\\")) or Path(name).expanduser().is_dir() or ":\\" in name
 
 
-def small_files(name: str, revision: str | None = None, *, token: str | None = None) -> Path:
-    """A folder with a Hub model's config, tokenizer and template, without its weights.
-
-    Raises FinetuneError within seconds: away, unknown, gated, or a repository without safetensors.
-    """
-    from huggingface_hub import HfApi, snapshot_download
+def require_name(name: str) -> None:
+    """Raises FinetuneError if no repository can have this name."""
     from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
-    require_reachable(f"The model {name}")
     try:
-        about = HfApi(token=token).model_info(name, revision=revision, timeout=4)
+        validate_repo_id(name)
     except HFValidationError:
         raise FinetuneError(
             f"{name!r} is neither a folder on this machine nor a name on the Hub.",
             "Names on the Hub look like owner/name.",
             code="not-found",
         ) from None
+
+
+def small_files(name: str, revision: str | None = None, *, token: str | None = None) -> Path:
+    """A folder with a Hub model's config, tokenizer and template, without its weights.
+
+    Raises FinetuneError within seconds: away, unknown, gated, or a repository without safetensors.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    require_reachable(f"The model {name}")
+    require_name(name)
+    try:
+        about = HfApi(token=token).model_info(name, revision=revision, timeout=4)
     except Exception as error:
         raise explain(error) from error
     files = [sibling.rfilename for sibling in about.siblings or []]

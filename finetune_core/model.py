@@ -40,7 +40,7 @@ def fetch_model(
                 f"There is no folder {name}.", "Check the path, or give a name on the Hub (owner/name).", "not-found"
             )
         return require_model_folder(Path(name))
-    _require_name(name)
+    hub.require_name(name)
     if snapshot := cached_snapshot(name, revision):
         return snapshot
     if name == STARTER_MODEL and revision is None:
@@ -192,20 +192,6 @@ def _bits(quantization: str, dtype: str) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
-
-
-def _require_name(name: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise FinetuneError(
-            f"{name!r} is neither a folder on this machine nor a name on the Hub.",
-            "Names on the Hub look like owner/name.",
-            code="not-found",
-        ) from None
 
 
 def _require_text_generation(folder: Path) -> None:
