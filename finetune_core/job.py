@@ -35,6 +35,11 @@ class Said:
     error: dict[str, str] | None = None
     time: float = 0.0  # of this word
 
+    def seconds_left(self, now: float) -> float | None:
+        """None while it is too early to say."""
+        passed, share = now - self.began, self.fraction or 0.0
+        return passed / share - passed if share > 0.04 and passed > 5 else None
+
 
 def goes_on(said: Said | None) -> TypeGuard[Said]:
     """Whether a job with this last word is not over yet."""

@@ -211,6 +211,15 @@ def join(parts: Iterable[str], between: str = " · ") -> str:
     return between.join(part for part in parts if part)
 
 
+def wait_bar(fraction: float | None, label: str) -> str:
+    """How far something is; without a fraction, that it goes on."""
+    unknown, value = (" unknown", "") if fraction is None else ("", f' aria-valuenow="{100 * fraction:.0f}"')
+    return (
+        f'<div class="wait-bar{unknown}" role="progressbar" aria-label="{esc(label)}"{value}>'
+        f'<i style="width:{100 * (fraction or 0):.0f}%"></i></div>'
+    )
+
+
 def error_card(error: FinetuneError) -> str:
     """What happened and what to do next."""
     return notice("bad", redact(error.problem), redact(error.fix))

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_core.job import Said, goes_on
 
 from . import words_prove
-from .words import duration, esc, join, many, notice, percent
+from .words import duration, esc, join, many, notice, percent, wait_bar
 from .words_choose import field_title
 
 PROMPTS_TITLE = "Should you fine-tune at all?"
@@ -95,14 +95,9 @@ def _trial(trial: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 
 def _bar(said: Said, now: float, title: str) -> str:
-    passed, share = now - said.began, said.fraction
-    left = f" About {duration(passed / share - passed)} left." if share and share > 0.04 and passed > 5 else ""
+    seconds, share = said.seconds_left(now), said.fraction
+    left = "" if seconds is None else f" About {duration(seconds)} left."
     waits = said.says.startswith("waiting")
     text = "Waiting for its turn: another training or comparison has the machine." if waits else f"{said.says}{left}"
-    unknown = " unknown" if share is None else ""
-    value = "" if share is None else f' aria-valuenow="{100 * share:.0f}"'
-    return (
-        f'<div class="wait-bar again-bar{unknown}" role="progressbar" aria-label="{esc(title)}"{value}>'
-        f'<i style="width:{100 * (share or 0):.0f}%"></i></div>'
-        f'<p class="again-text num">{esc(title)} {percent(share) if share is not None else ""} {esc(text)}&nbsp;</p>'
-    )
+    far = "" if share is None else percent(share)
+    return f'{wait_bar(share, title)}<p class="again-text num">{esc(title)} {far} {esc(text)}&nbsp;</p>'

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_core.job import Said, goes_on
 
-from .words import duration, esc, notice, percent
+from .words import duration, esc, notice, percent, wait_bar
 
 Report = Mapping[str, Any]
 
@@ -74,8 +74,7 @@ def _progress(said: Said, now: float) -> str:
             "Another training or comparison has the machine; this begins by itself." if waits else "Loading the model."
         )
         return _bar(title, text, None)
-    passed = now - said.began
-    left = passed / said.fraction - passed if said.fraction > 0.04 and passed > 5 else None
+    left = said.seconds_left(now)
     end = f" About {duration(left)} left." if left is not None else ""
     asked = {"the loss": "Measuring the loss.", "what was forgotten": "Asking general questions.",
              "the judge": "Asking the judge.", "loading the model": "Loading the model.", "": ""}  # fmt: skip
@@ -84,13 +83,10 @@ def _progress(said: Said, now: float) -> str:
 
 
 def _bar(title: str, text: str, fraction: float | None) -> str:
-    unknown = " unknown" if fraction is None else ""
-    value = "" if fraction is None else f' aria-valuenow="{100 * fraction:.0f}"'
     return (
         f'<h3 class="card-title">{esc(title)} <span class="num again-share">'
         f"{percent(fraction) if fraction is not None else ''}</span></h3>"
-        f'<div class="wait-bar again-bar{unknown}" role="progressbar" aria-label="Comparison"{value}>'
-        f'<i style="width:{100 * (fraction or 0):.0f}%"></i></div><p class="again-text num">{esc(text)}&nbsp;</p>'
+        f'{wait_bar(fraction, "Comparison")}<p class="again-text num">{esc(text)}&nbsp;</p>'
     )
 
 

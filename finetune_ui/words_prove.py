@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import charts
-from .words import count, duration, esc, join, many, percent
+from .words import count, duration, esc, join, many, percent, wait_bar
 from .words_rows import Report, kind, rivals, said, unit
 
 # --- the verdict ---
@@ -183,12 +183,11 @@ def _judge(report: Report) -> str:
 def nothing(status: str, *, asked: bool, test_rows: int | None, stage: str, fraction: float | None) -> str:
     """Why there is no proof yet, and what leads to one."""
     if status == "running" and stage == "evaluating":
-        width = f"{100 * (fraction or 0):.0f}%"
         return _empty(
             "Comparing now.",
             "Every rival answers the same test rows, none of which was trained on. The verdict appears here by itself.",
-            f'<div class="wait-bar{"" if fraction is not None else " unknown"}"><i style="width:{width}"></i></div>'
-            f'<p class="num muted">{percent(fraction) if fraction is not None else ""}&nbsp;</p>',
+            wait_bar(fraction, "Comparison")
+            + f'<p class="num muted">{percent(fraction) if fraction is not None else ""}&nbsp;</p>',
         )
     if status == "running":
         return _empty(

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 
-from .words import error_card, esc, icon, notice, short_model, size
+from .words import error_card, esc, icon, notice, short_model, size, wait_bar
 from .words_share import copyable
 
 STAGES = {
@@ -76,13 +76,10 @@ def gguf_card(found: Mapping[str, int]) -> str:
 
 def working(stage: str, fraction: float | None, says: str) -> str:
     """A job that is going on."""
-    known = fraction is not None and fraction > 0
-    width = f' style="width:{100 * (fraction or 0):.0f}%"' if known else ""
+    doing = STAGES.get(stage, "Starting")
     more = f" · {esc(says)}" if says else ""
-    return (
-        f'<div class="take-now" role="status"><p>{esc(STAGES.get(stage, "Starting"))}…<span>{more}</span></p>'
-        f'<div class="wait-bar{"" if known else " unknown"}"><i{width}></i></div></div>'
-    )
+    bar = wait_bar(fraction or None, doing)
+    return f'<div class="take-now" role="status"><p>{esc(doing)}…<span>{more}</span></p>{bar}</div>'
 
 
 def failed(error: Mapping[str, str]) -> str:
