@@ -49,13 +49,6 @@ class Diagnosis:
     token_lengths: array = field(repr=False, default_factory=lambda: array("q"))  # train, validation, test, uncut
     answer_starts: array = field(repr=False, default_factory=lambda: array("q"))  # index of the first trained token
     answer_ends: array = field(repr=False, default_factory=lambda: array("q"))  # index behind the last one
-    label_counts: dict[str, int] | None = None
-
-    def cut_at(self, max_length: int) -> tuple[int, int]:
-        """(rows that would be cut, rows that would lose their whole answer). Pure arithmetic, so a slider can ask."""
-        lengths, starts = np.asarray(self.token_lengths), np.asarray(self.answer_starts)
-        cut = lengths > max_length
-        return int(cut.sum()), int((cut & (starts >= max_length)).sum())
 
     def split_lengths(self) -> tuple[list[int], list[int]]:
         """Tokens of the training rows, and of the validation rows."""
@@ -128,7 +121,6 @@ def check(
         token_lengths=array("q", measures.lengths.tobytes()),
         answer_starts=array("q", measures.answer_starts.tobytes()),
         answer_ends=array("q", measures.answer_ends.tobytes()),
-        label_counts=prepared.labels.counts if prepared.labels else None,
     )
 
 

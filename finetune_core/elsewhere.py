@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .errors import FinetuneError
 from .facts import ModelFacts
 from .machine import Gpu, Machine
 from .plan import make_plan
@@ -79,15 +78,3 @@ def elsewhere(
             )
         )
     return offers
-
-
-def best_offer(offers: Sequence[Offer]) -> Offer:
-    """The cheapest that fits and has a price. Raises FinetuneError where none does."""
-    priced = [offer for offer in offers if offer.fits == "fits" and offer.dollars is not None]
-    if not priced:
-        raise FinetuneError(
-            "It fits on none of the usual GPUs.",
-            "Choose a smaller model, an adapter instead of all weights, or shorter rows.",
-            code="fits-nowhere",
-        )
-    return min(priced, key=lambda offer: offer.dollars or 0.0)

@@ -22,7 +22,6 @@ class ModelFacts:
     head_dim: int
     tied: bool
     context: int  # longest sequence it was made for
-    weight_bytes: int
     name: str = ""
     model_type: str = ""  # the architecture, as config.json names it
 
@@ -61,7 +60,6 @@ def read_facts(folder: Path) -> ModelFacts:
         head_dim=head_dim,
         tied=tied,
         context=int(text.get("max_position_embeddings") or 2048),
-        weight_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         name=folder.name,
         model_type=str(text.get("model_type") or config.get("model_type") or ""),
     )

@@ -70,7 +70,7 @@ def evaluate(options: argparse.Namespace, out: Output) -> int:
     job = launch.comparison(run)
     try:
         with job.working() as say, _machine(run.path.parent, job, say):
-            report = work(run, tell=_teller(say, out), asked=asked, should_stop=job.is_asked_to_stop)
+            report = work(run, tell=_teller(say), asked=asked, should_stop=job.is_asked_to_stop)
     except StoppedWaiting:
         return STOPPED
     if options.html:
@@ -91,7 +91,7 @@ def should_i(options: argparse.Namespace, out: Output) -> int:
         with job.working() as say, _machine(options.runs_dir, job, say):
             report = work(
                 recipe,
-                _teller(say, out),
+                _teller(say),
                 token=os.environ.get("HF_TOKEN"),
                 metric=options.metric,
                 should_stop=job.is_asked_to_stop,
@@ -179,7 +179,7 @@ def _machine(runs_dir: Path, job: Job, say: Callable[..., None]) -> Iterator[Non
         yield
 
 
-def _teller(say: Callable[..., None], out: Output) -> Callable[..., None]:
+def _teller(say: Callable[..., None]) -> Callable[..., None]:
     """The stages of the work, for the job's page and for a person at the terminal."""
 
     def tell(kind: str, **data: Any) -> None:

@@ -107,7 +107,7 @@ def show(runs_dir: Path, step: str, look: Look | None, wrong: Sequence[str], pro
     says = words_plan.bar_ready(diagnosis, plan, queued)
     if step == "choose" and not _is_clear(look):
         hidden = gr.update(visible=False)
-        label = words_plan.SEE_FIXES if diagnosis.verdict == "blocked" else words_plan.see_warnings(diagnosis, plan)
+        label = words_plan.SEE_FIXES if diagnosis.verdict == "blocked" else words_plan.see_warnings(diagnosis)
         return says, hidden, start(label)
     if diagnosis.verdict == "blocked":
         return says, see, start(ready=False)

@@ -238,5 +238,5 @@ def _data_words(look: Look | None) -> tuple[str, str, str]:
     if look is None or look.pending:
         return "", "", ""
     if look.seen is None:
-        return words_choose.unknown_data(look.error)
+        return words_choose.UNKNOWN_DATA
     return words_choose.data_facts(look.seen.diagnosis)

@@ -196,7 +196,7 @@ def problems(boxes: Sequence[Any]) -> dict[str, str]:
         found: dict[str, str] = {}
         for item in error.errors():
             name = str(item["loc"][0]) if item["loc"] else _named_in(item["msg"])
-            found.setdefault(name, words_choose.field_problem(name, item))
+            found.setdefault(name, words_choose.field_problem(item))
         return found
     return {}
 

@@ -118,7 +118,7 @@ def _fold_line(run: Run, step: str) -> str:
         case "check":
             return words_frame.checked_line(run.plan())
         case "train":
-            return words_run.trained_line(_progress(run.path, run.version()), _recipe(run.path))
+            return words_run.trained_line(_progress(run.path, run.version()))
         case _:
             return words_run.proved_line(run.report())
 

@@ -106,10 +106,10 @@ def choice_title(word: str) -> str:
     return CHOICE_TITLES.get(word, word)
 
 
-def field_problem(name: str, problem: Mapping[str, Any]) -> str:
+def field_problem(problem: Mapping[str, Any]) -> str:
     """One problem of pydantic's, as what is wrong and what would be right.
 
-    >>> field_problem("lora_r", {"type": "greater_than_equal", "ctx": {"ge": 1}, "msg": "", "input": "0"})
+    >>> field_problem({"type": "greater_than_equal", "ctx": {"ge": 1}, "msg": "", "input": "0"})
     '“0” is too small. Write 1 or more.'
     """
     if problem.get("input") in (None, ""):
@@ -213,10 +213,6 @@ def drop_zone() -> str:
     )
 
 
-def kept_upload(name: str, n_bytes: str) -> str:
-    return f"{name} ({n_bytes}) is kept on this machine."
-
-
 def command(line: str, why_not: str = "") -> str:
     """The line that Start runs, with a copy button."""
     if why_not:
@@ -295,5 +291,4 @@ def unknown_model(error: FinetuneError | None) -> tuple[str, str, str]:
     return "Not known yet", "", ""
 
 
-def unknown_data(error: FinetuneError | None) -> tuple[str, str, str]:
-    return "Not read yet", "", ""
+UNKNOWN_DATA = ("Not read yet", "", "")

@@ -198,6 +198,6 @@ SEE_FIXES = "See what to fix"
 STARTING = "Starting…"
 
 
-def see_warnings(diagnosis: Any, made: Any) -> str:
+def see_warnings(diagnosis: Any) -> str:
     warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
     return f"Look at {many(warnings, 'warning')}" if warnings else "See what would fit"

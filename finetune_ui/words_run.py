@@ -135,7 +135,7 @@ def reached(progress: Progress) -> int:
     return max([progress.step, *(step for step, _ in progress.eval_loss[-1:])])
 
 
-def trained_line(progress: Progress, recipe: Recipe) -> str:
+def trained_line(progress: Progress) -> str:
     """One line for the folded step."""
     if not progress.step:
         return STAGE_SENTENCES.get(progress.stage, ("Not begun yet.", ""))[0].rstrip(".")

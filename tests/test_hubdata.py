@@ -29,7 +29,7 @@ def test_hub_splits_become_readings(tmp_path):
     from finetune_core.data.hubdata import _reading, _wanted
 
     rows = datasets.Dataset.from_list(PAIRS)
-    reading = _reading("acme/faq", "train", rows, "train")
+    reading = _reading("train", rows, "train")
     assert [record.value for record in reading.records] == PAIRS
     assert reading.columns == {"question": "text", "answer": "text"}
     assert reading.fraction() == 1.0

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..recipe import Recipe, Suggestion
 
-LEVELS = ("error", "warning", "note")  # errors block, warnings can be passed, notes only inform
 KEPT_ROWS = 20  # row numbers kept of one finding; the count is always of all
 
 
@@ -17,7 +16,7 @@ class Finding:
     """One thing to know about the rows. Row and line numbers start at 1."""
 
     code: str
-    level: str
+    level: str  # error: it blocks; warning: it can be passed; note: it only informs
     says: str
     rows: tuple[int, ...] = ()  # the first KEPT_ROWS, counted in their file
     count: int = 0

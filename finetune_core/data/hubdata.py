@@ -99,13 +99,11 @@ def read_hub(recipe: Recipe, name: str, token: str | None, tell: Callable[[float
             )
             names = _wanted(list(found), recipe.dataset_train_split, name)
             which = name, recipe.dataset_config, facts.revision, recipe.max_rows, recipe.seed
-            return facts, [
-                kept(_reading(name, split, found[split], role), *which, split) for split, role in names.items()
-            ]
+            return facts, [kept(_reading(split, found[split], role), *which, split) for split, role in names.items()]
         builder.download_and_prepare()
         found = builder.as_dataset()
         names = _wanted(list(found), recipe.dataset_train_split, name)
-        return facts, [_reading(name, split, found[split], role) for split, role in names.items()]
+        return facts, [_reading(split, found[split], role) for split, role in names.items()]
     except Exception as error:
         raise _in_words(error, name) from error
 
@@ -145,7 +143,7 @@ def _wanted(splits: list[str], train: str, name: str) -> dict[str, str]:
     }
 
 
-def _reading(name: str, split: str, rows: Any, role: str) -> Reading:
+def _reading(split: str, rows: Any, role: str) -> Reading:
     from datasets import Audio, ClassLabel, Image
 
     features = rows.features or {}

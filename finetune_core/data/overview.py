@@ -29,7 +29,7 @@ def source_findings(source: Source, intake: Intake, recipe: Recipe) -> list[Find
     found = [
         _missing_columns(intake),
         _no_rows(intake),
-        _guessed(intake, recipe),
+        _guessed(intake),
         _no_text(intake),
         _mixed(intake),
         _plain_text(source, intake),
@@ -66,7 +66,7 @@ def _no_rows(intake: Intake) -> Finding | None:
     )
 
 
-def _guessed(intake: Intake, recipe: Recipe) -> Finding | None:
+def _guessed(intake: Intake) -> Finding | None:
     if intake.guess is None:
         return None
     roles = dict(intake.guess.roles)

@@ -84,7 +84,7 @@ def prepare_contest(
     if not asked or metric == "loss":
         chosen = sample(list(places), max_rows or recipe.evaluate_rows, recipe.seed)
         found = [rows[place] for place in chosen]
-        return Contest(found, [""] * len(found), METRICS["loss"], 0, split, len(rows), _note(split, len(rows), 0))
+        return Contest(found, [""] * len(found), METRICS["loss"], 0, split, len(rows), _note(split, 0))
     fits = [place for place in asked if _can_be_read(question(rows[place]), tokenizer, rows[place])]
     chosen = sample(fits, max_rows or recipe.evaluate_rows, recipe.seed)
     found = [rows[place] for place in chosen]
@@ -100,7 +100,7 @@ def prepare_contest(
         max_new_tokens=min(recipe.max_new_tokens, max(useful, SPARE_TOKENS)),
         split=split,
         available=len(fits),
-        note=_note(split, len(fits), left_out),
+        note=_note(split, left_out),
     )
 
 
@@ -202,7 +202,7 @@ def prompt_ids(messages: Messages, tokenizer: ChatTokenizer, row: Row) -> list[i
         return render_prompt(without_system(messages), tokenizer, row.get("tools"))
 
 
-def _note(split: str, available: int, left_out: int) -> str:
+def _note(split: str, left_out: int) -> str:
     notes = []
     if split == "validation":
         notes.append(

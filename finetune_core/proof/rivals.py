@@ -168,7 +168,8 @@ def suggested_system_prompt(references: Sequence[str], kind: str) -> str | None:
     if kind == "label":
         found = Counter(answer.strip() for answer in references)
         listed = ", ".join(sorted(found))
-        return f"Answer with exactly one of these and nothing else: {listed}." if len(found) <= 50 else None
+        few = len(found) <= WORDS_IN_SYSTEM_PROMPT
+        return f"Answer with exactly one of these and nothing else: {listed}." if few else None
     if kind == "json":
         objects = [found for answer in references if (found := find_object(answer))]
         names = Counter(name for item in objects for name in item)

@@ -67,9 +67,7 @@ def sign_in(token: str | None) -> Account:
         for scope in fine.get("scoped") or ()
     }
     organisations = tuple(
-        org["name"]
-        for org in said.get("orgs") or ()
-        if org.get("roleInOrg", "write") in ("admin", "write", "contributor")
+        org["name"] for org in said.get("orgs") or () if org.get("roleInOrg", "write") in WRITING_ROLES
     )
     return Account(str(said.get("name", "")), organisations, str(access.get("role") or ""), scopes)
 
