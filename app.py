@@ -13,7 +13,6 @@ import argparse
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: no request leaves this machine
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the terminal shows one calm line
@@ -23,11 +22,10 @@ import gradio as gr
 from finetune_core import default_runs_dir, hub, launch
 from finetune_core.recipe import STARTER_MODEL
 from finetune_ui import beforehand, begin, check, choose, frame, look, names, prove, share, talk, watch
+from finetune_ui.held import QUICK
 from finetune_ui.hubpicks import HubPicks
 from finetune_ui.looking import Looks
 from finetune_ui.pages import Draft, Screen
-
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
 
 def build_page(runs_dir: Path) -> gr.Blocks:
@@ -54,7 +52,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         screen = Screen(runs_dir, {"train": (watched, watch.show), "prove": (proved, prove.show),
                                    "chat": (talked, talk.show), "share": (shared, share.show)})  # fmt: skip
         drawn = [held, step, seen, rail, path, folds, chosen.panel, checked.panel, begun.bar, *screen.outputs]
-        gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUIET)
+        gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUICK)
 
         # everything that a draft shows
         draft = Draft(runs_dir, looks, HubPicks(), chosen, checked, begun)
@@ -71,30 +69,30 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             *chosen.boxes,
         ]
         outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling, kept]
-        review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUIET}
+        review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUICK}
         fill = [filled, begun.draft, checked.undo, checked.row, chosen.preset, *chosen.boxes]
-        gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUIET).then(**review)
+        gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUICK).then(**review)
         gr.on([*chosen.edits, polling.tick], trigger_mode="always_last", **review)
         for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again):
             event.then(**review)
-        start = begun.start.click(begin.starting, None, begun.start, queue=False, **QUIET)
+        start = begun.start.click(begin.starting, None, begun.start, queue=False, **QUICK)
         start = start.then(
-            draft.press, [step, begun.draft, *chosen.boxes], [held, step, begun.draft, begun.problem], **QUIET
+            draft.press, [step, begun.draft, *chosen.boxes], [held, step, begun.draft, begun.problem], **QUICK
         )
         start.then(**review)
-        begun.see.click(lambda: "check", None, step, queue=False, **QUIET)
+        begun.see.click(lambda: "check", None, step, queue=False, **QUICK)
 
         # moving about
-        rail.pick(screen.pick, None, [held, step], **QUIET)
-        rail.fresh(draft.fresh, None, [held, step, *fill], **QUIET).then(**review)
+        rail.pick(screen.pick, None, [held, step], **QUICK)
+        rail.fresh(draft.fresh, None, [held, step, *fill], **QUICK).then(**review)
         for steps in (path, folds):
-            steps.go(screen.go, [held, step], step, **QUIET)
-        proved.use_row(talked.take_row, held, talked.taken, **QUIET).then(lambda: "chat", None, step, **QUIET)
+            steps.go(screen.go, [held, step], step, **QUICK)
+        proved.use_row(talked.take_row, held, talked.taken, **QUICK).then(lambda: "chat", None, step, **QUICK)
 
-        demo.load(draft.restore, kept, [chosen.preset, *chosen.boxes], **QUIET)
-        demo.load(screen.arrive, None, [held, step], **QUIET)
-        demo.load(lambda: frame.chips(runs_dir), None, header, **QUIET)
-        demo.load(lambda draft: names.first_choices(runs_dir, draft), kept, [chosen.model, chosen.data], **QUIET)
+        demo.load(draft.restore, kept, [chosen.preset, *chosen.boxes], **QUICK)
+        demo.load(screen.arrive, None, [held, step], **QUICK)
+        demo.load(lambda: frame.chips(runs_dir), None, header, **QUICK)
+        demo.load(lambda draft: names.first_choices(runs_dir, draft), kept, [chosen.model, chosen.data], **QUICK)
 
     # Gradio marks every output of an event as pending. A part that is hidden meanwhile asks the browser for frames for
     # ever after (gradio 6.31), and a page that was open for an hour slows the training: so only the header is marked.

@@ -18,7 +18,7 @@ from finetune_core.recipe import Recipe
 from finetune_core.sweep import MOST_TRIALS, Space, combinations, read_space, usual_space
 
 from . import form, look, words, words_beforehand
-from .held import settings_of, told
+from .held import QUICK, SLOW, settings_of, told
 from .words import short_data, short_model
 
 if TYPE_CHECKING:
@@ -58,9 +58,6 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
             stop_settings = gr.Button(words_beforehand.STOP, size="md", visible=False)
         table = look.html(js_on_load=USE_JS)
 
-    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-    once = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
-
     def busy() -> Any:
         return gr.update(value=words_beforehand.STARTING, interactive=False)
 
@@ -68,23 +65,23 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
     drawn = [prompts, try_prompts, stop_prompts, prompts_seen, table, try_settings, stop_settings, sweep_seen, clock]
     state = [prompts_asked, sweep_asked, prompts_seen, sweep_seen]
 
-    try_prompts.click(busy, None, try_prompts, queue=False, **quick).then(
-        partial(ask_prompts, page.runs_dir), list(boxes), [prompts_asked, prompts, try_prompts, clock], **once
+    try_prompts.click(busy, None, try_prompts, queue=False, **QUICK).then(
+        partial(ask_prompts, page.runs_dir), list(boxes), [prompts_asked, prompts, try_prompts, clock], **SLOW
     )
     swept = [rates, ranks, epochs, trials]
-    fold.expand(partial(suggest, looks), [*swept, *boxes], swept, **quick)
-    try_settings.click(busy, None, try_settings, queue=False, **quick).then(
-        partial(ask_settings, page.runs_dir), [*swept, *boxes], [sweep_asked, table, try_settings, clock], **once
+    fold.expand(partial(suggest, looks), [*swept, *boxes], swept, **QUICK)
+    try_settings.click(busy, None, try_settings, queue=False, **QUICK).then(
+        partial(ask_settings, page.runs_dir), [*swept, *boxes], [sweep_asked, table, try_settings, clock], **SLOW
     )
-    stop_prompts.click(partial(stop, page.runs_dir, "should-i"), prompts_asked, stop_prompts, **quick)
-    stop_settings.click(partial(stop, page.runs_dir, "sweep"), sweep_asked, stop_settings, **quick)
-    clock.tick(tick, state, drawn, **quick)
+    stop_prompts.click(partial(stop, page.runs_dir, "should-i"), prompts_asked, stop_prompts, **QUICK)
+    stop_settings.click(partial(stop, page.runs_dir, "sweep"), sweep_asked, stop_settings, **QUICK)
+    clock.tick(tick, state, drawn, **QUICK)
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
     def on_settings(event: gr.EventData) -> tuple[Any, Any]:
         return settings_of(page.runs_dir, str(event.run))
 
-    table.settings(on_settings, None, [page.held, page.step], **quick)
+    table.settings(on_settings, None, [page.held, page.step], **QUICK)
 
 
 def job_of(runs_dir: Path, verb: str, name: str) -> Job:

@@ -14,7 +14,7 @@ from finetune_core.proof.side_by_side import look_at, side_by_side
 from finetune_core.run import Run, list_runs
 
 from . import charts, look, words, words_beside, words_run
-from .held import held_run, settings_of, told
+from .held import QUICK, held_run, settings_of, told
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -48,14 +48,13 @@ def build(page: Page) -> Beside:
         )
         shown = look.html(js_on_load=USE_JS)
 
-    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-    which.change(partial(compare, page.runs_dir), [page.held, which], shown, **quick)
+    which.change(partial(compare, page.runs_dir), [page.held, which], shown, **QUICK)
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
     def on_settings(event: gr.EventData) -> tuple[Any, Any]:
         return settings_of(page.runs_dir, str(event.run))
 
-    shown.settings(on_settings, None, [page.held, page.step], **quick)
+    shown.settings(on_settings, None, [page.held, page.step], **QUICK)
     return Beside(outputs=(fold, which, shown))
 
 

@@ -17,6 +17,7 @@ from finetune_core.recipe import ROLES, Suggestion
 
 from . import form, scripts, trials, words_check, words_plan, words_source, words_tokens
 from .downloads import download
+from .held import QUICK
 from .look import html
 from .seen_rows import roles_of, row_at, row_index, shape_words, wanted_roles
 from .words import short_data
@@ -76,25 +77,24 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
     def on_try(event: gr.EventData, now: Any, *values: Any) -> Any:
         return try_out(looks, event, now, *values)
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     fills = (
-        findings.apply(on_apply, [undo, *boxes], [undo, *boxes], **quiet),
-        plan.apply(on_apply, [undo, *boxes], [undo, *boxes], **quiet),
-        findings.undo(take_back, [undo, *boxes], [undo, *boxes], **quiet),
-        findings.unrepair(unrepair, [undo, *boxes], [undo, *boxes], **quiet),
-        rows.map(on_map, [undo, *boxes], [undo, *boxes], **quiet),
-        rows.reading(set_reading, [undo, *boxes], [undo, *boxes], **quiet),
-        rows.line(set_line, [undo, *boxes], [undo, *boxes], **quiet),
-        lengths.cut(set_length, [undo, *boxes], [undo, *boxes], **quiet),
+        findings.apply(on_apply, [undo, *boxes], [undo, *boxes], **QUICK),
+        plan.apply(on_apply, [undo, *boxes], [undo, *boxes], **QUICK),
+        findings.undo(take_back, [undo, *boxes], [undo, *boxes], **QUICK),
+        findings.unrepair(unrepair, [undo, *boxes], [undo, *boxes], **QUICK),
+        rows.map(on_map, [undo, *boxes], [undo, *boxes], **QUICK),
+        rows.reading(set_reading, [undo, *boxes], [undo, *boxes], **QUICK),
+        rows.line(set_line, [undo, *boxes], [undo, *boxes], **QUICK),
+        lengths.cut(set_length, [undo, *boxes], [undo, *boxes], **QUICK),
     )
     turns = (
-        tokens.turn(turn, None, [row, said], **quiet),
-        findings.row(on_row, list(boxes), [row, said], **quiet),
-        findings.attempt(on_try, [trial, *boxes], trial, **quiet),
+        tokens.turn(turn, None, [row, said], **QUICK),
+        findings.row(on_row, list(boxes), [row, said], **QUICK),
+        findings.attempt(on_try, [trial, *boxes], trial, **QUICK),
     )
     again = (
-        verdict.cancel(partial(cancel, looks), list(boxes), None, **quiet),
-        verdict.again(partial(look_again, looks), list(boxes), None, **quiet),
+        verdict.cancel(partial(cancel, looks), list(boxes), None, **QUICK),
+        verdict.again(partial(look_again, looks), list(boxes), None, **QUICK),
     )
     outputs = (verdict, findings, tokens, rows, lengths, plan, save)
     return Checked(panel, row, said, undo, trial, outputs, fills, turns, again)

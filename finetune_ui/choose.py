@@ -14,6 +14,7 @@ from finetune_core.errors import FinetuneError, explain
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe
 
 from . import form, names, scripts, uploads, words, words_choose, words_hub
+from .held import QUICK
 from .look import html
 
 if TYPE_CHECKING:
@@ -68,17 +69,16 @@ def build(page: Page) -> Chosen:
     ordered = tuple(boxes[name] for name in form.FIELDS if name in boxes)
     for box, value in zip(ordered, form.to_boxes(first), strict=True):
         box.value = value
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
-    picked = cards.pick(pick_preset, [preset, *ordered], [preset, *ordered], **quiet)
-    dropped = drop.dropped(_taking(page.runs_dir, keep_drop), None, [data, trouble], **quiet)
-    pasted = drop.pasted(_taking(page.runs_dir, keep_paste), None, [data, trouble], **quiet)
-    part = picks.part(pick_part, list(ordered), list(ordered), **quiet)
+    picked = cards.pick(pick_preset, [preset, *ordered], [preset, *ordered], **QUICK)
+    dropped = drop.dropped(_taking(page.runs_dir, keep_drop), None, [data, trouble], **QUICK)
+    pasted = drop.pasted(_taking(page.runs_dir, keep_paste), None, [data, trouble], **QUICK)
+    part = picks.part(pick_part, list(ordered), list(ordered), **QUICK)
     data.change(
-        lambda: "", None, trouble, queue=False, **quiet
+        lambda: "", None, trouble, queue=False, **QUICK
     )  # what went wrong with a file stays until another is chosen
-    model.key_up(names.search_models, None, model, trigger_mode="multiple", **quiet)
-    data.key_up(names.search_data, None, data, trigger_mode="multiple", **quiet)
+    model.key_up(names.search_models, None, model, trigger_mode="multiple", **QUICK)
+    data.key_up(names.search_data, None, data, trigger_mode="multiple", **QUICK)
 
     settable = tuple(boxes[name] for name in form.settings())
     return Chosen(

@@ -19,7 +19,7 @@ from finetune_core.proof.metrics import METRICS
 from finetune_core.run import Run
 
 from . import look, words, words_comparing, words_share
-from .held import held_run, told
+from .held import QUICK, SLOW, held_run, problem_card
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -83,24 +83,15 @@ def build(page: Page) -> Comparing:
     clock = gr.Timer(1.0, active=False)
     seen = gr.State(())
 
-    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-
     start.click(
-        lambda: gr.update(value=words_comparing.STARTING, interactive=False), None, start, queue=False, **quick
-    ).then(
-        starter(page.runs_dir),
-        [page.held, *boxes],
-        [problem, start, boxes[7], seen],
-        api_visibility="private",
-        show_progress="hidden",
-        concurrency_limit=4,
-    )
-    stop.click(partial(ask_to_stop, page.runs_dir), page.held, [stop, problem], **quick)
+        lambda: gr.update(value=words_comparing.STARTING, interactive=False), None, start, queue=False, **QUICK
+    ).then(starter(page.runs_dir), [page.held, *boxes], [problem, start, boxes[7], seen], **SLOW)
+    stop.click(partial(ask_to_stop, page.runs_dir), page.held, [stop, problem], **QUICK)
     tick = partial(now, page.runs_dir)
-    clock.tick(tick, [page.held, page.step, seen], [says, start, stop, fold, seen, clock], **quick)
-    fold.expand(partial(line, page.runs_dir), [page.held, *boxes], command, **quick)
+    clock.tick(tick, [page.held, page.step, seen], [says, start, stop, fold, seen, clock], **QUICK)
+    fold.expand(partial(line, page.runs_dir), [page.held, *boxes], command, **QUICK)
     for box in (*boxes[:7], boxes[8]):
-        box.change(partial(line, page.runs_dir), [page.held, *boxes], command, **quick)
+        box.change(partial(line, page.runs_dir), [page.held, *boxes], command, **QUICK)
     return Comparing(outputs=(card, problem, says, start, stop, fold, seen, clock))
 
 
@@ -214,7 +205,7 @@ def press(runs_dir: Path, run_id: str, values: Sequence[Any], own_machine: bool)
         key = choices.judge_key.strip()
         launch.evaluate(run, *flags, secrets={"OPENAI_API_KEY": key} if key else None)
     except Exception as error:
-        card = gr.update(value=words.error_card(told(error)), visible=True)
+        card = problem_card(error)
         return card, gr.update(interactive=True, value="Try again"), gr.skip(), gr.skip()
     return gr.update(visible=False), gr.skip(), "", ()
 
@@ -244,7 +235,7 @@ def ask_to_stop(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     try:
         launch.comparison(held_run(runs_dir, run_id)).ask_to_stop()
     except Exception as error:
-        return gr.skip(), gr.update(value=words.error_card(told(error)), visible=True)
+        return gr.skip(), problem_card(error)
     return gr.update(interactive=False, value=words_comparing.STOPPING), gr.skip()
 
 

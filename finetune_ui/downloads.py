@@ -9,8 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import words
-from .held import told
+from .held import QUICK, problem_card
 
 
 def download(
@@ -37,14 +36,13 @@ def download(
             folder.mkdir(parents=True)
             return str(make(*values, folder)), gr.update(visible=False)
         except Exception as error:
-            return None, gr.update(value=words.error_card(told(error)), visible=True)
+            return None, problem_card(error)
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    shown.click(
-        lambda: gr.update(value=busy, interactive=False), None, shown, queue=False, concurrency_limit=None, **quiet
-    ).then(fill, inputs, [hidden, problem], concurrency_limit=2, **quiet).then(
-        lambda: gr.update(value=label, interactive=True), None, shown, queue=False, concurrency_limit=None, **quiet
-    ).then(None, None, None, js=_press(name), api_visibility="private")
+    shown.click(lambda: gr.update(value=busy, interactive=False), None, shown, queue=False, **QUICK).then(
+        fill, inputs, [hidden, problem], **QUICK | {"concurrency_limit": 2}
+    ).then(lambda: gr.update(value=label, interactive=True), None, shown, queue=False, **QUICK).then(
+        None, None, None, js=_press(name), api_visibility="private"
+    )
     return shown
 
 

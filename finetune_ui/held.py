@@ -1,4 +1,4 @@
-"""From the id that a page holds to its run, and from any exception to one with a next step.
+"""What all handlers share: how they are bound, the way from a page's id to its run, and from an exception to words.
 
 Ids come from an address bar, so none may lead out of the runs folder.
 """
@@ -14,6 +14,12 @@ import gradio as gr
 
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.run import Run
+
+from . import words
+
+# for every event: no public name, no spinner over the panel, as many at once as come
+QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+SLOW = QUICK | {"concurrency_limit": 4}  # what starts a process or waits for one
 
 
 def held_run(runs_dir: Path, run_id: object) -> Run:
@@ -38,6 +44,11 @@ def told(error: Exception) -> FinetuneError:
     if seen.code == "bug":
         traceback.print_exception(error, file=sys.stderr)
     return seen
+
+
+def problem_card(error: Exception) -> Any:
+    """A panel's box for problems, with what went wrong and what to do."""
+    return gr.update(value=words.error_card(told(error)), visible=True)
 
 
 def settings_of(runs_dir: Path, run_id: object) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from finetune_core.run import Run
 
 from . import beside, comparing, look, words, words_prove, words_rows, words_share
 from .downloads import download
-from .held import held_run, told
+from .held import QUICK, held_run, told
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -69,14 +69,13 @@ def build(page: Page) -> Prove:
         others = beside.build(page)
     limit = gr.State(words_rows.PAGE)
 
-    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     draw = partial(draw_rows, page.runs_dir)
     for choice in (which, order):
-        choice.input(lambda: words_rows.PAGE, None, limit, queue=False, **quick).then(
-            draw, [page.held, which, order, limit], [rows, more], **quick
+        choice.input(lambda: words_rows.PAGE, None, limit, queue=False, **QUICK).then(
+            draw, [page.held, which, order, limit], [rows, more], **QUICK
         )
-    more.click(lambda now: now + 2 * words_rows.PAGE, limit, limit, queue=False, **quick).then(
-        draw, [page.held, which, order, limit], [rows, more], **quick
+    more.click(lambda now: now + 2 * words_rows.PAGE, limit, limit, queue=False, **QUICK).then(
+        draw, [page.held, which, order, limit], [rows, more], **QUICK
     )
     outputs = (problem, nothing, verdict, table, which, order, limit, rows, more, *compared.outputs, *others.outputs)
     return Prove(panel=panel, outputs=outputs, use_row=rows.use)

@@ -17,8 +17,8 @@ from finetune_core.takeaway.card import card
 from finetune_core.takeaway.facts import gather
 from finetune_core.takeaway.kept import kept, result_files, shareable_recipe
 
-from . import look, serving, taking, words, words_share, words_take
-from .held import held_run, told
+from . import look, serving, taking, words_share, words_take
+from .held import QUICK, SLOW, held_run, problem_card
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -48,18 +48,12 @@ def build(page: Page) -> Share:
                 terminal = piece()
     watch = gr.Timer(4, active=False)
 
-    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     served = [endpoint, on, off]
-    on.click(lambda: gr.update(value="Loading the model…", interactive=False), None, on, queue=False, **quick).then(
-        partial(start_server, page.runs_dir),
-        page.held,
-        [*served, problem],
-        api_visibility="private",
-        show_progress="hidden",
-        concurrency_limit=4,
+    on.click(lambda: gr.update(value="Loading the model…", interactive=False), None, on, queue=False, **QUICK).then(
+        partial(start_server, page.runs_dir), page.held, [*served, problem], **SLOW
     )
-    off.click(partial(stop_server, page.runs_dir), page.held, served, **quick)
-    watch.tick(partial(server_now, page.runs_dir), page.held, served, **quick)
+    off.click(partial(stop_server, page.runs_dir), page.held, served, **QUICK)
+    watch.tick(partial(server_now, page.runs_dir), page.held, served, **QUICK)
     outputs = (problem, nothing, cards, *served, elsewhere, terminal, watch, *taken.outputs)
     return Share(panel=panel, outputs=outputs)
 
@@ -111,7 +105,7 @@ def start_server(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
         launch.start_serving(run)
         return *served(run), gr.update(visible=False)
     except Exception as error:
-        shown = gr.update(value=words.error_card(told(error)), visible=True)
+        shown = problem_card(error)
         return gr.skip(), gr.update(interactive=True, value="Start the server"), gr.skip(), shown
 
 

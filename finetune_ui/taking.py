@@ -21,9 +21,9 @@ from finetune_core.run import Run
 from finetune_core.takeaway import TAKEN, account
 from finetune_core.takeaway.kept import exports_dir, kept, short_name, sizes
 
-from . import look, words, words_take
+from . import look, words_take
 from .downloads import download
-from .held import held_run, told
+from .held import QUICK, held_run, problem_card
 from .words_share import COPY_JS
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ LARGEST_ZIP = 4 * 2**30  # bytes; what is larger is better copied from its folde
 SPARE_DISK = 500 * 2**20  # bytes that stay free
 STATES = 12  # values that states_of gives
 ASK_AGAIN = 60.0  # seconds until the Hub is asked anew who is signed in
-QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 PUSH, MERGE, GGUF, CANCEL = "Put it on the Hub", "Make whole weights", "Make GGUF files", "Cancel"
 DOUBLE_CLICK = 2.0  # seconds in which a second press is the same press
 
@@ -238,7 +237,7 @@ def _cancelled(run: Run, what: str) -> bool:
 
 
 def _refused(runs_dir: Path, run_id: str, error: Exception) -> tuple[Any, ...]:
-    shown = gr.update(value=words.error_card(told(error)), visible=True)
+    shown = problem_card(error)
     try:
         return shown, *states_of(held_run(runs_dir, run_id))
     except FinetuneError:

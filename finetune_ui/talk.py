@@ -17,7 +17,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 
 from . import look, serving, words, words_talk
-from .held import held_run, told
+from .held import QUICK, held_run, problem_card, told
 from .replies import Request, replies
 from .words_talk import Answer, Suggestion, Turn, Turns
 
@@ -95,18 +95,18 @@ def build(page: Page) -> Talk:
     row = gr.State(None)  # the Suggestion whose question is in the box
     awake = gr.Timer(4, active=False)
 
-    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     # streaming fills as few components as it can: each one costs the browser time on every frame
     ask_inputs = [page.held, box, turns, row, left, right]
     ask_outputs = [turns, chat, box, problem, row]
     stream_inputs = [page.held, turns, system, temperature, length]
-    slow = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 8}
     streams = []
 
     def answered_after(event: Any) -> None:
-        asked = event.then(partial(ask, page.runs_dir), ask_inputs, ask_outputs, **quick)
-        streamed = asked.then(partial(stream, page.runs_dir), stream_inputs, [turns, chat], **slow)
-        streamed.then(partial(rest, page.runs_dir), [page.held, turns], [box, presence], **quick)
+        asked = event.then(partial(ask, page.runs_dir), ask_inputs, ask_outputs, **QUICK)
+        streamed = asked.then(
+            partial(stream, page.runs_dir), stream_inputs, [turns, chat], **QUICK | {"concurrency_limit": 8}
+        )
+        streamed.then(partial(rest, page.runs_dir), [page.held, turns], [box, presence], **QUICK)
         streams.append(streamed)
 
     # gradio looks for the event among a function's own parameters, and does not look into a partial
@@ -116,22 +116,22 @@ def build(page: Page) -> Talk:
     def take(run_id: str, event: gr.EventData) -> tuple[Any, ...]:
         return take_row(page.runs_dir, run_id, event.row)
 
-    answered_after(box.submit(lambda: None, None, None, queue=False, **quick))
-    answered_after(chips.pick(pick_chip, page.held, [box, system, row], **quick))
+    answered_after(box.submit(lambda: None, None, None, queue=False, **QUICK))
+    answered_after(chips.pick(pick_chip, page.held, [box, system, row], **QUICK))
     # first hang up, then draw: a last frame that is under way would undo it
-    box.stop(None, None, None, cancels=streams).then(stop_answers, turns, [turns, chat, box], **quick)
+    box.stop(None, None, None, cancels=streams).then(stop_answers, turns, [turns, chat, box], **QUICK)
     clear.click(None, None, None, cancels=streams).then(
-        partial(forget, page.runs_dir), page.held, [turns, chat, box, problem, row], **quick
+        partial(forget, page.runs_dir), page.held, [turns, chat, box, problem, row], **QUICK
     )
-    box.focus(partial(wake, page.runs_dir), page.held, [presence, problem], trigger_mode="once", **quick)
-    awake.tick(partial(present, page.runs_dir), page.held, presence, **quick)
+    box.focus(partial(wake, page.runs_dir), page.held, [presence, problem], trigger_mode="once", **QUICK)
+    awake.tick(partial(present, page.runs_dir), page.held, presence, **QUICK)
     page.held.change(None, None, None, cancels=streams).then(
         partial(begin, page.runs_dir),
         page.held,
         [turns, chat, box, problem, row, system, length, left, right],
-        **quick,
+        **QUICK,
     )
-    page.step.change(partial(opened, page.runs_dir), [page.held, page.step, left, right], [left, right], **quick)
+    page.step.change(partial(opened, page.runs_dir), [page.held, page.step, left, right], [left, right], **QUICK)
     outputs = (heads, composer, settings, chips, left, right, presence, awake)
     return Talk(panel=panel, outputs=outputs, take_row=take, taken=(box, system, row))
 
@@ -326,7 +326,7 @@ def wake(runs_dir: Path, run_id: str) -> Any:
             state = "awake"
         yield words_talk.presence(state), gr.skip()
     except Exception as error:
-        yield words_talk.presence("asleep"), gr.update(value=words.error_card(told(error)), visible=True)
+        yield words_talk.presence("asleep"), problem_card(error)
 
 
 def present(runs_dir: Path, run_id: str) -> Any:

@@ -14,8 +14,8 @@ from finetune_core.errors import FinetuneError
 from finetune_core.progress import summarize
 from finetune_core.run import Run
 
-from . import charts, look, words, words_loss, words_run
-from .held import held_run, told
+from . import charts, look, words_loss, words_run
+from .held import QUICK, SLOW, held_run, problem_card
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -59,32 +59,29 @@ def build(page: Page) -> Watch:
     log_timer = gr.Timer(2, active=False)
     log_seen = gr.State("")
 
-    quick = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-    once = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
-
     busy = partial(gr.update, interactive=False)
-    start.click(lambda: busy(value="Starting…"), None, start, queue=False, **quick).then(
-        partial(start_run, page.runs_dir), page.held, [start, problem], **once
+    start.click(lambda: busy(value="Starting…"), None, start, queue=False, **QUICK).then(
+        partial(start_run, page.runs_dir), page.held, [start, problem], **SLOW
     )
-    gentler.click(lambda: busy(value="Making a new run…"), None, gentler, queue=False, **quick).then(
-        partial(start_gentler, page.runs_dir), page.held, [gentler, problem, page.held], **once
+    gentler.click(lambda: busy(value="Making a new run…"), None, gentler, queue=False, **QUICK).then(
+        partial(start_gentler, page.runs_dir), page.held, [gentler, problem, page.held], **SLOW
     )
-    stop.click(partial(stop_run, page.runs_dir), page.held, [stop, problem], **quick)
-    discard.click(lambda: gr.update(visible=True), None, confirm, queue=False, **quick)
-    keep.click(lambda: gr.update(visible=False), None, confirm, queue=False, **quick)
-    delete.click(lambda: busy(value="Deleting…"), None, delete, queue=False, **quick).then(
-        partial(discard_run, page.runs_dir), page.held, [delete, confirm, problem, page.held], **once
+    stop.click(partial(stop_run, page.runs_dir), page.held, [stop, problem], **QUICK)
+    discard.click(lambda: gr.update(visible=True), None, confirm, queue=False, **QUICK)
+    keep.click(lambda: gr.update(visible=False), None, confirm, queue=False, **QUICK)
+    delete.click(lambda: busy(value="Deleting…"), None, delete, queue=False, **QUICK).then(
+        partial(discard_run, page.runs_dir), page.held, [delete, confirm, problem, page.held], **SLOW
     )
-    page.held.change(lambda: gr.update(visible=False), None, confirm, queue=False, **quick)
-    prove.click(lambda: "prove", None, page.step, queue=False, **quick)
-    talk.click(lambda: "chat", None, page.step, queue=False, **quick)
-    change.click(lambda: "choose", None, page.step, queue=False, **quick)
+    page.held.change(lambda: gr.update(visible=False), None, confirm, queue=False, **QUICK)
+    prove.click(lambda: "prove", None, page.step, queue=False, **QUICK)
+    talk.click(lambda: "chat", None, page.step, queue=False, **QUICK)
+    change.click(lambda: "choose", None, page.step, queue=False, **QUICK)
     tail = partial(read_log, page.runs_dir)
-    fold.expand(lambda: gr.Timer(active=True), None, log_timer, queue=False, **quick).then(
-        tail, [page.held, log_seen], [log, log_seen], **quick
+    fold.expand(lambda: gr.Timer(active=True), None, log_timer, queue=False, **QUICK).then(
+        tail, [page.held, log_seen], [log, log_seen], **QUICK
     )
-    fold.collapse(lambda: gr.Timer(active=False), None, log_timer, queue=False, **quick)
-    log_timer.tick(tail, [page.held, log_seen], [log, log_seen], **quick)
+    fold.collapse(lambda: gr.Timer(active=False), None, log_timer, queue=False, **QUICK)
+    log_timer.tick(tail, [page.held, log_seen], [log, log_seen], **QUICK)
 
     outputs = (head, problem, row, gentler, prove, talk, start, change, stop, discard, loss, samples)
     return Watch(panel=panel, outputs=outputs)
@@ -153,7 +150,7 @@ def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     try:
         launch.start(held_run(runs_dir, run_id))
     except Exception as error:
-        return gr.update(interactive=True, value="Try again"), _problem(error)
+        return gr.update(interactive=True, value="Try again"), problem_card(error)
     return gr.skip(), gr.update(visible=False)
 
 
@@ -171,7 +168,7 @@ def start_gentler(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any]:
         new = preflight.create_run(run.recipe.replace(**step[1], accept_warnings=True), runs_dir)
         launch.start(new)
     except Exception as error:
-        return gr.update(interactive=True, value="Try again"), _problem(error), gr.skip()
+        return gr.update(interactive=True, value="Try again"), problem_card(error), gr.skip()
     return gr.skip(), gr.skip(), new.id
 
 
@@ -179,7 +176,7 @@ def stop_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     try:
         launch.stop(held_run(runs_dir, run_id))
     except Exception as error:
-        return gr.skip(), _problem(error)
+        return gr.skip(), problem_card(error)
     return gr.update(interactive=False, value="Stopping after this step…"), gr.skip()
 
 
@@ -193,7 +190,7 @@ def discard_run(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any, Any]:
             launch.stop_serving(runs_dir)
         launch.discard(run)
     except Exception as error:
-        return button, gr.update(visible=False), _problem(error), gr.skip()
+        return button, gr.update(visible=False), problem_card(error), gr.skip()
     return button, gr.update(visible=False), gr.update(visible=False), ""
 
 
@@ -207,7 +204,3 @@ def read_log(runs_dir: Path, run_id: str, seen: str) -> tuple[Any, Any]:
     if now == seen:
         return gr.skip(), gr.skip()
     return words_loss.log_text(launch.tail(run.log_path)), now
-
-
-def _problem(error: Exception) -> Any:
-    return gr.update(value=words.error_card(told(error)), visible=True)
