@@ -16,8 +16,8 @@ from typing import Any, TypeGuard
 
 from .errors import FinetuneError, explain
 from .events import plain
+from .files import read_json, write_json
 from .locks import hold, is_held
-from .run import read_json, write_json
 from .turn import StoppedWaiting
 
 
@@ -67,7 +67,7 @@ class Job:
         """Its last word; None if there never was one. One that died without an outcome has failed."""
         try:
             said = Said(**read_json(self._said_path))
-        except (OSError, TypeError):  # there is none, or another version wrote it
+        except TypeError:  # there is none, or another version wrote it
             return None
         if said.outcome or self.is_alive():
             return said

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from . import hub
 from .errors import FinetuneError, redact
+from .files import read_json
 from .job import Job
 from .locks import is_held
 from .recipe import Recipe
@@ -190,9 +191,9 @@ class Server:
 def serving(runs_dir: Path) -> Server | None:
     """The server that answers for this runs folder, if one is alive."""
     try:
-        said = json.loads((runs_dir / ".serve.json").read_text())
+        said = read_json(runs_dir / ".serve.json") or {}
         server = Server(said["url"], Path(said["run"]).name, tuple(said.get("models", ())), int(said["pid"]))
-    except (OSError, ValueError, KeyError):
+    except (ValueError, KeyError):
         return None
     return server if is_held(runs_dir / ".serve.lock") else None
 

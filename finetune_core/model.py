@@ -5,13 +5,13 @@ Importing this file does not import torch; the functions do, where they need it.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hub
 from .errors import FinetuneError, first_line
+from .files import read_json, write_json
 from .machine import this_machine
 from .recipe import STARTER_MODEL
 from .run import Run
@@ -139,13 +139,13 @@ def save_tokenizer(tokenizer: ChatTokenizer, base: Path, folder: Path) -> None:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     (folder / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
-    settings = _json(folder / "tokenizer_config.json")
+    settings = read_json(folder / "tokenizer_config.json") or {}
     for name in ("chat_template", "is_local", "local_files_only"):  # one template in one place, and no word of ours
         settings.pop(name, None)
-    _write_json(folder / "tokenizer_config.json", settings | {"model_max_length": tokenizer.model_max_length})
-    generation = _json(folder / "generation_config.json")
+    write_json(folder / "tokenizer_config.json", settings | {"model_max_length": tokenizer.model_max_length})
+    generation = read_json(folder / "generation_config.json") or {}
     generation |= {"eos_token_id": sorted(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
 
 
 def best_device() -> str:
@@ -198,7 +198,7 @@ def _require_text_generation(folder: Path) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json") or {}
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING_NAMES:
         own_code = " and brings its own program, which Fijn does not run" if "auto_map" in config else ""
@@ -229,15 +229,3 @@ def _unloadable(error: Exception, folder: Path, attn_implementation: str) -> Fin
             code="no-attention",
         )
     return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FinetuneError, first_line
+from .files import replacing
 from .render import render_prompt
 
 if TYPE_CHECKING:
@@ -36,15 +37,13 @@ def predict_file(
         raise FinetuneError(
             f"There is no folder {target.parent}.", "Make it, or choose another --output.", code="usage"
         )
-    beside = target.with_name(target.name + ".part")
     predictions = predict(
         load_chatter(), conversations, base=base, max_new_tokens=max_new_tokens, on_progress=on_progress
     )
-    with beside.open("w", encoding="utf-8") as file:
+    with replacing(target) as beside, beside.open("w", encoding="utf-8") as file:
         for prediction in predictions:
             file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
             file.flush()
-    beside.replace(target)
     return len(rows)
 
 

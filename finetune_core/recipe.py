@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import FinetuneError
+from .files import replacing
 
 PRESETS_DIR = Path(__file__).resolve().parent.parent / "presets"
 DATA_DIR = PRESETS_DIR / "data"
@@ -188,9 +189,8 @@ class Recipe(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write every value under its explanation. Written beside and renamed: never half a recipe."""
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(self.as_yaml(), encoding="utf-8")
-        beside.replace(path)
+        with replacing(path) as beside:
+            beside.write_text(self.as_yaml(), encoding="utf-8")
 
     def as_yaml(self) -> str:
         lines = ["# A Fijn recipe. Run it with: python -m finetune_core train recipe.yaml"]

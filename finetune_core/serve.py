@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -28,6 +27,7 @@ from .answers import protocol
 from .answers.guard import OnlyFromHere
 from .answers.protocol import Question, Refusal, StopStrings
 from .errors import FinetuneError, explain
+from .files import write_json
 from .locks import hold
 from .run import Run
 
@@ -65,7 +65,7 @@ def serve(
         @contextlib.asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
             watcher = asyncio.create_task(room.end_when_idle(idle_seconds, server))
-            _write_whereabouts(runs_dir, said | {"run": str(run.path), "pid": os.getpid()})
+            write_json(runs_dir / ".serve.json", said | {"run": str(run.path), "pid": os.getpid()})
             if announce:
                 announce(said)
             yield
@@ -260,9 +260,3 @@ def _listening(port: int) -> Iterator[socket.socket]:
                 f"Port {port} is not free.", "Choose another with --port, or 0 for any.", code="port-taken"
             ) from None
         yield listening
-
-
-def _write_whereabouts(runs_dir: Path, said: dict[str, Any]) -> None:
-    beside = runs_dir / ".serve.json.part"
-    beside.write_text(json.dumps(said), encoding="utf-8")
-    beside.replace(runs_dir / ".serve.json")

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from . import hub
 from .errors import FinetuneError, first_line
+from .files import write_json
 from .recipe import STARTER_MODEL
 from .snapshot import OnProgress, cached_snapshot, download, missing_in, watched_bytes
 from .wheels import Wheel
@@ -187,10 +188,10 @@ def convert(gguf: Path, folder: Path, on_progress: OnProgress | None = None) -> 
         fields = {name.removeprefix("tokenizer."): field for name, field in reader.fields.items()}
         _write_tokenizer(folder, *(fields[f"ggml.{name}"].contents() for name in ("tokens", "token_type", "merges")))
         (folder / "chat_template.jinja").write_text(fields["chat_template"].contents(), encoding="utf-8")
-        _write_json(folder / "config.json", CONFIG)
-        _write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
+        write_json(folder / "config.json", CONFIG)
+        write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
         ids = {name: CONFIG[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        _write_json(folder / "generation_config.json", ids)
+        write_json(folder / "generation_config.json", ids)
         _write_weights(folder / "model.safetensors", reader.tensors, tell)
     except (KeyError, ValueError) as error:
         raise FinetuneError(
@@ -285,10 +286,6 @@ def _waiting(path: Path, tell: OnProgress) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _silent(fraction: float, words: str) -> None:

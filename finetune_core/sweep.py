@@ -16,9 +16,10 @@ from typing import Any
 
 from . import launch, preflight
 from .errors import FinetuneError, explain
+from .files import write_json
 from .progress import summarize
 from .recipe import Recipe, group_of, parse_override
-from .run import Run, write_json
+from .run import Run
 
 Say = Callable[[float | None, str], None]
 Space = dict[str, list[Any]]

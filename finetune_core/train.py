@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import measured
 from .errors import FinetuneError, explain
 from .events import Event
+from .files import write_json
 from .ladder import step_down
 from .machine import this_machine
 from .recipe import Recipe
@@ -139,10 +140,7 @@ def write_data(prepared: Prepared, folder: Path, passed: list[dict] | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "validation", "test"):
         write_rows(getattr(prepared, name), folder / f"{name}.jsonl")
-    card = folder / "card.json.part"
-    facts = prepared.card() | {"warnings_passed": passed or []}
-    card.write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
-    card.replace(folder / "card.json")
+    write_json(folder / "card.json", prepared.card() | {"warnings_passed": passed or []})
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -12,11 +12,12 @@ from typing import Any
 
 from . import launch
 from .errors import FinetuneError
+from .files import write_json
 from .job import Job
 from .output import Output
 from .proof.metrics import METRICS
 from .recipe import Recipe, resolve_recipe
-from .run import Run, write_json
+from .run import Run
 from .turn import StoppedWaiting, turn
 from .verbs import GOOD, STOPPED, bring_starter, needs_result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ import gradio as gr
 
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
+from finetune_core.files import read_json
 from finetune_core.job import Job, goes_on
 from finetune_core.recipe import Recipe
 from finetune_core.sweep import MOST_TRIALS, Space, combinations, read_space, usual_space
@@ -170,7 +170,7 @@ def now(
             parts += [gr.skip()] * 4
             continue
         job = job_of(runs_dir, verb, asked[0])
-        said, report = job.said(), _report(job)
+        said, report = job.said(), read_json(job.folder / "report.json")
         going = goes_on(said)
         alive = alive or going
         found = (asked[0], repr(said), repr(report)[:20_000], job.is_asked_to_stop())
@@ -197,13 +197,6 @@ def _draw_prompts(said: Any, report: Mapping[str, Any] | None, about: str) -> st
 
 def _draw_sweep(said: Any, report: Mapping[str, Any] | None, about: str) -> str:
     return words_beforehand.sweep(said, report, time.time())
-
-
-def _report(job: Job) -> Mapping[str, Any] | None:
-    try:
-        return json.loads((job.folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _recipe(boxes: Sequence[Any]) -> Recipe:

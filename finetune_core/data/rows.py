@@ -18,6 +18,8 @@ from typing import IO, Any, overload
 import numpy as np
 import orjson
 
+from ..files import replacing
+
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -109,13 +111,11 @@ def _plain(value: Any) -> Any:
 
 def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> int:
     """One JSON object a line; beside and renamed, so there is never half a file. Returns how many."""
-    beside = path.with_name(path.name + ".part")
     count = 0
-    with beside.open("wb") as file:
+    with replacing(path) as beside, beside.open("wb") as file:
         for row in rows:
             file.write(as_json_line(row))
             count += 1
-    beside.replace(path)
     return count
 
 
@@ -123,15 +123,13 @@ def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> int:
     """system, prompt, completion (or text) for a spreadsheet. A conversation of several turns stands in the prompt
     as `role: content` lines. A cell that a spreadsheet would run as a formula begins with an apostrophe.
     """
-    beside = path.with_name(path.name + ".part")
     count = 0
-    with beside.open("w", encoding="utf-8-sig", newline="") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["system", "prompt", "completion", "text"])
         for row in rows:
             writer.writerow([without_formula(cell) for cell in _cells(row)])
             count += 1
-    beside.replace(path)
     return count
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from .. import hub
 from ..errors import FinetuneError
+from ..files import read_json
 from ..progress import Progress, summarize
 from ..recipe import STARTER_MODEL, Recipe
 from ..run import Run
@@ -89,7 +89,7 @@ def gather(run: Run, base: Path | None, parity: dict[str, Any] | None) -> Facts:
         licence=base_licence(recipe.model_name_or_path, base),
         template=template,
         stop_tokens=tuple(sorted(token for token in stops if token)),
-        data=_json(run.path / "data" / "card.json"),
+        data=read_json(run.path / "data" / "card.json") or {},
         report=run.report(),
         parity=parity,
         progress=summarize(events),
@@ -153,10 +153,3 @@ def _languages(path: Path, most: int = 200) -> tuple[str, ...]:
     known = [LANGUAGE_CODES[name] for name, count in seen.most_common() if count >= LEAST_SHARE * len(rows)
              and name in LANGUAGE_CODES]  # fmt: skip
     return tuple(known)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

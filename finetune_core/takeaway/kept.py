@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from ..files import read_json
 from ..recipe import Recipe
 from ..run import Run
 from .gguf import BYTES as GGUF_BYTES
@@ -39,7 +40,7 @@ def about(run: Run) -> dict[str, Any]:
         base = shareable_recipe(run.recipe).model_name_or_path
         settings = {**(report.get("settings") or {}), "model_name_or_path": base}
         report = {**report, "rows": [], "settings": settings}
-    data = _json(run.path / "data" / "card.json")
+    data = read_json(run.path / "data" / "card.json") or {}
     source = data.get("source") or {}
     if source.get("place") not in ("hub", "starter"):
         data["source"] = {**source, "name": Path(str(source.get("name", ""))).name, "files": []}
@@ -105,10 +106,3 @@ def sizes(run: Run) -> dict[str, int]:
 
 def _is_here(name: str) -> bool:
     return hub.looks_local(name) or Path(name).expanduser().exists()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
