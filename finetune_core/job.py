@@ -65,11 +65,11 @@ class Job:
 
     def said(self) -> Said | None:
         """Its last word; None if there never was one. One that died without an outcome has failed."""
-        try:
-            said = Said(**read_json(self._said_path))
-        except TypeError:  # there is none, or another version wrote it
-            return None
-        if said.outcome or self.is_alive():
+        said = self._read()
+        if said is None or said.outcome or self.is_alive():
+            return said
+        said = self._read() or said  # it may have ended well between the two looks
+        if said.outcome:
             return said
         lost = FinetuneError("It was interrupted.", "Start it again; its log says more.", code="interrupted")
         return replace(said, outcome="failed", error=lost.as_dict())
@@ -109,6 +109,12 @@ class Job:
                 raise
             finally:
                 self.stop_path.unlink(missing_ok=True)
+
+    def _read(self) -> Said | None:
+        try:
+            return Said(**read_json(self._said_path))
+        except TypeError:  # there is none, or another version wrote it
+            return None
 
     @property
     def _lock_path(self) -> Path:

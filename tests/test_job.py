@@ -51,6 +51,16 @@ def test_a_stop_is_asked_for_with_a_file_and_forgotten_afterwards(job):
     assert job.said().outcome == "stopped" and not job.is_asked_to_stop()
 
 
+def test_an_end_that_comes_while_it_is_asked_is_no_interruption(job, monkeypatch):
+    with job.working():
+        file = job.folder / "evaluate.json"
+        going = file.read_text()
+    ended = file.read_text()
+    file.write_text(going)
+    monkeypatch.setattr(Job, "is_alive", lambda _: file.write_text(ended) == 0)
+    assert job.said().outcome == "finished"
+
+
 KEEP = """
 import sys, time
 from pathlib import Path
