@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from finetune_core import launch  # noqa: E402
-from finetune_core.preflight import create_run  # noqa: E402
+from finetune_core.preflight import create_run_from, look  # noqa: E402
 from finetune_core.progress import summarize  # noqa: E402
 from finetune_core.recipe import resolve_recipe  # noqa: E402
 
@@ -42,9 +42,10 @@ def ask(url: str, model: str, message: str) -> tuple[float, float, str]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
+        seen = look(resolve_recipe("quick-look", sys.argv[1:]))  # the page has looked at the rows when Start is clicked
         began = time.monotonic()
-        run = create_run(resolve_recipe("quick-look", sys.argv[1:]), Path(folder) / "runs")
-        launch.start(run)
+        run = create_run_from(seen, Path(folder) / "runs")
+        launch.start(run, options=launch.THEN_CHAT)  # as the page does
         first_step = None
         while run.is_alive():
             if first_step is None and summarize(run.events()).step >= 1:

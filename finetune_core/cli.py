@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--probe", action="store_true", help="train for ten seconds first, to measure instead of guess")
     one = recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
     one.add_argument("--no-evaluate", action="store_true", help="leave the test rows unseen, whatever the recipe says")
+    one.add_argument("--then-serve", action="store_true", help="go on as `serve` with the models that were compared")
     verb("runs", verbs.runs, "list the runs")
     run_verb("stop", verbs.stop, "stop after this step and keep what was learned")
     run_verb("delete", verbs.delete, "delete a run's folder")

@@ -28,6 +28,7 @@ from .recipe import Recipe
 from .run import Run
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+THEN_CHAT = ("--then-serve",)  # for a person at the page: the models that were compared stay loaded to chat with
 IDLE_SECONDS = 1800  # a chat's server that nobody asks anything ends itself
 BEFORE_TRAINING = {"should-i": ".should-i", "sweep": ".sweeps"}  # verb -> its folder in the runs folder
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")

@@ -43,9 +43,11 @@ def serve(
     port: int = 0,
     idle_seconds: float | None = None,
     announce: Callable[[dict[str, Any]], None] | None = None,
+    chatter: Chatter | None = None,
 ) -> None:
     """Answer on http://127.0.0.1:port/v1 (0: any free port) until SIGTERM, Ctrl-C, or `idle_seconds` without a request.
 
+    chatter: the run's models, if they are loaded already.
     `announce` gets {"url", "models"} once it answers. While it lives, runs_dir/.serve.json says where and
     runs_dir/.serve.lock is held. Raises FinetuneError: nothing to chat with, port taken, another chat being served.
     """
@@ -56,7 +58,7 @@ def serve(
     with hold(runs_dir / ".serve.lock", busy, wait_seconds=2), _sigterm_is_exit(), _listening(port) as listening:
         from .model import load_for_chat
 
-        chatter = load_for_chat(run)
+        chatter = chatter or load_for_chat(run)
         room = ChatRoom(chatter)
         room.warm_up()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -23,6 +23,7 @@ from .run import Run
 from .turn import StoppedWaiting, turn
 
 if TYPE_CHECKING:
+    from .answers.chatter import Chatter
     from .data import Prepared
     from .render import ChatTokenizer
 
@@ -32,11 +33,17 @@ MEASURED_TOKENS, MEASURED_SECONDS = 2000, 5.0  # a shorter training is mostly wa
 
 
 def train(
-    run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None, *, evaluate: bool = True
+    run: Run,
+    on_event: Callable[[Event], None] | None = None,
+    token: str | None = None,
+    *,
+    evaluate: bool = True,
+    on_compared: Callable[[Chatter], None] | None = None,
 ) -> str:
     """Train or resume this run in this process. Returns its outcome: "finished" or "stopped".
 
     evaluate: False leaves the test rows unseen, whatever the recipe says.
+    on_compared: gets base and tuned model, loaded for the comparison, so that a chat need not load them again.
 
     Every line of the diary is also given to `on_event`. Raises FinetuneError after writing it into the diary as the
     last line; anything else is a bug, and is written there too before it is raised.
@@ -54,7 +61,7 @@ def train(
             tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
             waiting = partial(tell, "stage", name="waiting for its turn")
             with turn(run.path.parent, waiting, (run.path / "stop").exists):
-                outcome, facts = _train(run, tell, token, evaluate)
+                outcome, facts = _train(run, tell, token, evaluate, on_compared)
         except StoppedWaiting:
             outcome, facts = "stopped", {}
         except (KeyboardInterrupt, SystemExit):
@@ -69,7 +76,9 @@ def train(
         return outcome
 
 
-def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, dict[str, Any]]:
+def _train(
+    run: Run, tell: Tell, token: str | None, prove: bool, on_compared: Callable[[Chatter], None] | None
+) -> tuple[str, dict[str, Any]]:
     recipe = run.recipe
     tell("stage", name="fetching")
     from .model import fetch_model
@@ -109,9 +118,13 @@ def _train(run: Run, tell: Tell, token: str | None, prove: bool) -> tuple[str, d
     if outcome == "finished" and recipe.evaluate and prove:
         gc.collect()
         from .evaluate import Asked, evaluate
+        from .model import load_for_chat
 
         tell("stage", name="evaluating")
-        evaluate(run, tell=tell, asked=Asked(quick=True))
+        chatter = load_for_chat(run)
+        evaluate(run, chatter, tell=tell, asked=Asked(quick=True))
+        if on_compared:
+            on_compared(chatter)
     return outcome, facts
 
 

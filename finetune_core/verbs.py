@@ -8,20 +8,25 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import hub, launch
 from .errors import FinetuneError
 from .events import Event
+from .locks import is_held
 from .machine import this_machine
 from .output import Output
 from .progress import summarize
 from .recipe import STARTER_MODEL, Recipe, list_presets, resolve_recipe
 from .run import Run, list_runs
 
+if TYPE_CHECKING:
+    from .answers.chatter import Chatter
+
 GOOD, REFUSED, USAGE, STOPPED = 0, 1, 2, 3
+READY_SECONDS = 600  # a training's models stay loaded so long for a chat that nobody has begun
 
 
 def presets(options: argparse.Namespace, out: Output) -> int:
@@ -52,6 +57,7 @@ def train(options: argparse.Namespace, out: Output) -> int:
     launch.stop_serving(run.path.parent)  # the chat's memory is needed now
     (run.path / "stop").unlink(missing_ok=True)
     out.say(f"Run {run.id}")
+    loaded: list[Chatter] = []
 
     def show(event: Event) -> None:
         if out.as_json:
@@ -61,14 +67,33 @@ def train(options: argparse.Namespace, out: Output) -> int:
 
     with _ctrl_c_stops(run):
         try:
-            outcome = work(run, on_event=show, token=os.environ.get("HF_TOKEN"), evaluate=not options.no_evaluate)
+            outcome = work(
+                run,
+                on_event=show,
+                token=os.environ.get("HF_TOKEN"),
+                evaluate=not options.no_evaluate,
+                on_compared=loaded.append if options.then_serve else None,
+            )
         except FinetuneError as error:
             if error.code == "running" and out.as_json:
                 out.json({"error": error.as_dict(), "run": run.id})
             if not out.as_json:
                 raise
             return REFUSED
+    if loaded:
+        _go_on_as_chat(run, loaded.pop())
     return STOPPED if outcome == "stopped" else GOOD
+
+
+def _go_on_as_chat(run: Run, chatter: Chatter) -> None:
+    """Answer questions with the models that this process has loaded, unless another job waits for their memory."""
+    from .serve import serve as work
+
+    if any(other.is_alive() for other in list_runs(run.path.parent)) or is_held(run.path.parent / ".gpu.lock"):
+        return
+    os.environ.pop("HF_TOKEN", None)  # nothing is fetched from here on
+    with suppress(FinetuneError):  # another chat was faster
+        work(run, idle_seconds=READY_SECONDS, chatter=chatter)
 
 
 def runs(options: argparse.Namespace, out: Output) -> int:

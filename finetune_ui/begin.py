@@ -66,7 +66,7 @@ def press(looks: Looks, runs_dir: Path, step: str, draft: str, *boxes: Any) -> t
         draft = draft or new_draft()
         tail = hashlib.sha256(f"{draft}\n{recipe.as_yaml()}".encode()).hexdigest()[:12]
         run = preflight.create_run_from(look.seen, runs_dir, tail)
-        launch.start(run)
+        launch.start(run, options=launch.THEN_CHAT)
         return run.id, "train", draft, ""
     except Exception as error:
         return gr.skip(), gr.skip(), gr.skip(), words.error_card(explain(error))

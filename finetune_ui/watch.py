@@ -148,7 +148,7 @@ def last_checkpoint(run: Run) -> int | None:
 def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     """Start, resume or try again. The tick redraws the panel once the worker lives."""
     try:
-        launch.start(held_run(runs_dir, run_id))
+        launch.start(held_run(runs_dir, run_id), options=launch.THEN_CHAT)
     except Exception as error:
         return gr.update(interactive=True, value="Try again"), problem_card(error)
     return gr.skip(), gr.update(visible=False)
@@ -166,7 +166,7 @@ def start_gentler(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any]:
                 code="out-of-memory",
             )
         new = preflight.create_run(run.recipe.replace(**step[1], accept_warnings=True), runs_dir)
-        launch.start(new)
+        launch.start(new, options=launch.THEN_CHAT)
     except Exception as error:
         return gr.update(interactive=True, value="Try again"), problem_card(error), gr.skip()
     return gr.skip(), gr.skip(), new.id

@@ -111,3 +111,18 @@ def test_a_failure_is_told_in_the_diary_and_the_traceback_stays_in_the_log(recip
     wait_for(lambda: run.status() == "failed")
     error = summarize(run.events()).error
     assert error["problem"] and error["fix"] and "Traceback" not in error["problem"]
+
+
+@pytest.mark.slow
+def test_after_a_training_from_the_page_its_models_answer_without_being_loaded_again(recipe, runs_dir):
+    run = create_run(recipe.replace(max_steps=2, evaluate=True, evaluate_rows=2, max_new_tokens=4), runs_dir)
+    launch.start(run, options=launch.THEN_CHAT)
+    try:
+        wait_for(lambda: launch.serving(runs_dir))
+        server = launch.start_serving(run)
+        assert (server.run_id, server.pid, run.status()) == (run.id, worker_pid(run), "finished")
+        assert {"base", "tuned"} <= set(server.models)
+        launch.start(create_run(recipe.replace(max_steps=1), runs_dir))
+        assert launch.serving(runs_dir) is None  # its memory is needed now
+    finally:
+        launch.stop_serving(runs_dir)
