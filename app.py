@@ -127,7 +127,7 @@ def main() -> None:
         mcp_server=False,
         show_error=False,
         enable_monitoring=False,
-        max_file_size="2gb",
+        max_file_size="2gb" if space.this_space() is None else "200mb",
         blocked_paths=[str(runs_dir)],
         quiet=True,
         prevent_thread_lock=True,

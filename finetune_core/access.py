@@ -90,18 +90,22 @@ def _ask(kind: str, name: str, token: str | None) -> None:
             f"{name[:80]!r} is no name on the Hub.", "Names on the Hub look like owner/name.", code="not-found"
         ) from None
     hub.require_reachable(f"{'The model' if kind == 'model' else 'The data set'} {name}")
-    address = f"{hub.endpoint()}/api/{kind}s/{name}/auth-check"
+    gated = FinetuneError(
+        f"{name} is gated: its owner asks each reader to accept terms first.",
+        f"Accept them at {hub.endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}, then sign in here.",
+        code="gated",
+    )
+    # what anybody may read is what the Hub tells anybody about and does not gate
+    address = f"{hub.endpoint()}/api/{kind}s/{name}" + ("/auth-check" if token else "")
     try:
         answer = get_session().get(address, headers=build_hf_headers(token=token or False), timeout=account.SECONDS)
         hf_raise_for_status(answer)
+        if not token and answer.json().get("gated"):
+            raise gated
     except Exception as error:
         known = explain(error)
         if known.code == "gated":
-            raise FinetuneError(
-                f"{name} is gated: its owner asks each reader to accept terms first.",
-                f"Accept them at {hub.endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}, then sign in here.",
-                code="gated",
-            ) from error
+            raise gated from (None if error is gated else error)
         if known.code == "not-found" or getattr(getattr(error, "response", None), "status_code", 0) in (401, 403, 404):
             raise FinetuneError(
                 f"The Hub knows no {'model' if kind == 'model' else 'data set'} {name} that you may read here.",

@@ -19,7 +19,7 @@ import pytest
 from hub_double import ALICE, BOB, HubDouble
 from space_people import SECRET, SPACE, make_run, session
 
-from finetune_ui import words_space
+from finetune_ui import looking, words_space
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN_TOKEN = "hf_ofthespaceitself0123456789"
@@ -152,6 +152,29 @@ def test_a_token_that_a_caller_sends_along_is_no_sign_in(program, run):
 def test_a_page_of_another_site_does_not_get_what_the_cookie_would_open(program, run):
     assert SECRET not in Visit(program, ALICE, origin="https://evil.example").open(run.id)
     assert SECRET in Visit(program, ALICE, origin=program.url).open(run.id)
+
+
+def look_at(visit: Visit, model: str) -> str:
+    """What the page says when this model is in its box, once it has looked."""
+    visit.open("")
+    box = next(each for each in visit.program.config["components"] if each["props"].get("label") == "Model")
+    visit.values[box["id"]] = model
+    review = next(each for each in visit.handlers() if [box["id"], "change"] in each["targets"] and each["inputs"])
+    deadline = time.monotonic() + 60
+    while "Checking the rows" in (told := visit.call(review, {})) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return told
+
+
+def test_a_private_model_is_not_given_from_the_cache_to_who_may_not_read_it(program, hub, tiny_model_dir):
+    hub.add("alice/tiny", tiny_model_dir, private=True)
+    assert "Ready" in look_at(Visit(program, ALICE), "alice/tiny")
+    for token in (BOB, None):
+        told = look_at(Visit(program, token), "alice/tiny")
+        assert "The Hub knows no model alice/tiny that you may read here" in told and "Ready" not in told
+    hub.repos["alice/tiny"].private = False
+    time.sleep(looking.ERROR_SECONDS)  # so long a refusal stands
+    assert "Ready" in look_at(Visit(program, "hf_unknown0123456789"), "alice/tiny")
 
 
 def test_no_run_is_served_as_a_file(program, run):
