@@ -53,7 +53,7 @@ def lost(is_kept: bool) -> str:
     return _line(
         "warn",
         "<b>Everything here is lost when the Space sleeps or restarts.</b> Download or push a result as soon as it is "
-        "there; the owner can mount a storage bucket at <code>/data</code> to keep all of it.",
+        "there; a storage bucket that its owner mounts at <code>/data</code> keeps it.",
     )
 
 
