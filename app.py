@@ -19,9 +19,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the terminal shows
 
 import gradio as gr
 
-from finetune_core import default_runs_dir, hub, launch
+from finetune_core import default_runs_dir, hub, launch, space
 from finetune_core.recipe import STARTER_MODEL
-from finetune_ui import beforehand, begin, check, choose, frame, look, names, prove, share, talk, watch
+from finetune_ui import beforehand, begin, check, choose, frame, look, names, on_space, prove, share, talk, watch
 from finetune_ui.held import QUICK
 from finetune_ui.hubpicks import HubPicks
 from finetune_ui.looking import Looks
@@ -29,12 +29,14 @@ from finetune_ui.pages import Draft, Screen
 
 
 def build_page(runs_dir: Path) -> gr.Blocks:
-    looks = Looks()
+    looks = Looks(runs_dir=runs_dir)
     with gr.Blocks(title="Fijn", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         held, step, seen, filled = gr.State(None), gr.State(None), gr.State(()), gr.State("")
         kept = gr.BrowserState({}, storage_key="fijn-draft", secret="fijn")  # no secret: a draft holds none
         page = frame.Page(runs_dir, held, step)
         header = frame.build_header()
+        if here := space.this_space():
+            on_space.build(demo, here, runs_dir)
         with gr.Row(elem_id="shell"):
             rail = frame.build_rail()
             with gr.Column(elem_id="main"):
@@ -55,7 +57,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUICK)
 
         # everything that a draft shows
-        draft = Draft(runs_dir, looks, HubPicks(), chosen, checked, begun)
+        draft = Draft(runs_dir, looks, HubPicks(runs_dir=runs_dir), chosen, checked, begun)
         inputs = [
             held,
             step,
@@ -103,10 +105,12 @@ def build_page(runs_dir: Path) -> gr.Blocks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Open the page on which a language model is fine-tuned.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    here = "127.0.0.1" if space.this_space() is None else "0.0.0.0"  # a Space is reached from outside its container
+    parser.add_argument("--host", default=here, help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=None, help="port (default: 7860, or the next that is free)")
     parser.add_argument("--runs-dir", type=Path, default=None, help="where runs are kept (default: ./runs)")
     asked = parser.parse_args()
+    space.forget_own_token()  # before anything can use it for a visitor
     runs_dir = (asked.runs_dir or default_runs_dir()).absolute()
     demo = build_page(runs_dir)
     demo.queue(max_size=32)
@@ -123,7 +127,7 @@ def main() -> None:
         mcp_server=False,
         show_error=False,
         enable_monitoring=False,
-        max_file_size="2gb",
+        max_file_size="2gb" if space.this_space() is None else "200mb",
         blocked_paths=[str(runs_dir)],
         quiet=True,
         prevent_thread_lock=True,

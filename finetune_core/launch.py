@@ -26,6 +26,7 @@ from .job import Job
 from .locks import is_held
 from .recipe import Recipe
 from .run import Run
+from .space import OWNER
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 THEN_CHAT = ("--then-serve",)  # for a person at the page: the models that were compared stay loaded to chat with
@@ -134,18 +135,23 @@ def before_training(runs_dir: Path, verb: str, key: str) -> Job:
     return Job(runs_dir / BEFORE_TRAINING[verb] / key, verb)
 
 
-def key_of(recipe: Recipe) -> str:
-    """Of its jobs before training: the same recipe has the same ones."""
-    return hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16]
+def key_of(recipe: Recipe, owner: str = "") -> str:
+    """Of its jobs before training: the same recipe of the same owner has the same ones."""
+    return hashlib.sha256((recipe.as_yaml() + owner).encode()).hexdigest()[:16]
 
 
-def start_before_training(runs_dir: Path, verb: str, recipe: Recipe, *options: str) -> Job:
-    job = before_training(runs_dir, verb, key_of(recipe))
+def start_before_training(
+    runs_dir: Path, verb: str, recipe: Recipe, *options: str, token: str | None = None, owner: str = ""
+) -> Job:
+    """owner: user name of who starts it on a shared page; the job and what comes of it is theirs."""
+    job = before_training(runs_dir, verb, key_of(recipe, owner))
     job.folder.mkdir(parents=True, exist_ok=True)
     recipe.save(job.folder / "recipe.yaml")
+    if owner:
+        (job.folder / OWNER).write_text(owner + "\n", encoding="utf-8")
     line = [sys.executable, "-m", "finetune_core", verb, str(job.folder / "recipe.yaml"), *options,
             "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
-    start_job(job, line)
+    start_job(job, line, {"HF_TOKEN": token} if token else None)
     return job
 
 
@@ -199,7 +205,7 @@ def serving(runs_dir: Path) -> Server | None:
     return server if is_held(runs_dir / ".serve.lock") else None
 
 
-def start_serving(run: Run, wait_seconds: float = 90.0) -> Server:
+def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0) -> Server:
     """A server for this run's models; one at a time, so another run's is ended first. Waits until it answers."""
     runs_dir, log = run.path.parent, run.path / "serve.log"
 
@@ -212,7 +218,7 @@ def start_serving(run: Run, wait_seconds: float = 90.0) -> Server:
             return server
         stop_serving(runs_dir)
         line = command(run, "serve", "--idle-seconds", str(IDLE_SECONDS))
-        process = _spawn_until(ours, line, log, None, wait_seconds)
+        process = _spawn_until(ours, line, log, {"HF_TOKEN": token} if token else None, wait_seconds)
         if server := ours():
             return server
     if process.poll() is None:
@@ -252,6 +258,7 @@ def child_environment() -> dict[str, str]:
     env["PYTHONUNBUFFERED"] = "1"
     env["HF_HUB_DISABLE_TELEMETRY"] = "1"
     env.setdefault("TOKENIZERS_PARALLELISM", "false")
+    env.pop("OAUTH_CLIENT_SECRET", None)  # a Space's own; no child signs anybody in
     if not hub.reachable():
         env["HF_HUB_OFFLINE"] = "1"
     return env

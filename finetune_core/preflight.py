@@ -90,13 +90,15 @@ def offers(seen: Preflight) -> list[Offer]:
     return elsewhere(seen.recipe, seen.facts, lengths, seen.diagnosis.trained_tokens)
 
 
-def create_run(recipe: Recipe, runs_dir: Path, *, token: str | None = None, tail: str | None = None) -> Run:
+def create_run(
+    recipe: Recipe, runs_dir: Path, *, token: str | None = None, tail: str | None = None, owner: str = ""
+) -> Run:
     """A run ready to start. Nothing is made on disk when the data is blocked or anything else is refused."""
     seen = look(recipe, token=token)
-    return create_run_from(seen, runs_dir, tail)
+    return create_run_from(seen, runs_dir, tail, owner)
 
 
-def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None) -> Run:
+def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, owner: str = "") -> Run:
     """The run for what was looked at: the page has looked already when Start is pressed."""
     if seen.diagnosis.verdict == "blocked":
         errors = [finding for finding in seen.diagnosis.findings if finding.level == "error"]
@@ -110,7 +112,7 @@ def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None) ->
         "warnings": [finding.says for finding in warnings],
         "passed": [{"code": finding.code, "says": finding.says, "rows": finding.count} for finding in warnings],
     }
-    return Run.create(runs_dir, seen.plan.recipe, promised, tail)
+    return Run.create(runs_dir, seen.plan.recipe, promised, tail, owner)
 
 
 def model_folder(recipe: Recipe, token: str | None = None) -> Path:

@@ -20,13 +20,15 @@ from .events import Event, append_event, read_events
 from .files import read_json, write_json
 from .locks import hold, is_held
 from .recipe import Recipe
+from .space import OWNER, bucket
 
 STATUSES = ("new", "running", "finished", "stopped", "failed", "interrupted")
 
 
 def default_runs_dir() -> Path:
-    """FINETUNE_RUNS_DIR, else ./runs. Chosen once, at the edge, and passed down."""
-    return Path(os.environ.get("FINETUNE_RUNS_DIR") or "runs").absolute()
+    """FINETUNE_RUNS_DIR, else on a Space its mounted bucket, else ./runs. Chosen once, at the edge, and passed down."""
+    mounted = bucket()
+    return Path(os.environ.get("FINETUNE_RUNS_DIR") or (mounted / "runs" if mounted else "runs")).absolute()
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,20 @@ class Run:
 
     @classmethod
     def create(
-        cls, runs_dir: Path, recipe: Recipe, plan: Mapping[str, Any] | None = None, tail: str | None = None
+        cls,
+        runs_dir: Path,
+        recipe: Recipe,
+        plan: Mapping[str, Any] | None = None,
+        tail: str | None = None,
+        owner: str = "",
     ) -> Run:
         """Make the folder, with its recipe and plan. The same `tail` twice gives the same run (a double click).
 
+        owner: user name of who started it on a shared page; such a run's id cannot be guessed (128 random bits).
         Raises FinetuneError if the folder cannot be made; nothing half-made stays behind.
         """
-        tail = tail or secrets.token_urlsafe(6).replace("-", "x").replace("_", "y")
+        made = secrets.token_hex(16) if owner else secrets.token_urlsafe(6).replace("-", "x").replace("_", "y")
+        tail = tail or made
         if not re.fullmatch(r"[A-Za-z0-9]{4,40}", tail):
             raise FinetuneError("That is no valid run id.", "Reload the page and start again.", code="bad-id")
         try:
@@ -56,6 +65,8 @@ class Run:
                 try:
                     if plan is not None:
                         write_json(making / "plan.json", plan)
+                    if owner:
+                        (making / OWNER).write_text(owner + "\n", encoding="utf-8")
                     recipe.save(making / "recipe.yaml")
                     making.rename(runs_dir / name)
                 finally:

@@ -109,6 +109,7 @@ def sweep(
     runs_dir: Path,
     *,
     token: str | None = None,
+    owner: str = "",
     say: Say | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_change: Callable[[Sweep], None] | None = None,
@@ -146,7 +147,7 @@ def sweep(
 
         trial = _try(
             recipe.replace(**values, eval_steps=every),
-            values, runs_dir, token, asked, progress, should_stop,
+            values, runs_dir, token, asked, progress, should_stop, owner,
         )  # fmt: skip
         done.append(trial)
         drawn.tell(study, asked, trial)
@@ -208,11 +209,12 @@ def _try(
     asked: Any,
     progress: Callable[[Trial, float], None],
     should_stop: Callable[[], bool],
+    owner: str = "",
 ) -> Trial:
     """Train one setting and tell optuna each look at the validation rows; stop it when it falls behind."""
     run = None
     try:
-        run = preflight.create_run(recipe, runs_dir, token=token)
+        run = preflight.create_run(recipe, runs_dir, token=token, owner=owner)
         progress(Trial(run.id, values, "running"), 0.0)
         launch.start(run, token, options=("--no-evaluate",))
         pruned, told, size = False, 0, -1

@@ -18,6 +18,7 @@ from .output import Output
 from .proof.metrics import METRICS
 from .recipe import Recipe, resolve_recipe
 from .run import Run
+from .space import owner_of
 from .turn import StoppedWaiting, turn
 from .verbs import GOOD, STOPPED, bring_starter, needs_result
 
@@ -149,6 +150,7 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
             options.trials,
             options.runs_dir,
             token=os.environ.get("HF_TOKEN"),
+            owner=owner_of(job.folder),
             say=show,
             should_stop=job.is_asked_to_stop,
             on_change=lambda now: write_sweep(job.folder, now),

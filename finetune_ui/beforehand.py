@@ -17,8 +17,9 @@ from finetune_core.job import Job, goes_on
 from finetune_core.recipe import Recipe
 from finetune_core.sweep import MOST_TRIALS, Space, combinations, read_space, usual_space
 
-from . import form, look, words, words_beforehand
+from . import form, look, visitor, words, words_beforehand
 from .held import QUICK, SLOW, settings_of, told
+from .reading import require_readable
 from .words import short_data, short_model
 
 if TYPE_CHECKING:
@@ -85,10 +86,13 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
 
 
 def job_of(runs_dir: Path, verb: str, name: str) -> Job:
-    """Names are made by launch.key_of and kept on the page; nothing else may become a folder."""
-    if len(name) != 16 or any(mark not in "0123456789abcdef" for mark in name):
+    """Names are made by launch.key_of and kept on the page; nothing else may become a folder, and nobody else's job is
+    answered. Raises FinetuneError (no-job)."""
+    plain = len(name) == 16 and all(mark in "0123456789abcdef" for mark in name)
+    job = launch.before_training(runs_dir, verb, name if plain else "none")
+    if not plain or not visitor.now().owns(job.folder):
         raise FinetuneError("This page has nothing going on.", "Start it again.", code="no-job")
-    return launch.before_training(runs_dir, verb, name)
+    return job
 
 
 # --- handlers ---
@@ -97,8 +101,9 @@ def job_of(runs_dir: Path, verb: str, name: str) -> Job:
 def ask_prompts(runs_dir: Path, *boxes: Any) -> tuple[Any, ...]:
     """Start the look at the rivals: (asked, card, button, clock)."""
     try:
-        recipe = _recipe(boxes)
-        job = launch.start_before_training(runs_dir, "should-i", recipe)
+        recipe, asker = _recipe(boxes), visitor.require_machine()
+        require_readable(asker, recipe, runs_dir)
+        job = launch.start_before_training(runs_dir, "should-i", recipe, token=asker.token, owner=asker.name)
     except Exception as error:
         again = gr.update(value=words_beforehand.PROMPTS_AGAIN, interactive=True)
         return NOBODY, words.error_card(told(error)), again, gr.skip()
@@ -108,10 +113,12 @@ def ask_prompts(runs_dir: Path, *boxes: Any) -> tuple[Any, ...]:
 def ask_settings(runs_dir: Path, rates: str, ranks: str, epochs: str, trials: str, *boxes: Any) -> tuple[Any, ...]:
     """Start the trials: (asked, table, button, clock)."""
     try:
-        recipe = _recipe(boxes)
+        recipe, asker = _recipe(boxes), visitor.require_machine()
+        require_readable(asker, recipe, runs_dir)
         space, most = read_sweep(recipe, rates, ranks, epochs, trials)
         values = [f"{name}={','.join(map(_number, found))}," for name, found in space.items()]
-        job = launch.start_before_training(runs_dir, "sweep", recipe, *values, "--trials", str(most))
+        options = [*values, "--trials", str(most)]
+        job = launch.start_before_training(runs_dir, "sweep", recipe, *options, token=asker.token, owner=asker.name)
     except Exception as error:
         again = gr.update(value=words_beforehand.SWEEP_START, interactive=True)
         return NOBODY, words.error_card(told(error)), again, gr.skip()
@@ -166,10 +173,10 @@ def now(
         (prompts_asked, prompts_seen, "should-i", _draw_prompts, words_beforehand.PROMPTS_AGAIN),
         (sweep_asked, sweep_seen, "sweep", _draw_sweep, words_beforehand.SWEEP_START),
     ):
-        if not asked[0]:
+        job = _last_job(runs_dir, verb, asked)
+        if job is None:
             parts += [gr.skip()] * 4
             continue
-        job = job_of(runs_dir, verb, asked[0])
         said, report = job.said(), read_json(job.folder / "report.json")
         going = goes_on(said)
         alive = alive or going
@@ -189,6 +196,14 @@ def now(
             found,
         ]
     return *parts, gr.skip() if alive else gr.Timer(active=False)
+
+
+def _last_job(runs_dir: Path, verb: str, asked: Asked) -> Job | None:
+    """The job of the last press; None before it, and for one who is signed out by now."""
+    try:
+        return job_of(runs_dir, verb, asked[0])
+    except FinetuneError:
+        return None
 
 
 def _draw_prompts(said: Any, report: Mapping[str, Any] | None, about: str) -> str:

@@ -15,7 +15,7 @@ from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.run import list_runs
 
-from . import form, words, words_plan
+from . import form, visitor, words, words_plan, words_share, words_space
 from .look import html
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Begin:
 def build(page: Page) -> Begin:
     draft = gr.State("")
     with gr.Column(elem_classes="begin", elem_id="begin") as bar:
-        problem = html("", elem_classes="begin-problem")
+        problem = html("", elem_classes="begin-problem", js_on_load=words_share.COPY_JS)
         with gr.Row(elem_classes="begin-row"):
             says = html(words_plan.bar_waiting())
             see = gr.Button(words_plan.SEE_CHECK, size="md", min_width=120, scale=0)
@@ -63,13 +63,21 @@ def press(looks: Looks, runs_dir: Path, step: str, draft: str, *boxes: Any) -> t
             return gr.skip(), "check", gr.skip(), ""
         if step != "check" and not _is_clear(look):
             return gr.skip(), "check", gr.skip(), ""
-        draft = draft or new_draft()
-        tail = hashlib.sha256(f"{draft}\n{recipe.as_yaml()}".encode()).hexdigest()[:12]
-        run = preflight.create_run_from(look.seen, runs_dir, tail)
-        launch.start(run, options=launch.THEN_CHAT)
+        asker, draft = visitor.require_machine(), draft or new_draft()
+        tail = hashlib.sha256(f"{asker.name}\n{draft}\n{recipe.as_yaml()}".encode()).hexdigest()
+        run = preflight.create_run_from(look.seen, runs_dir, tail[: 32 if asker.name else 12], asker.name)
+        launch.start(run, asker.token, options=launch.THEN_CHAT)
         return run.id, "train", draft, ""
     except Exception as error:
-        return gr.skip(), gr.skip(), gr.skip(), words.error_card(explain(error))
+        return gr.skip(), gr.skip(), gr.skip(), _refusal(explain(error))
+
+
+def _refusal(error: FinetuneError) -> str:
+    """Why nothing started; on a Space of somebody else, the ways to train all the same."""
+    asker = visitor.now()
+    if error.code == visitor.NOT_YOURS and asker.space is not None:
+        return words_space.ways(asker.space.id, asker.name)
+    return words.error_card(error)
 
 
 def starting() -> Any:
@@ -77,7 +85,7 @@ def starting() -> Any:
 
 
 def new_draft() -> str:
-    return secrets.token_hex(8)
+    return secrets.token_hex(16)
 
 
 def _is_clear(look: Look) -> bool:
@@ -102,13 +110,17 @@ def show(runs_dir: Path, step: str, look: Look | None, wrong: Sequence[str], pro
         return words_plan.bar_error(error), see, start(ready=False)
     if look is None or look.seen is None:
         return words_plan.bar_waiting(look.says if look else "", look.fraction if look else None), see, start()
-    diagnosis, plan = look.seen.diagnosis, look.seen.plan
+    diagnosis, plan, asker = look.seen.diagnosis, look.seen.plan, visitor.now()
     queued = any(run.is_alive() for run in list_runs(runs_dir)[:20])
     says = words_plan.bar_ready(diagnosis, plan, queued)
+    if asker.may_use_machine:
+        says += words_space.ends_first(asker.seconds_left(), plan.seconds)
     if step == "choose" and not _is_clear(look):
         hidden = gr.update(visible=False)
         label = words_plan.SEE_FIXES if diagnosis.verdict == "blocked" else words_plan.see_warnings(diagnosis)
         return says, hidden, start(label)
     if diagnosis.verdict == "blocked":
         return says, see, start(ready=False)
+    if not asker.may_use_machine:
+        return says, see, start(words_space.HOW)
     return says, see, start(words_plan.START if _is_clear(look) else words_plan.START_ANYWAY)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from finetune_core.proof.side_by_side import look_at, side_by_side
-from finetune_core.run import Run, list_runs
+from finetune_core.run import Run
 
-from . import charts, look, words, words_beside, words_run
+from . import charts, look, visitor, words, words_beside, words_run
 from .held import QUICK, held_run, settings_of, told
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def build(page: Page) -> Beside:
 
 def show(run: Run) -> tuple[Any, ...]:
     """Which runs there are to choose from; hidden while there is none."""
-    others = [other for other in list_runs(run.path.parent)[:LISTED] if other.id != run.id and _can_be_compared(other)]
+    mine = visitor.own_runs(run.path.parent)[:LISTED]
+    others = [other for other in mine if other.id != run.id and _can_be_compared(other)]
     choices = [(_choice(other.path, other.version()), other.id) for other in others]
     return gr.update(visible=bool(choices)), gr.update(choices=choices, value=[]), ""
 

@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe
+from finetune_core.space import this_space
 
 from . import form, names, scripts, uploads, words, words_choose, words_hub
 from .held import QUICK
@@ -41,16 +42,19 @@ class Chosen:
 def build(page: Page) -> Chosen:
     first = Recipe.make(form.preset(FIRST_PRESET).recipe)
     preset, wrong = gr.State(FIRST_PRESET), gr.State(())
+    on_space = this_space() is not None  # whose paths are no visitor's
     with gr.Column(elem_classes=["panel", "choose"]) as panel:
         html(words_choose.heading())
         about = html("", elem_classes="about-run")
         cards = html(words_choose.preset_cards(form.presets(), FIRST_PRESET, {}), js_on_load=scripts.PRESETS)
         with gr.Row(elem_classes="boxes", equal_height=True):
             with gr.Column(elem_classes=["card", "box-card"], min_width=280):
-                model = _name_box(words_choose.MODEL_TITLE, words_choose.MODEL_HELP, STARTER_MODEL)
+                model_help = words_choose.MODEL_HELP_ON_SPACE if on_space else words_choose.MODEL_HELP
+                model = _name_box(words_choose.MODEL_TITLE, model_help, STARTER_MODEL)
                 model_note = html(words_choose.model_note())
             with gr.Column(elem_classes=["card", "box-card", "data-card"], min_width=280):
-                data = _name_box(words_choose.DATA_TITLE, words_choose.DATA_HELP, STARTER_DATA)
+                data_help = words_choose.DATA_HELP_ON_SPACE if on_space else words_choose.DATA_HELP
+                data = _name_box(words_choose.DATA_TITLE, data_help, STARTER_DATA)
                 data_note = html(words_choose.data_note())
                 picks = html("", js_on_load=scripts.PICKS)
                 drop = html(words_choose.drop_zone(), js_on_load=scripts.DROP, elem_classes="drop-home")

@@ -19,7 +19,7 @@ from finetune_core.proof.metrics import METRICS
 from finetune_core.run import Run
 
 from . import look, words, words_comparing, words_share
-from .held import QUICK, SLOW, held_run, problem_card
+from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -196,14 +196,15 @@ def starter(runs_dir: Path) -> Callable[..., tuple[Any, ...]]:
 def press(runs_dir: Path, run_id: str, values: Sequence[Any], own_machine: bool) -> tuple[Any, Any, Any, Any]:
     """Start the comparison: (problem, button, the key's box emptied, seen)."""
     try:
-        run, choices = held_run(runs_dir, run_id), Choices(*values)
+        (run, token), choices = run_to_work_on(runs_dir, run_id), Choices(*values)
         if run.is_alive():
             raise FinetuneError("This run is still going on.", "Compare it when its training is done.", "running")
         flags = choices.options()
         if choices.check.strip():
             flags += ["--check-file", str(keep_check(run, choices.check, own_machine))]
         key = choices.judge_key.strip()
-        launch.evaluate(run, *flags, secrets={"OPENAI_API_KEY": key} if key else None)
+        given = {"OPENAI_API_KEY": key, "HF_TOKEN": token or ""}
+        launch.evaluate(run, *flags, secrets={name: value for name, value in given.items() if value} or None)
     except Exception as error:
         card = problem_card(error)
         return card, gr.update(interactive=True, value="Try again"), gr.skip(), gr.skip()

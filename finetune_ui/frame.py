@@ -8,10 +8,10 @@ from pathlib import Path
 
 import gradio as gr
 
-from finetune_core import Progress, Recipe, Run, hub, list_runs, summarize
+from finetune_core import Progress, Recipe, Run, hub, summarize
 from finetune_core.machine import this_machine
 
-from . import scripts, words_frame, words_run
+from . import scripts, visitor, words_frame, words_run
 from .look import html
 from .words import STEPS, short_data
 
@@ -50,7 +50,7 @@ def chips(runs_dir: Path) -> str:
 
 def arrive(runs_dir: Path, asked: str | None, step: str | None, new: bool = False) -> tuple[str, str]:
     """Where a fresh page opens: the run asked for, else the running one, else the newest, else Choose."""
-    runs = {run.id: run for run in list_runs(runs_dir)}
+    runs = {run.id: run for run in visitor.own_runs(runs_dir)}
     if new and asked not in runs:
         return "", step if step in ("choose", "check") else "choose"
     run = runs.get(asked or "") or next((r for r in runs.values() if r.is_alive()), next(iter(runs.values()), None))
@@ -85,11 +85,12 @@ def finished_steps(run: Run | None) -> tuple[str, ...]:
 
 
 def find(runs_dir: Path, run_id: str) -> Run | None:
-    """The run with this id, or None. Ids come from the browser, so only a plain folder name counts."""
+    """The run with this id, or None. Ids come from the browser, so only a plain folder name counts, and only the
+    run of who is asking."""
     if not run_id or Path(run_id).name != run_id or run_id.startswith("."):
         return None
     run = Run(runs_dir / run_id)
-    return run if (run.path / "recipe.yaml").is_file() else None
+    return run if (run.path / "recipe.yaml").is_file() and visitor.now().owns(run.path) else None
 
 
 # --- drawing ---
@@ -124,12 +125,12 @@ def _fold_line(run: Run, step: str) -> str:
 
 
 def draw_rail(runs_dir: Path, held: str) -> str:
-    return words_frame.rail([_rail_run(run) for run in list_runs(runs_dir)[:RAIL_LIMIT]], held)
+    return words_frame.rail([_rail_run(run) for run in visitor.own_runs(runs_dir)[:RAIL_LIMIT]], held)
 
 
 def rail_version(runs_dir: Path) -> tuple:
     """Changes whenever the rail would look different."""
-    return tuple((run.id, run.version()) for run in list_runs(runs_dir)[:RAIL_LIMIT])
+    return tuple((run.id, run.version()) for run in visitor.own_runs(runs_dir)[:RAIL_LIMIT])
 
 
 def _rail_run(run: Run) -> words_frame.RailRun:

@@ -6,9 +6,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_core import hub
+
+from . import visitor
+from .reading import require_readable
+from .visitor import Visitor
 
 if TYPE_CHECKING:
     from finetune_core.data.hubdata import HubChoices
@@ -19,17 +25,22 @@ AGAIN = 30.0  # seconds after which it is asked again when it had no answer
 KEPT = 50  # answers remembered
 
 
-def _ask(name: str, config: str | None, revision: str | None) -> HubChoices | None:
+def _ask(
+    name: str, config: str | None, revision: str | None, who: str = "", token: str | None = None
+) -> HubChoices | None:
     from finetune_core.data.hubdata import choices
 
-    return choices(name, config, revision) if hub.reachable(1.0) else None
+    return choices(name, config, revision, token) if hub.reachable(1.0) else None
 
 
 class HubPicks:
-    """Answers by data set, subset and version. Silent where there is none."""
+    """Answers by data set, subset and version, and on a Space by who asks. Silent where there is none.
 
-    def __init__(self, ask: Callable[..., Any] = _ask):
-        self._ask = ask
+    runs_dir: where a visitor's uploads are.
+    """
+
+    def __init__(self, ask: Callable[..., Any] = _ask, runs_dir: Path = Path("runs")):
+        self._ask, self._runs_dir = ask, runs_dir
         self._asked: OrderedDict[tuple[Any, ...], tuple[Future[Any], float]] = OrderedDict()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="hub-picks")
 
@@ -40,11 +51,15 @@ class HubPicks:
         name = recipe.dataset_name
         if not is_on_hub(name):
             return {}, False
-        key = name, recipe.dataset_config, recipe.dataset_revision
+        key: tuple[Any, ...] = (name, recipe.dataset_config, recipe.dataset_revision)
+        asker, ask = visitor.now(), self._ask
+        if asker.space is not None:
+            key = (*key, asker.name)
+            ask = partial(self._ask_for, asker, recipe)
         future, began = self._asked.get(key, (None, 0.0))
         waited = time.monotonic() - began
         if future is None or (waited > AGAIN and _answer(future) is None):
-            future, waited = self._pool.submit(self._ask, *key), 0.0
+            future, waited = self._pool.submit(ask, *key), 0.0
             self._asked[key] = future, time.monotonic()
             while len(self._asked) > KEPT:
                 self._asked.popitem(last=False)
@@ -56,6 +71,11 @@ class HubPicks:
             "dataset_train_split": answer.splits,
             "dataset_revision": answer.revisions,
         }, False
+
+    def _ask_for(self, asker: Visitor, recipe: Recipe, *key: Any) -> Any:
+        """For one visitor of a Space: with their token, and only what they may read (the cache is everybody's)."""
+        require_readable(asker, recipe, self._runs_dir)
+        return self._ask(*key, asker.token)
 
 
 def _answer(future: Future[Any]) -> Any:

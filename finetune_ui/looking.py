@@ -18,7 +18,9 @@ from finetune_core.machine import Machine, this_machine
 from finetune_core.plan import Plan
 from finetune_core.recipe import STARTER_MODEL, Recipe, group_of
 
-from . import form, words_plan
+from . import form, visitor, words_plan
+from .reading import require_readable
+from .visitor import Visitor
 
 if TYPE_CHECKING:
     from finetune_core.preflight import Preflight
@@ -60,10 +62,13 @@ class Look:
 
 
 class Looks:
-    """Looks by what they read. Each is done once, however many pages ask."""
+    """Looks by what they read, and on a Space by who asks: what one visitor may read is not another's.
 
-    def __init__(self, look: Callable[..., Preflight] = preflight.look):
-        self._look = look
+    Each is done once, however many pages ask. runs_dir: where a visitor's uploads are.
+    """
+
+    def __init__(self, look: Callable[..., Preflight] = preflight.look, runs_dir: Path = Path("runs")):
+        self._look, self._runs_dir = look, runs_dir
         self._kept: OrderedDict[str, Look] = OrderedDict()
         self._last_of: dict[str, str] = {}  # who asked -> the key that they wait for
         self._lock = threading.Lock()
@@ -71,12 +76,13 @@ class Looks:
 
     def ask(self, recipe: Recipe, who: str = "", wait_seconds: float = 0.0) -> Look:
         """The look at this recipe, begun if nobody did. `who` waits for one look at a time: an older one is dropped."""
-        key = what_it_reads(recipe)
+        asker = visitor.now()
+        key = _key(recipe, asker)
         with self._lock:
             look = self._kept.get(key)
             if look is None or _is_stale(look):
                 look = self._kept[key] = Look(recipe)
-                self._pool.submit(self._run, look)
+                self._pool.submit(self._run, look, asker)
             self._kept.move_to_end(key)
             before, self._last_of[who] = self._last_of.get(who), key
             if before not in (None, key) and before not in self._last_of.values() and before in self._kept:
@@ -89,7 +95,7 @@ class Looks:
     def cancel(self, recipe: Recipe) -> None:
         """Stop reading. The look stays, as an error that says so, until `again`."""
         with self._lock:
-            if (look := self._kept.get(what_it_reads(recipe))) and look.pending:
+            if (look := self._kept.get(_key(recipe, visitor.now()))) and look.pending:
                 look.unwanted.set()
                 look.error = FinetuneError("The check was cancelled.", "Start it again when you like.", CANCELLED)
                 look.ended.set()
@@ -97,7 +103,7 @@ class Looks:
     def again(self, recipe: Recipe) -> None:
         """Forget what is known, so that the next `ask` looks anew."""
         with self._lock:
-            self._drop(what_it_reads(recipe), forget=True)
+            self._drop(_key(recipe, visitor.now()), forget=True)
 
     def _drop(self, key: str, forget: bool = False) -> None:
         look = self._kept.get(key)
@@ -105,7 +111,7 @@ class Looks:
             look.unwanted.set()
             del self._kept[key]
 
-    def _run(self, look: Look) -> None:
+    def _run(self, look: Look, asker: Visitor) -> None:
         def on_progress(fraction: float | None = None, says: str = "") -> None:
             look.fraction, look.says = fraction, says
             if look.unwanted.is_set():
@@ -113,7 +119,9 @@ class Looks:
 
         try:
             on_progress()
-            look.seen = self._look(look.recipe, on_progress=on_progress)
+            require_readable(asker, look.recipe, self._runs_dir)
+            own = {"token": asker.token} if asker.token else {}
+            look.seen = self._look(look.recipe, on_progress=on_progress, **own)
         except Cancelled:
             return
         except Exception as error:
@@ -122,6 +130,10 @@ class Looks:
                 traceback.print_exc()
         look.began = time.monotonic()
         look.ended.set()
+
+
+def _key(recipe: Recipe, asker: Visitor) -> str:
+    return f"{asker.name} {what_it_reads(recipe)}"
 
 
 def what_it_reads(recipe: Recipe) -> str:

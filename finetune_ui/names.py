@@ -11,19 +11,21 @@ import gradio as gr
 from finetune_core import hub
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import DATA_DIR, STARTER_MODEL
-from finetune_core.run import list_runs
+
+from . import visitor
+from .reading import may_name
 
 RECENT = 12  # models and data sets of earlier runs offered again
 
 
 def search_models(event: gr.KeyUpData) -> Any:
     """The Hub's answers while typing; unchanged when it is away."""
-    found = hub.search("model", event.input_value or "")
+    found = hub.search("model", event.input_value or "", token=visitor.now().token)
     return gr.update(choices=[item.id for item in found]) if found else gr.skip()
 
 
 def search_data(event: gr.KeyUpData) -> Any:
-    found = hub.search("dataset", event.input_value or "")
+    found = hub.search("dataset", event.input_value or "", token=visitor.now().token)
     return gr.update(choices=[item.id for item in found]) if found else gr.skip()
 
 
@@ -33,15 +35,17 @@ def first_choices(runs_dir: Path, kept: Any = None) -> list[Any]:
     `kept`: the draft in the browser; its file is offered under its own name.
     """
     drafted = kept.get("boxes", {}).get("dataset_name") if isinstance(kept, dict) else None
-    recipes = []
-    for run in list_runs(runs_dir)[:RECENT]:
+    asker, recipes = visitor.now(), []
+    for run in visitor.own_runs(runs_dir)[:RECENT]:
         try:
             recipes.append(run.recipe)
         except FinetuneError:
             continue
-    models = [STARTER_MODEL, *(recipe.model_name_or_path for recipe in recipes), *cached_models()]
+    # a Space's cache holds what its visitors chose, private models too
+    cached = cached_models() if asker.space is None else []
+    models = [STARTER_MODEL, *(recipe.model_name_or_path for recipe in recipes), *cached]
     data = [*data_choices(), *(_file_choice(recipe.dataset_name) for recipe in recipes)]
-    if isinstance(drafted, str) and Path(drafted).is_file():
+    if isinstance(drafted, str) and may_name(asker, drafted, runs_dir) and Path(drafted).is_file():
         data.append(_file_choice(drafted))
     return [gr.update(choices=list(dict.fromkeys(models))), gr.update(choices=list(dict.fromkeys(data)))]
 

@@ -18,7 +18,7 @@ from finetune_core.takeaway.facts import gather
 from finetune_core.takeaway.kept import kept, result_files, shareable_recipe
 
 from . import look, serving, taking, words_share, words_take
-from .held import QUICK, SLOW, held_run, problem_card
+from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -101,8 +101,8 @@ def served(run: Run) -> tuple[Any, Any, Any]:
 
 def start_server(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
     try:
-        run = held_run(runs_dir, run_id)
-        launch.start_serving(run)
+        run, token = run_to_work_on(runs_dir, run_id)
+        launch.start_serving(run, token)
         return *served(run), gr.update(visible=False)
     except Exception as error:
         shown = problem_card(error)

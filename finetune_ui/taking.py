@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -21,9 +20,9 @@ from finetune_core.run import Run
 from finetune_core.takeaway import TAKEN, account
 from finetune_core.takeaway.kept import exports_dir, kept, short_name, sizes
 
-from . import look, words_take
+from . import look, visitor, words_take
 from .downloads import download
-from .held import QUICK, held_run, problem_card
+from .held import QUICK, held_run, problem_card, run_to_work_on
 from .words_share import COPY_JS
 
 if TYPE_CHECKING:
@@ -191,12 +190,12 @@ def tick(runs_dir: Path, run_id: str, seen: Any) -> Any:
 
 def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) -> tuple[Any, ...]:
     try:
-        run = held_run(runs_dir, run_id)
+        run, token = run_to_work_on(runs_dir, run_id)
         if not _cancelled(run, to) and kept(run, to) is None:
             shutil.rmtree(exports_dir(run, to), ignore_errors=True)  # of earlier weights
             types = ["--types", "f16", "q8_0", "q4_0"] if four_bits else []
             line = launch.command(run, "export", "--to", to, "--output", str(exports_dir(run, to)), *types)
-            launch.start_job(launch.taking(run, to), line)
+            launch.start_job(launch.taking(run, to), line, {"HF_TOKEN": token} if token else None)
         return gr.update(visible=False), *states_of(run)
     except Exception as error:
         return _refused(runs_dir, run_id, error)
@@ -205,18 +204,18 @@ def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) 
 def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bool, token: str) -> tuple[Any, ...]:
     """The token goes into the child's environment and nowhere else; its box is emptied."""
     try:
-        run = held_run(runs_dir, run_id)
+        run, own_token = run_to_work_on(runs_dir, run_id)
         if _cancelled(run, "push"):
             return gr.update(visible=False), *states_of(run)
         repo_id, token = str(repo_id or "").strip(), str(token or "").strip()
         account.require_name(repo_id)
-        if not token and (os.environ.get("SPACE_ID") or not account.find_token()):
+        if not token and not own_token and not account.find_token():
             raise FinetuneError(
                 "You are not signed in to the Hub.", "Paste a token with the role “write”.", code="no-token"
             )
         options = [*(["--merged"] if what == "merged" else []), *([] if private else ["--public"])]
-        line = launch.command(run, "push", repo_id, *options)
-        launch.start_job(launch.taking(run, "push"), line, {"HF_TOKEN": token} if token else None)
+        line, used = launch.command(run, "push", repo_id, *options), token or own_token
+        launch.start_job(launch.taking(run, "push"), line, {"HF_TOKEN": used} if used else None)
         states = list(states_of(run))
     except Exception as error:
         return _refused(runs_dir, run_id, error)
@@ -283,8 +282,11 @@ _asked = 0.0
 
 
 def known_account() -> Known | None:
-    """Who is signed in on this machine, as last heard; asked in the background, None until there is an answer."""
+    """Who is signed in, as last heard: on a Space who is asking, else on this machine, asked in the background and
+    None until there is an answer."""
     global _asked
+    if (asker := visitor.now()).space is not None:
+        return Known(asker.name, False)
     if time.monotonic() - _asked > ASK_AGAIN or _asked == 0.0:
         _asked = time.monotonic()
         threading.Thread(target=_ask, daemon=True).start()

@@ -17,7 +17,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 
 from . import look, serving, words, words_talk
-from .held import QUICK, held_run, problem_card, told
+from .held import QUICK, held_run, problem_card, run_to_work_on, told
 from .replies import Request, replies
 from .words_talk import Answer, Suggestion, Turn, Turns
 
@@ -251,12 +251,12 @@ async def stream(
         return (*earlier, turn), words_talk.conversation((*earlier, turn))
 
     try:
-        run = held_run(runs_dir, run_id)
+        run, token = await asyncio.to_thread(run_to_work_on, runs_dir, run_id)
         server = await asyncio.to_thread(launch.serving, runs_dir)
         if not server or server.run_id != run.id:
             turn = turn.with_all(state="loading")
             yield drawn()
-            server = await asyncio.to_thread(launch.start_serving, run)
+            server = await asyncio.to_thread(launch.start_serving, run, token)
             turn = turn.with_all(state="waiting")
             yield drawn()
     except Exception as error:
@@ -318,11 +318,11 @@ def _welcome(runs_dir: Path, run_id: str) -> str:
 def wake(runs_dir: Path, run_id: str) -> Any:
     """The box has the focus: load the models while the person types, unless a training has the machine."""
     try:
-        run = held_run(runs_dir, run_id)
+        run, token = run_to_work_on(runs_dir, run_id)
         state = serving.state_of(run)
         if state == "asleep":
             yield words_talk.presence("loading"), gr.skip()
-            launch.start_serving(run)
+            launch.start_serving(run, token)
             state = "awake"
         yield words_talk.presence(state), gr.skip()
     except Exception as error:

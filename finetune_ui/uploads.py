@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from finetune_core.errors import FinetuneError
+from finetune_core.space import ANYONE, UPLOADS, upload_home
+
+from . import visitor
 
 PIECE = 1 << 20  # bytes read at a time
-UPLOADS = ".uploads"  # inside the runs folder, which is never served
+KEPT_SECONDS = 24 * 3600.0  # for an upload of a Space's visitor who is not signed in
 
 
 def keep_file(runs_dir: Path, path: str, upload_dir: Path) -> Path:
@@ -33,7 +39,28 @@ def keep_text(runs_dir: Path, text: str) -> Path:
     """Pasted rows as a file whose ending says what they look like. Raises FinetuneError if there are none."""
     from finetune_core.data import save_pasted
 
-    return save_pasted(text, runs_dir / UPLOADS)
+    return save_pasted(text, home_of(runs_dir))
+
+
+def home_of(runs_dir: Path) -> Path:
+    """The folder for an upload of who is asking, inside the runs folder, which is never served.
+
+    On a Space it has a name that nobody can guess, and what came from a visitor without a name is thrown away a day
+    later.
+    """
+    asker = visitor.now()
+    if asker.space is None:
+        return runs_dir / UPLOADS
+    throw_away(runs_dir / UPLOADS / ANYONE, time.time() - KEPT_SECONDS)
+    return upload_home(runs_dir, asker.name) / secrets.token_hex(16)
+
+
+def throw_away(home: Path, before: float) -> None:
+    """Delete the folders in it that are older than this moment, in seconds since 1970."""
+    for folder in home.glob("*"):
+        with contextlib.suppress(OSError):
+            if folder.stat().st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def safe_name(name: str) -> str:
@@ -49,7 +76,7 @@ def safe_name(name: str) -> str:
 
 def _keep(runs_dir: Path, pieces: Iterator[bytes], name: str) -> Path:
     """Written beside and renamed into a folder named after the content: twice the same is kept once."""
-    home = runs_dir / UPLOADS
+    home = home_of(runs_dir)
     home.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(dir=home, prefix=".part-"))
     try:

@@ -14,8 +14,8 @@ from finetune_core.errors import FinetuneError
 from finetune_core.progress import summarize
 from finetune_core.run import Run
 
-from . import charts, look, words_loss, words_run
-from .held import QUICK, SLOW, held_run, problem_card
+from . import charts, look, visitor, words_loss, words_run
+from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -148,7 +148,8 @@ def last_checkpoint(run: Run) -> int | None:
 def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     """Start, resume or try again. The tick redraws the panel once the worker lives."""
     try:
-        launch.start(held_run(runs_dir, run_id), options=launch.THEN_CHAT)
+        run, token = run_to_work_on(runs_dir, run_id)
+        launch.start(run, token, options=launch.THEN_CHAT)
     except Exception as error:
         return gr.update(interactive=True, value="Try again"), problem_card(error)
     return gr.skip(), gr.update(visible=False)
@@ -157,7 +158,7 @@ def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
 def start_gentler(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any]:
     """A new run with the next setting that needs less memory: a run's own recipe is never edited."""
     try:
-        run = held_run(runs_dir, run_id)
+        run, token = run_to_work_on(runs_dir, run_id)
         step = words_run.gentler(run.recipe)
         if step is None:
             raise FinetuneError(
@@ -165,8 +166,9 @@ def start_gentler(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any]:
                 "Choose a smaller model, or a machine with more memory.",
                 code="out-of-memory",
             )
-        new = preflight.create_run(run.recipe.replace(**step[1], accept_warnings=True), runs_dir)
-        launch.start(new, options=launch.THEN_CHAT)
+        recipe = run.recipe.replace(**step[1], accept_warnings=True)
+        new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
+        launch.start(new, token, options=launch.THEN_CHAT)
     except Exception as error:
         return gr.update(interactive=True, value="Try again"), problem_card(error), gr.skip()
     return gr.skip(), gr.skip(), new.id

@@ -73,6 +73,19 @@ def _no_surprises(monkeypatch, tmp_path, request):
 
 
 @pytest.fixture
+def on_acme(monkeypatch):
+    """As on the Space of tests/space_people.py, where the Hub knows these people."""
+    from space_people import PEOPLE, SPACE
+
+    from finetune_core import access
+    from finetune_core.space import Identity
+
+    for name, value in SPACE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(access, "who_has", lambda token: PEOPLE.get(token, Identity()))
+
+
+@pytest.fixture
 def runs_dir(tmp_path) -> Path:
     return tmp_path / "runs"
 

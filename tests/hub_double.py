@@ -69,6 +69,7 @@ class HubDouble:
         self.folder = folder
         self.repos: dict[str, Repo] = {}
         self.requests: list[str] = []
+        self.tokens: set[str] = set()  # that came with them
         self.troubles: list[Trouble] = []
         (folder / "objects").mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
@@ -159,6 +160,7 @@ class HubDouble:
         repo = "/api/models/{owner}/{name}"
         routes = [
             Route("/api/whoami-v2", self._whoami),
+            Route("/api/{kind}/{owner}/{name}/auth-check", self._auth_check),
             Route("/api/repos/create", self._create, methods=["POST"]),
             Route("/api/validate-yaml", self._validate, methods=["POST"]),
             Route(repo, self._info),
@@ -183,6 +185,10 @@ class HubDouble:
             }
         orgs = [{"name": name, "roleInOrg": "write"} for name in who["orgs"]]
         return JSONResponse({"type": "user", "name": who["name"], "orgs": orgs, "auth": {"accessToken": access}})
+
+    async def _auth_check(self, request: Request) -> Response:
+        self.repo(request)
+        return JSONResponse({})
 
     async def _create(self, request: Request) -> Response:
         said = await request.json()
@@ -304,6 +310,8 @@ class _Door:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         line = f"{scope['method']} {unquote(scope['raw_path'].decode())}"
         self.hub.requests.append(line)
+        said = dict(scope["headers"]).get(b"authorization", b"").decode()
+        self.hub.tokens |= {said.removeprefix("Bearer ")} - {""}
         for trouble in self.hub.troubles:
             if trouble.times > 0 and re.search(trouble.match, line):
                 trouble.times -= 1

@@ -28,7 +28,7 @@ def cancelled(monkeypatch):
             raise
         raise FinetuneError("The test is over.", "Nothing to do.")
 
-    monkeypatch.setattr(app, "Looks", lambda: looking.Looks(endless))
+    monkeypatch.setattr(app, "Looks", lambda **more: looking.Looks(endless, **more))
     yield found
     over.set()
 

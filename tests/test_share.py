@@ -152,7 +152,7 @@ def test_what_cannot_be_pushed_is_said_at_once(name, token, says, run, runs_dir,
 def test_a_visitor_of_a_space_does_not_push_with_its_owners_token(run, runs_dir, started, monkeypatch):
     monkeypatch.setenv("SPACE_ID", "owner/space")
     monkeypatch.setattr(taking.account, "find_token", lambda: TOKEN)
-    assert "not signed in" in taking.press_push(runs_dir, run.id, "me/it", "adapter", True, "")[0]["value"]
+    assert "shows no run" in taking.press_push(runs_dir, run.id, "me/it", "adapter", True, "")[0]["value"]
     assert started == []
 
 

@@ -189,7 +189,9 @@ def test_each_column_remembers_its_own_answers(run, awake, runs_dir):
 def test_a_server_that_sleeps_is_woken_and_the_page_says_so(run, runs_dir, url, monkeypatch):
     woken = []
     monkeypatch.setattr(launch, "serving", lambda _: None)
-    monkeypatch.setattr(launch, "start_serving", lambda run: woken.append(run.id) or launch.Server(url, run.id, (), 0))
+    monkeypatch.setattr(
+        launch, "start_serving", lambda run, _token: woken.append(run.id) or launch.Server(url, run.id, (), 0)
+    )
     frames = converse(runs_dir, run.id, "hello?")
     assert woken == [run.id]
     assert "Loading the model" in frames[0][1]
@@ -199,13 +201,15 @@ def test_a_server_that_sleeps_is_woken_and_the_page_says_so(run, runs_dir, url, 
 def test_a_server_of_another_run_does_not_answer_for_this_one(run, runs_dir, url, monkeypatch):
     woken = []
     monkeypatch.setattr(launch, "serving", lambda _: launch.Server("http://127.0.0.1:9", "another", (), 0))
-    monkeypatch.setattr(launch, "start_serving", lambda run: woken.append(run.id) or launch.Server(url, run.id, (), 0))
+    monkeypatch.setattr(
+        launch, "start_serving", lambda run, _token: woken.append(run.id) or launch.Server(url, run.id, (), 0)
+    )
     converse(runs_dir, run.id, "hello?")
     assert woken == [run.id]
 
 
 def test_a_server_that_cannot_start_gives_the_question_back(run, runs_dir, monkeypatch):
-    def refuse(_run):
+    def refuse(_run, _token):
         raise FinetuneError("No memory.", "Close something.", code="chat-failed")
 
     monkeypatch.setattr(launch, "serving", lambda _: None)
@@ -308,7 +312,7 @@ def test_the_page_says_when_a_training_has_the_machine(run, runs_dir):
 
 
 def test_the_box_does_not_wake_the_server_while_a_training_has_the_machine(run, runs_dir, monkeypatch):
-    monkeypatch.setattr(launch, "start_serving", lambda _: pytest.fail("woken"))
+    monkeypatch.setattr(launch, "start_serving", lambda *_: pytest.fail("woken"))
     with Run.create(runs_dir, Recipe(), tail="training").lock():
         assert "A training has the machine" in [*talk.wake(runs_dir, run.id)][-1][0]
 
