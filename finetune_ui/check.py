@@ -235,7 +235,10 @@ def show(
 ) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known."""
     if problem or (look and look.error):
-        return words_check.failed(problem or look.error), *[""] * 5, gr.update(visible=False)
+        fixes = look.recipe.fixes if look else ()
+        done = words_check.applied([says for says, _ in undo], {fix: _repair_words(fix) for fix in fixes})
+        reading = words_source.reading_card(fixes)
+        return words_check.failed(problem or look.error), done, "", reading, "", "", gr.update(visible=False)
     if look is None or look.seen is None:
         return (words_check.looking(look.says, look.fraction) if look else words_check.looking(), *[gr.skip()] * 6)
     seen = look.seen

@@ -182,6 +182,16 @@ def test_only_columns_that_are_there_can_be_mapped(looks, tiny_model_dir, tmp_pa
 
 
 def test_a_system_prompt_can_be_added_beside_the_rows():
+def test_a_file_that_cannot_be_read_as_wished_leaves_every_way_back(looks, tiny_model_dir, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", chats(20))
+    boxes = boxes_of(model_name_or_path=str(tiny_model_dir), dataset_name=str(path), fixes=["encoding-utf-16"])
+    look = looks.ask(form.read(boxes), wait_seconds=60)
+    verdict, findings, _, rows, *_ = check.show(look, None, 0, check.NOTHING_SAID, (("Encoding: UTF-16", ()),))
+    assert "rows.jsonl is not UTF-16." in verdict and "bug" not in look.error.code
+    assert "data-undo" in findings and 'data-repair="encoding-utf-16"' in findings
+    assert '<select data-read="encoding">' in rows and 'value="utf-16" selected' in rows
+
+
     _, *after = check.set_line(said(field="system_prompt", text=" Be brief. "), (), *boxes_of())
     assert form.read(after).system_prompt == "Be brief."
 
