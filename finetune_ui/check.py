@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class Checked:
     panel: gr.Column
     row: gr.State  # which row the token view shows, from 0
-    said: gr.State  # what to say above it
-    undo: gr.State  # ((what was applied, the boxes before), ...), newest last
+    said: gr.State  # what to say above it, and of which rows that is true
+    undo: gr.State  # ((what was applied, the boxes that it changed: place → value before), ...), newest last
     trial: gr.State  # the repair that is shown before it is made
     outputs: tuple[Any, ...]  # what show() fills
     fills: tuple[Any, ...]  # events of ours that changed boxes: look again after them
@@ -96,6 +96,8 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         verdict.cancel(partial(cancel, looks), list(boxes), None, **QUICK),
         verdict.again(partial(look_again, looks), list(boxes), None, **QUICK),
     )
+    # what was repaired in one data set is not to be taken back in another
+    boxes[form.boxed().index("dataset_name")].change(lambda: (), None, undo, queue=False, **QUICK)
     outputs = (verdict, findings, tokens, rows, lengths, plan, save)
     return Checked(panel, row, said, undo, trial, outputs, fills, turns, again)
 
@@ -113,10 +115,11 @@ def apply(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -
 
 
 def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
-    """The boxes as they were before the last fix."""
+    """What the last fix changed, as it was before; what else was chosen since stays."""
     if not undo:
         return [undo, *boxes]
-    return [tuple(undo[:-1]), *undo[-1][1]]
+    before = undo[-1][1]
+    return [tuple(undo[:-1]), *(before.get(place, value) for place, value in enumerate(boxes))]
 
 
 def try_out(looks: Looks, event: gr.EventData, now: trials.Trial | None, *boxes: Any) -> trials.Trial | None:
@@ -219,7 +222,9 @@ def _changed(undo: Sequence[Any], boxes: Sequence[Any], changes: Mapping[str, An
         recipe = form.read(boxes).replace(**changes)
     except FinetuneError:
         return [undo, *boxes]
-    return [(*undo, (says, tuple(boxes))), *form.to_boxes(recipe)]
+    after = form.to_boxes(recipe)
+    before = {place: value for place, (value, now) in enumerate(zip(boxes, after, strict=True)) if value != now}
+    return [(*undo, (says, before)), *after]
 
 
 # --- drawing ---

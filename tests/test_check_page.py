@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from conftest import write_jsonl
 from make_bad_inputs import chat, chats
-from page_helpers import boxes_of, said
+from page_helpers import box_at, boxes_of, said
 
 from finetune_core import Recipe
 from finetune_core.data.changes import Change, Difference
@@ -138,6 +138,36 @@ def test_applying_a_fix_changes_the_boxes_and_can_be_undone(looks, tiny_boxes, s
 def test_a_fix_that_is_no_longer_shown_changes_nothing(looks, tiny_boxes, seen):
     click = said(**{"from": "finding", "index": 7, "code": "gone"})
     assert check.apply(looks, click, (), *tiny_boxes) == [(), *tiny_boxes]
+
+def test_what_was_chosen_since_a_fix_survives_its_undo():
+    undo, *after = check.set_length(said(length=64), (), *boxes_of())
+    after[box_at("num_train_epochs")] = "7"
+    recipe = form.read(check.take_back(undo, *after)[1:])
+    assert (recipe.max_length, recipe.num_train_epochs) == (Recipe().max_length, 7)
+
+
+def test_what_was_done_to_one_data_set_is_not_taken_back_in_another(runs_dir):
+    import app
+
+    page = app.build_page(runs_dir)
+    boxes = next(fn.inputs for fn in page.fns.values() if len(fn.inputs) == len(form.boxed()))
+    data = boxes[box_at("dataset_name")]
+    forgets = [fn for fn in page.fns.values() if (data._id, "change") in fn.targets and not fn.inputs]
+    assert () in [fn.fn() for fn in forgets]
+
+
+def test_a_row_is_called_left_out_only_over_the_rows_that_were_asked_about(looks, boxes):
+    other = form.to_boxes(form.read(boxes).replace(fixes=["drop-duplicates"]))
+    look_at(looks, other)
+    index, sentence = check.find_row(looks, said(row=45), *other)
+    assert "Row 45 is left out" in check.show(look_at(looks, other), None, index, sentence, ())[2]
+    assert "left out" not in check.show(look_at(looks, boxes), None, index, sentence, ())[2]
+
+
+def test_no_row_is_called_left_out_while_the_rows_are_read(boxes):
+    reading = SimpleNamespace(ask=lambda recipe: SimpleNamespace(seen=None))
+    assert check.find_row(reading, said(row=3), *boxes) == (check.gr.skip(), check.gr.skip())
+
 
 
 def test_the_cleaned_rows_are_one_zip_with_the_splits(looks, tiny_boxes, seen, tmp_path):
