@@ -19,6 +19,7 @@ from . import form, scripts, trials, words_check, words_plan, words_source, word
 from .downloads import download
 from .held import QUICK
 from .look import html
+from .looking import what_it_reads
 from .seen_rows import roles_of, row_at, row_index, shape_words, wanted_roles
 from .words import short_data
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from .frame import Page
     from .looking import Look, Looks
+
+Said = tuple[str, str]  # a sentence, and the key of the rows that it is about
+NOTHING_SAID: Said = ("", "")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Checked:
 
 
 def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
-    row, said, undo, trial = gr.State(0), gr.State(""), gr.State(()), gr.State(None)
+    row, said, undo, trial = gr.State(0), gr.State(NOTHING_SAID), gr.State(()), gr.State(None)
     with gr.Column(visible=False, elem_classes=["panel", "check"]) as panel:
         verdict = html(words_check.looking(), js_on_load=scripts.VERDICT)
         findings = html("", js_on_load=scripts.FINDINGS)
@@ -71,7 +75,7 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
     def on_map(event: gr.EventData, *values: Any) -> list[Any]:
         return map_column(looks, event, *values)
 
-    def on_row(event: gr.EventData, *values: Any) -> tuple[int, str]:
+    def on_row(event: gr.EventData, *values: Any) -> tuple[Any, Any]:
         return find_row(looks, event, *values)
 
     def on_try(event: gr.EventData, now: Any, *values: Any) -> Any:
@@ -92,12 +96,12 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         findings.row(on_row, list(boxes), [row, said], **QUICK),
         findings.attempt(on_try, [trial, *boxes], trial, **QUICK),
     )
+    # what was repaired in one data set is not to be taken back in another
+    boxes[form.boxed().index("dataset_name")].change(lambda: (), None, undo, queue=False, **QUICK)
     again = (
         verdict.cancel(partial(cancel, looks), list(boxes), None, **QUICK),
         verdict.again(partial(look_again, looks), list(boxes), None, **QUICK),
     )
-    # what was repaired in one data set is not to be taken back in another
-    boxes[form.boxed().index("dataset_name")].change(lambda: (), None, undo, queue=False, **QUICK)
     outputs = (verdict, findings, tokens, rows, lengths, plan, save)
     return Checked(panel, row, said, undo, trial, outputs, fills, turns, again)
 
@@ -183,17 +187,21 @@ def write_rows(looks: Looks, *given: Any) -> Path:
     return zipped
 
 
-def turn(event: gr.EventData) -> tuple[int, str]:
+def turn(event: gr.EventData) -> tuple[int, Said]:
     """The row before or after."""
-    return max(0, int(event.row)), ""
+    return max(0, int(event.row)), NOTHING_SAID
 
 
-def find_row(looks: Looks, event: gr.EventData, *boxes: Any) -> tuple[int, str]:
-    """The token view's index of a row of the source, or why it has none."""
-    seen = looks.ask(form.read(boxes)).seen
-    wanted = int(event.row)
-    index = row_index(seen.prepared, wanted) if seen else None
-    return (0, words_check.row_left_out(wanted)) if index is None else (index, "")
+def find_row(looks: Looks, event: gr.EventData, *boxes: Any) -> tuple[Any, Any]:
+    """The token view's index of a row of the source, or why it has none; nothing while the rows are being read."""
+    recipe = form.read(boxes)
+    seen, wanted = looks.ask(recipe).seen, int(event.row)
+    if seen is None:
+        return gr.skip(), gr.skip()
+    index = row_index(seen.prepared, wanted)
+    if index is None:
+        return 0, (words_check.row_left_out(wanted), what_it_reads(recipe))
+    return index, NOTHING_SAID
 
 
 def cancel(looks: Looks, *boxes: Any) -> None:
@@ -234,7 +242,7 @@ def show(
     look: Look | None,
     problem: FinetuneError | None,
     row: int,
-    said: str,
+    said: Said,
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
 ) -> tuple[Any, ...]:
@@ -253,7 +261,7 @@ def show(
     return (
         words_check.verdict(diagnosis, seen.plan),
         words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs, trials.can_be_tried, trial),
-        token_view(seen, row, said),
+        token_view(seen, row, said[0] if said[0] and said[1] == what_it_reads(look.recipe) else ""),
         words_source.rows_card(
             prepared.source,
             shape_words(prepared),

@@ -142,7 +142,7 @@ class Draft:
         preset: str,
         wrong: Sequence[str],
         row: int,
-        said: str,
+        said: check.Said,
         undo: Sequence[Any],
         trial: trials.Trial | None,
         *boxes: Any,

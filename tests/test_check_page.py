@@ -7,6 +7,7 @@ import time
 import zipfile
 from dataclasses import replace
 
+from types import SimpleNamespace
 import pytest
 from conftest import write_jsonl
 from make_bad_inputs import chat, chats
@@ -72,9 +73,9 @@ def test_a_row_of_the_source_is_found_in_its_split(seen, row):
 
 def test_the_check_is_drawn_in_every_state(seen):
     failed = FinetuneError("It is broken.", "Mend it.")
-    assert "Reading the rows" in check.show(None, None, 0, "", ())[0]
-    assert "Mend it." in check.show(None, failed, 0, "", ())[0]
-    assert "Ready" in check.show(seen, None, 0, "", ())[0]
+    assert "Reading the rows" in check.show(None, None, 0, check.NOTHING_SAID, ())[0]
+    assert "Mend it." in check.show(None, failed, 0, check.NOTHING_SAID, ())[0]
+    assert "Ready" in check.show(seen, None, 0, check.NOTHING_SAID, ())[0]
 
 
 # --- repairs ---
@@ -85,7 +86,7 @@ def test_a_repair_is_shown_before_it_is_made(looks, boxes):
     trial = check.try_out(looks, said(code="duplicates"), None, *boxes)
     shown = tried(looks, boxes, trial)
     assert "9 rows would be left out." in shown.html and "<del>" in shown.html and "and 6 more" not in shown.html
-    panel = check.show(look_at(looks, boxes), None, 0, "", (), shown)[1]
+    panel = check.show(look_at(looks, boxes), None, 0, check.NOTHING_SAID, (), shown)[1]
     assert shown.html in panel and "Leave repeats out" in panel
 
 
@@ -181,6 +182,16 @@ def test_the_cleaned_rows_are_one_zip_with_the_splits(looks, tiny_boxes, seen, t
 def test_another_delimiter_is_one_choice_and_can_be_undone(tmp_path):
     start = form.to_boxes(Recipe(fixes=["drop-duplicates", "delimiter-comma"]))
     undo, *after = check.set_reading(said(wish="delimiter", text="semicolon"), (), *start)
+def test_a_file_that_cannot_be_read_as_wished_leaves_every_way_back(looks, tiny_model_dir, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", chats(20))
+    boxes = boxes_of(model_name_or_path=str(tiny_model_dir), dataset_name=str(path), fixes=["encoding-utf-16"])
+    look = looks.ask(form.read(boxes), wait_seconds=60)
+    verdict, findings, _, rows, *_ = check.show(look, None, 0, check.NOTHING_SAID, (("Encoding: UTF-16", ()),))
+    assert "rows.jsonl is not UTF-16." in verdict and "bug" not in look.error.code
+    assert "data-undo" in findings and 'data-repair="encoding-utf-16"' in findings
+    assert '<select data-read="encoding">' in rows and 'value="utf-16" selected' in rows
+
+
     assert form.read(after).fixes == ["drop-duplicates", "delimiter-semicolon"]
     _, *cleared = check.set_reading(said(wish="delimiter", text=""), (), *after)
     assert form.read(cleared).fixes == ["drop-duplicates"]
@@ -212,16 +223,6 @@ def test_only_columns_that_are_there_can_be_mapped(looks, tiny_model_dir, tmp_pa
 
 
 def test_a_system_prompt_can_be_added_beside_the_rows():
-def test_a_file_that_cannot_be_read_as_wished_leaves_every_way_back(looks, tiny_model_dir, tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", chats(20))
-    boxes = boxes_of(model_name_or_path=str(tiny_model_dir), dataset_name=str(path), fixes=["encoding-utf-16"])
-    look = looks.ask(form.read(boxes), wait_seconds=60)
-    verdict, findings, _, rows, *_ = check.show(look, None, 0, check.NOTHING_SAID, (("Encoding: UTF-16", ()),))
-    assert "rows.jsonl is not UTF-16." in verdict and "bug" not in look.error.code
-    assert "data-undo" in findings and 'data-repair="encoding-utf-16"' in findings
-    assert '<select data-read="encoding">' in rows and 'value="utf-16" selected' in rows
-
-
     _, *after = check.set_line(said(field="system_prompt", text=" Be brief. "), (), *boxes_of())
     assert form.read(after).system_prompt == "Be brief."
 
