@@ -70,7 +70,8 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         ]
         outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling, kept]
         review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUICK}
-        fill = [filled, begun.draft, checked.undo, checked.row, chosen.preset, *chosen.boxes]
+        fill = [filled, begun.draft, checked.undo, checked.row, chosen.trouble, begun.problem]
+        fill += [chosen.preset, *chosen.boxes]
         gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUICK).then(**review)
         gr.on([*chosen.edits, polling.tick], trigger_mode="always_last", **review)
         for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again):

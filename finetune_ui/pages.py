@@ -112,14 +112,19 @@ class Draft:
     def fill(self, held: str | None, step: str | None, filled: str) -> list[Any]:
         """When Choose or Check is opened for another run, its choices go into the boxes."""
         if held is None or step not in DRAFT_STEPS or held == filled:
-            return [gr.skip()] * (5 + len(self.chosen.boxes))
+            return [gr.skip()] * (7 + len(self.chosen.boxes))
         run = frame.find(self.runs_dir, held)
         values = choose.reopen(run.recipe) if run else choose.fresh()
-        return [held, begin.new_draft(), (), 0, *values]
+        return [held, *self._begun(), *values]
 
     def fresh(self) -> list[Any]:
         """“New”."""
-        return ["", "choose", "", begin.new_draft(), (), 0, *choose.fresh()]
+        return ["", "choose", "", *self._begun(), *choose.fresh()]
+
+    @staticmethod
+    def _begun() -> list[Any]:
+        """A draft that nothing was done to yet: its name, nothing to undo, the first row, no trouble on the page."""
+        return [begin.new_draft(), (), 0, "", ""]
 
     def restore(self, kept: Mapping[str, Any] | None, request: gr.Request) -> list[Any]:
         """A draft that was being written when the page was loaded again."""
