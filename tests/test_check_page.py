@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -191,6 +192,9 @@ def test_a_file_that_cannot_be_read_as_wished_leaves_every_way_back(looks, tiny_
     assert "data-undo" in findings and 'data-repair="encoding-utf-16"' in findings
     assert '<select data-read="encoding">' in rows and 'value="utf-16" selected' in rows
 
+def test_another_delimiter_is_one_choice_and_can_be_undone(tmp_path):
+    start = form.to_boxes(Recipe(fixes=["drop-duplicates", "delimiter-comma"]))
+    undo, *after = check.set_reading(said(wish="delimiter", text="semicolon"), (), *start)
 
     assert form.read(after).fixes == ["drop-duplicates", "delimiter-semicolon"]
     _, *cleared = check.set_reading(said(wish="delimiter", text=""), (), *after)
@@ -296,8 +300,40 @@ def test_a_hub_that_is_away_is_silent():
     def away(*_):
         raise OSError("no route")
 
-    assert answered(HubPicks(away), Recipe(dataset_name="acme/faq")) == {}
-    assert words_hub.pickers({}, {}) == ""
+    assert words_hub.pickers(answered(HubPicks(away), Recipe(dataset_name="acme/faq")), Recipe().model_dump()) == ""
+
+
+def test_a_version_that_cannot_be_asked_about_leaves_the_way_back():
+    def ask(name, config, revision):
+        if revision == "broken":
+            raise OSError("no split of that")
+        return HubChoices(("small", "large"), ("train", "test"), ("main", "broken"))
+
+    picks, start = HubPicks(ask), Recipe(dataset_name="acme/faq")
+    answered(picks, start)
+    broken = start.replace(dataset_revision="broken")
+    shown = words_hub.pickers(answered(picks, broken), broken.model_dump())
+    assert '<option value="broken" selected>' in shown and '<option value="main">' in shown
+
+
+def test_the_last_answer_is_shown_while_the_next_is_on_its_way():
+    waiting = threading.Event()
+
+    def ask(name, config, revision):
+        if config:
+            waiting.wait(10)
+        return CHOICES
+
+    picks, start = HubPicks(ask), Recipe(dataset_name="acme/faq")
+    known = answered(picks, start)
+    parts, asking = picks.of(start.replace(dataset_config="large"))
+    waiting.set()
+    assert asking and parts == known
+
+
+def test_a_part_that_was_chosen_stays_changeable_while_the_hub_is_away():
+    shown = words_hub.pickers({"dataset_config": ()}, {"dataset_config": "large"})
+    assert '<option value="large" selected>large</option>' in shown and "not chosen" in shown
 
 
 def test_files_and_starter_data_ask_nobody(tmp_path):
