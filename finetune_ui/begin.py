@@ -13,7 +13,7 @@ import gradio as gr
 
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError, explain
-from finetune_core.run import list_runs
+from finetune_core.turn import is_taken
 
 from . import form, words, words_plan
 from .look import html
@@ -103,8 +103,7 @@ def show(runs_dir: Path, step: str, look: Look | None, wrong: Sequence[str], pro
     if look is None or look.seen is None:
         return words_plan.bar_waiting(look.says if look else "", look.fraction if look else None), see, start()
     diagnosis, plan = look.seen.diagnosis, look.seen.plan
-    queued = any(run.is_alive() for run in list_runs(runs_dir)[:20])
-    says = words_plan.bar_ready(diagnosis, plan, queued)
+    says = words_plan.bar_ready(diagnosis, plan, queued=is_taken(runs_dir))
     if step == "choose" and not _is_clear(look):
         hidden = gr.update(visible=False)
         label = words_plan.SEE_FIXES if diagnosis.verdict == "blocked" else words_plan.see_warnings(diagnosis)
