@@ -24,7 +24,7 @@ from .errors import FinetuneError, redact
 from .files import read_json
 from .job import Job
 from .locks import is_held
-from .recipe import Recipe
+from .recipe import Recipe, group_of
 from .run import Run
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -134,8 +134,16 @@ def before_training(runs_dir: Path, verb: str, key: str) -> Job:
 
 
 def key_of(recipe: Recipe) -> str:
-    """Of its jobs before training: the same recipe has the same ones."""
-    return hashlib.sha256(recipe.as_yaml().encode()).hexdigest()[:16]
+    """Of its jobs before training. Recipes with the same model, rows and proof have the same ones: how they learn is
+    what a sweep tries, and of no account to a prompt."""
+    asked = recipe.model_dump(include={name for name in Recipe.model_fields if _is_asked(name)})
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_asked(name: str) -> bool:
+    filled_in = ("dtype", "attn_implementation", "accept_warnings")  # by the plan, or when a run is made
+    learned_from = group_of(name) in ("Model", "Data", "Proof") or name in ("method", "max_length", "seed")
+    return learned_from and name not in filled_in
 
 
 def start_before_training(runs_dir: Path, verb: str, recipe: Recipe, *options: str) -> Job:

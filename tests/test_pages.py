@@ -113,7 +113,7 @@ def test_only_reachable_steps_open(runs_dir):
 
 
 def draft(runs_dir):
-    return Draft(runs_dir, None, None, SimpleNamespace(boxes=boxes_of()), None, None)
+    return Draft(runs_dir, None, None, SimpleNamespace(boxes=boxes_of()), None, None, None)
 
 
 def test_opening_choose_of_a_run_fills_in_its_choices(runs_dir):
