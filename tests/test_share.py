@@ -223,4 +223,5 @@ def test_vllm_is_given_the_trained_template_and_a_rank_that_it_takes():
 def test_words_of_a_proof_name_each_file():
     one = {"compared": 20, "same": 18, "ties": 2, "logprob_mean": 0.005, "engine": "llama.cpp", "split": "test"}
     text = words_take.proof({**one, "by_file": {"m-q8_0.gguf": one}})
-    assert "q8_0" in text and "18 of 20" in text and "2 part at a near tie" in text
+    assert "q8_0" in text and "18 of 20" in text and "2 differ where the model itself was undecided" in text
+    assert "nearly as sure of each word (0.005 nats a token off)" in text
