@@ -39,9 +39,7 @@ DOUBLE_CLICK = 2.0  # seconds in which a second press is the same press
 
 @dataclass(frozen=True)
 class Taking:
-    """`card`: what a run's cards show, in the order of `show`."""
-
-    outputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]  # what show() fills
 
 
 def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
