@@ -77,7 +77,7 @@ def build(page: Page) -> Comparing:
             says = look.html(js_on_load=None)
             start = gr.Button(words_comparing.START, size="md", scale=0, min_width=150)
             stop = gr.Button(words_comparing.STOP, size="md", scale=0, min_width=150, visible=False)
-        sends = look.html(js_on_load=None)
+        sends = look.html(words_comparing.sends(""), js_on_load=None)
         with gr.Accordion(words_comparing.OPTIONS, open=False, elem_classes="again-options") as fold:
             boxes = _boxes()
             command = look.html(js_on_load=words_share.COPY_JS)
@@ -103,7 +103,7 @@ def _boxes() -> tuple[Any, ...]:
     words_of = words_comparing
 
     def box(about: tuple[str, str], **more: Any) -> gr.Textbox:
-        return gr.Textbox(label=about[0], info=about[1] or None, elem_classes="field", **more)
+        return gr.Textbox("", label=about[0], info=about[1] or None, elem_classes="field", **more)
 
     with gr.Column(elem_classes="fields"):
         system = box(words_of.SYSTEM, lines=2, max_lines=8)

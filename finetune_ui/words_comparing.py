@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Said, goes_on
 
-from .words import duration, esc, how_far, join, notice
+from .words import duration, esc, how_far, icon, join, notice
 
 Report = Mapping[str, Any]
 
@@ -87,16 +87,15 @@ def progress(said: Said, now: float, title: str) -> str:
 
 
 def sends(address: str) -> str:
-    """What a judge is sent, beside the button; nothing while no host is named."""
+    """Beside the button: who is sent the rows. It stands there always, so that naming a judge moves nothing."""
     try:
         host = urlsplit(str(address or "").strip()).hostname
     except ValueError:
         host = None
-    if not host:
-        return ""
-    if host in ("localhost", "127.0.0.1", "::1"):
-        return notice("info", f"A judge on this machine ({host}) is sent the test rows and the answers.")
-    return notice("warn", f"The test rows and the answers go to {host}.")
+    if not host or host in ("localhost", "127.0.0.1", "::1"):
+        return f'<p class="again-sends" role="status">{icon("check")}The rows and the answers stay on this machine.</p>'
+    says = f"The test rows and the answers go to <b>{esc(host)}</b>."
+    return f'<p class="again-sends away" role="status">{icon("warn")}<span>{says}</span></p>'
 
 
 def no_command(error: FinetuneError) -> str:

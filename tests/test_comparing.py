@@ -148,18 +148,17 @@ def test_boxes_that_were_never_filled_in_are_left_alone(run, runs_dir):
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("", ""),
-        ("https://api.judge.example/v1", "go to api.judge.example."),
-        ("http://127.0.0.1:8000/v1", "A judge on this machine"),
-        ("https://api.judge.example@evil.example/v1", "go to evil.example."),
-        ("htt", ""),
-        ("http://[half", ""),
-        ("http://<img>/v1", "go to &lt;img&gt;."),
+        ("", "stay on this machine"),
+        ("htt", "stay on this machine"),
+        ("http://[half", "stay on this machine"),
+        ("http://127.0.0.1:8000/v1", "stay on this machine"),
+        ("https://api.judge.example/v1", "go to <b>api.judge.example</b>."),
+        ("https://api.judge.example@evil.example/v1", "go to <b>evil.example</b>."),
+        ("http://<img>/v1", "go to <b>&lt;img&gt;</b>."),
     ],
 )
 def test_who_is_sent_the_rows_is_said_beside_the_button(address, says):
-    shown = words_comparing.sends(address)
-    assert says in shown and bool(says) == bool(shown)
+    assert says in words_comparing.sends(address)
 
 
 def test_half_an_address_is_no_alarm(run, runs_dir):
