@@ -63,7 +63,7 @@ def build(page: Page, boxes: Sequence[Any]) -> Before:
         look.html(f'<p class="again-text">{words_beforehand.SWEEP_TEXT}</p>', js_on_load=None)
         with gr.Row(elem_classes="sweep-boxes"):
             swept = [
-                gr.Textbox(label=label, info=info or None, max_lines=1, elem_classes="field")
+                gr.Textbox("", label=label, info=info or None, max_lines=1, elem_classes="field")
                 for label, info in (
                     words_beforehand.RATES, words_beforehand.RANKS, words_beforehand.EPOCHS, words_beforehand.TRIALS,
                 )
