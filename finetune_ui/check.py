@@ -301,4 +301,4 @@ def token_view(seen: Preflight, index: int, said: str = "") -> str:
 def _repair_words(fix: str) -> str:
     from finetune_core.data import FIXES
 
-    return FIXES.get(fix, fix.replace("-", " "))
+    return FIXES.get(fix) or words_source.way_to_read(fix) or fix.replace("-", " ")

@@ -154,6 +154,15 @@ def wished(fixes: Sequence[str]) -> list[str]:
     return [wish for wish in READ if any(fix.startswith(f"{wish}-") for fix in fixes)]
 
 
+def way_to_read(fix: str) -> str:
+    """A repair that is another way to read, in words; "" for any other.
+
+    >>> way_to_read("encoding-utf-16"), way_to_read("drop-leaks")
+    ('Encoding: UTF-16', '')
+    """
+    return next((read_as(wish, end) for wish, ends in READ.items() for end in ends if fix == f"{wish}-{end}"), "")
+
+
 def reading_card(fixes: Sequence[str]) -> str:
     """While the rows cannot be read: how they are read, to be changed back."""
     picks = "".join(_wish(wish, fixes) for wish in wished(fixes))

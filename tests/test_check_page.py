@@ -189,6 +189,7 @@ def test_a_file_that_cannot_be_read_as_wished_leaves_every_way_back(looks, tiny_
     verdict, findings, _, rows, *_ = check.show(look, None, 0, check.NOTHING_SAID, (("Encoding: UTF-16", ()),))
     assert "rows.jsonl is not UTF-16." in verdict and "bug" not in look.error.code
     assert "data-undo" in findings and 'data-repair="encoding-utf-16"' in findings
+    assert "<span>Encoding: UTF-16</span>" in findings
     assert '<select data-read="encoding">' in rows and 'value="utf-16" selected' in rows
 
 
