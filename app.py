@@ -44,7 +44,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
                 chosen = choose.build(page)
                 checked = check.build(page, looks, chosen.boxes)
                 with checked.panel:
-                    beforehand.build(page, looks, chosen.boxes)
+                    tried = beforehand.build(page, chosen.boxes)
                 watched, proved, talked, shared = (panel.build(page) for panel in (watch, prove, talk, share))
                 begun = begin.build(page)
         clock = gr.Timer(2.0)  # a redraw takes the browser time, which a training on this machine needs
@@ -57,7 +57,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUICK)
 
         # everything that a draft shows
-        draft = Draft(runs_dir, looks, HubPicks(runs_dir=runs_dir), chosen, checked, begun)
+        draft = Draft(runs_dir, looks, HubPicks(runs_dir=runs_dir), chosen, checked, begun, tried)
         inputs = [
             held,
             step,
@@ -68,11 +68,13 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             checked.said,
             checked.undo,
             checked.trial,
+            tried.drawn,
             *chosen.boxes,
         ]
-        outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, polling, kept]
+        outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, *tried.outputs, polling, kept]
         review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUICK}
-        fill = [filled, begun.draft, checked.undo, checked.row, chosen.preset, *chosen.boxes]
+        fill = [filled, begun.draft, checked.undo, checked.row, chosen.trouble, begun.problem]
+        fill += [chosen.preset, *chosen.boxes]
         gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUICK).then(**review)
         gr.on([*chosen.edits, polling.tick], trigger_mode="always_last", **review)
         for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again):

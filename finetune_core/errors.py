@@ -94,7 +94,7 @@ KNOWN: dict[str, tuple[str, str | None, str]] = {
     "ConnectError": ("hub-away", "The Hub cannot be reached.", "Check the connection and try again."),
     "ConnectTimeout": ("hub-away", "The Hub did not answer in time.", "Check the connection and try again."),
     "PermissionError": ("no-permission", None, "Choose a folder that you may write to, or change its permissions."),
-    "UnicodeDecodeError": (
+    "UnicodeError": (
         "unreadable-file",
         "The file is not text in a known encoding.",
         "Save it as UTF-8 and try again.",

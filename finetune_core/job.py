@@ -34,10 +34,11 @@ class Said:
     outcome: str = ""  # "" while it goes on, then finished, stopped or failed
     error: dict[str, str] | None = None
     time: float = 0.0  # of this word
+    moving: float = 0.0  # when it began to get on: what it stood in line before does not count
 
     def seconds_left(self, now: float) -> float | None:
         """None while it is too early to say."""
-        passed, share = now - self.began, self.fraction or 0.0
+        passed, share = now - max(self.began, self.moving), self.fraction or 0.0
         return passed / share - passed if share > 0.04 and passed > 5 else None
 
 
@@ -91,7 +92,8 @@ class Job:
 
         def say(fraction: float | None, says: str = "", **more: Any) -> None:
             nonlocal now
-            now = replace(now, fraction=fraction, says=says, time=time.time(), **more)
+            moving = now.moving if now.fraction or fraction else time.time()
+            now = replace(now, fraction=fraction, says=says, time=time.time(), moving=moving, **more)
             write_json(self._said_path, plain(now.__dict__))
 
         refusal = FinetuneError("This is already going on.", "Wait for its end, or stop it.", code="running")

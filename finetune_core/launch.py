@@ -24,7 +24,7 @@ from .errors import FinetuneError, redact
 from .files import read_json
 from .job import Job
 from .locks import is_held
-from .recipe import Recipe
+from .recipe import Recipe, group_of
 from .run import Run
 from .space import OWNER
 
@@ -136,8 +136,16 @@ def before_training(runs_dir: Path, verb: str, key: str) -> Job:
 
 
 def key_of(recipe: Recipe, owner: str = "") -> str:
-    """Of its jobs before training: the same recipe of the same owner has the same ones."""
-    return hashlib.sha256((recipe.as_yaml() + owner).encode()).hexdigest()[:16]
+    """Of its jobs before training. Recipes with the same model, rows and proof of the same owner have the same ones:
+    how they learn is what a sweep tries, and of no account to a prompt."""
+    asked = recipe.model_dump(include={name for name in Recipe.model_fields if _is_asked(name)})
+    return hashlib.sha256((json.dumps(asked, sort_keys=True) + owner).encode()).hexdigest()[:16]
+
+
+def _is_asked(name: str) -> bool:
+    filled_in = ("dtype", "attn_implementation", "accept_warnings")  # by the plan, or when a run is made
+    learned_from = group_of(name) in ("Model", "Data", "Proof") or name in ("method", "max_length", "seed")
+    return learned_from and name not in filled_in
 
 
 def start_before_training(

@@ -8,15 +8,24 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .locks import is_held
+
+LOCK = ".gpu.lock"  # in the runs folder
+
 
 class StoppedWaiting(Exception):
     """A stop was asked for while it stood in line."""
 
 
+def is_taken(runs_dir: Path) -> bool:
+    """Whether a training, a comparison or a trial of prompts has the machine now."""
+    return is_held(runs_dir / LOCK)
+
+
 @contextmanager
 def turn(runs_dir: Path, on_wait: Callable[[], None], should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold the machine for the block; `on_wait` is called once if another has it. Raises StoppedWaiting."""
-    lock = FileLock(runs_dir / ".gpu.lock")
+    lock = FileLock(runs_dir / LOCK)
     said = False
     while True:
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import gradio as gr
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.files import read_json
-from finetune_core.job import Job, goes_on
+from finetune_core.job import Job, Said, goes_on
 from finetune_core.recipe import Recipe
 from finetune_core.sweep import MOST_TRIALS, Space, combinations, read_space, usual_space
 
@@ -24,10 +25,9 @@ from .words import short_data, short_model
 
 if TYPE_CHECKING:
     from .frame import Page
-    from .looking import Looks
+    from .looking import Look
 
-Asked = tuple[str, str]  # (the job's folder name, what it is about); ("", "") before the first press
-NOBODY: Asked = ("", "")
+OUTPUTS = 13  # in Before.outputs
 USE_JS = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-settings]');
@@ -36,10 +36,25 @@ element.addEventListener('click', (event) => {
 """
 
 
-def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
+@dataclass(frozen=True)
+class Drawn:
+    """What the page shows now: of which recipe (launch.key_of), and each card as it was drawn last."""
+
+    key: str = ""
+    prompts: tuple[Any, ...] = ()
+    sweep: tuple[Any, ...] = ()
+    offered: tuple[str, ...] = ()  # what was written into the boxes of the sweep
+
+
+@dataclass(frozen=True)
+class Before:
+    drawn: gr.State
+    outputs: tuple[Any, ...]  # what show() fills
+
+
+def build(page: Page, boxes: Sequence[Any]) -> Before:
     """Both cards, each with its own button and stop; a clock that runs while one of them has something to show."""
-    prompts_asked, sweep_asked = gr.State(NOBODY), gr.State(NOBODY)
-    prompts_seen, sweep_seen = gr.State(()), gr.State(())
+    drawn = gr.State(Drawn())
     clock = gr.Timer(1.0, active=False)
     with gr.Column(elem_classes=["card", "again", "before"]), gr.Row(elem_classes="again-row"):
         prompts = look.html(words_beforehand.prompts(None, None, "", 0.0), js_on_load=None)
@@ -48,12 +63,12 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
     with gr.Accordion(words_beforehand.SWEEP_TITLE, open=False, elem_classes=["settings", "before"]) as fold:
         look.html(f'<p class="again-text">{words_beforehand.SWEEP_TEXT}</p>', js_on_load=None)
         with gr.Row(elem_classes="sweep-boxes"):
-            rates, ranks, epochs, trials = (
-                gr.Textbox(label=label, info=info or None, max_lines=1, elem_classes="field")
+            swept = [
+                gr.Textbox("", label=label, info=info or None, max_lines=1, elem_classes="field")
                 for label, info in (
                     words_beforehand.RATES, words_beforehand.RANKS, words_beforehand.EPOCHS, words_beforehand.TRIALS,
                 )
-            )  # fmt: skip
+            ]  # fmt: skip
         with gr.Row(elem_classes="share-buttons"):
             try_settings = gr.Button(words_beforehand.SWEEP_START, size="md")
             stop_settings = gr.Button(words_beforehand.STOP, size="md", visible=False)
@@ -62,35 +77,31 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> None:
     def busy() -> Any:
         return gr.update(value=words_beforehand.STARTING, interactive=False)
 
-    tick = partial(now, page.runs_dir)
-    drawn = [prompts, try_prompts, stop_prompts, prompts_seen, table, try_settings, stop_settings, sweep_seen, clock]
-    state = [prompts_asked, sweep_asked, prompts_seen, sweep_seen]
-
+    outputs = (prompts, try_prompts, stop_prompts, table, try_settings, stop_settings, fold, *swept, drawn, clock)
     try_prompts.click(busy, None, try_prompts, queue=False, **QUICK).then(
-        partial(ask_prompts, page.runs_dir), list(boxes), [prompts_asked, prompts, try_prompts, clock], **SLOW
+        partial(ask_prompts, page.runs_dir), [drawn, *boxes], outputs, **SLOW
     )
-    swept = [rates, ranks, epochs, trials]
-    fold.expand(partial(suggest, looks), [*swept, *boxes], swept, **QUICK)
     try_settings.click(busy, None, try_settings, queue=False, **QUICK).then(
-        partial(ask_settings, page.runs_dir), [*swept, *boxes], [sweep_asked, table, try_settings, clock], **SLOW
+        partial(ask_settings, page.runs_dir), [drawn, *swept, *boxes], outputs, **SLOW
     )
-    stop_prompts.click(partial(stop, page.runs_dir, "should-i"), prompts_asked, stop_prompts, **QUICK)
-    stop_settings.click(partial(stop, page.runs_dir, "sweep"), sweep_asked, stop_settings, **QUICK)
-    clock.tick(tick, state, drawn, **QUICK)
+    stop_prompts.click(partial(stop, page.runs_dir, "should-i"), drawn, stop_prompts, **QUICK)
+    stop_settings.click(partial(stop, page.runs_dir, "sweep"), drawn, stop_settings, **QUICK)
+    clock.tick(partial(tick, page.runs_dir), [page.step, drawn], outputs, **QUICK)
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
     def on_settings(event: gr.EventData) -> tuple[Any, Any]:
         return settings_of(page.runs_dir, str(event.run))
 
     table.settings(on_settings, None, [page.held, page.step], **QUICK)
+    return Before(drawn, outputs)
 
 
 def job_of(runs_dir: Path, verb: str, name: str) -> Job:
-    """Names are made by launch.key_of and kept on the page; nothing else may become a folder, and nobody else's job is
-    answered. Raises FinetuneError (no-job)."""
+    """Names are made by launch.key_of; nothing else may become a folder, and nobody else's job is answered.
+    Raises FinetuneError (no-job)."""
     plain = len(name) == 16 and all(mark in "0123456789abcdef" for mark in name)
     job = launch.before_training(runs_dir, verb, name if plain else "none")
-    if not plain or not visitor.now().owns(job.folder):
+    if not plain or not (visitor.now().owns(job.folder) or not job.folder.exists()):
         raise FinetuneError("This page has nothing going on.", "Start it again.", code="no-job")
     return job
 
@@ -98,31 +109,38 @@ def job_of(runs_dir: Path, verb: str, name: str) -> Job:
 # --- handlers ---
 
 
-def ask_prompts(runs_dir: Path, *boxes: Any) -> tuple[Any, ...]:
-    """Start the look at the rivals: (asked, card, button, clock)."""
+def ask_prompts(runs_dir: Path, drawn: Drawn, *boxes: Any) -> list[Any]:
+    """Start the look at the rivals."""
     try:
         recipe, asker = _recipe(boxes), visitor.require_machine()
         require_readable(asker, recipe, runs_dir)
-        job = launch.start_before_training(runs_dir, "should-i", recipe, token=asker.token, owner=asker.name)
+        launch.start_before_training(runs_dir, "should-i", recipe, token=asker.token, owner=asker.name)
     except Exception as error:
-        again = gr.update(value=words_beforehand.PROMPTS_AGAIN, interactive=True)
-        return NOBODY, words.error_card(told(error)), again, gr.skip()
-    return (job.folder.name, _about(recipe)), gr.skip(), gr.skip(), gr.Timer(active=True)
+        return _refused(error, 0, words_beforehand.PROMPTS_AGAIN)
+    return _draw(runs_dir, replace(drawn, prompts=()), launch.key_of(recipe, visitor.now().name))
 
 
-def ask_settings(runs_dir: Path, rates: str, ranks: str, epochs: str, trials: str, *boxes: Any) -> tuple[Any, ...]:
-    """Start the trials: (asked, table, button, clock)."""
+def ask_settings(
+    runs_dir: Path, drawn: Drawn, rates: str, ranks: str, epochs: str, trials: str, *boxes: Any
+) -> list[Any]:
+    """Start the trials."""
     try:
         recipe, asker = _recipe(boxes), visitor.require_machine()
         require_readable(asker, recipe, runs_dir)
         space, most = read_sweep(recipe, rates, ranks, epochs, trials)
         values = [f"{name}={','.join(map(_number, found))}," for name, found in space.items()]
         options = [*values, "--trials", str(most)]
-        job = launch.start_before_training(runs_dir, "sweep", recipe, *options, token=asker.token, owner=asker.name)
+        launch.start_before_training(runs_dir, "sweep", recipe, *options, token=asker.token, owner=asker.name)
     except Exception as error:
-        again = gr.update(value=words_beforehand.SWEEP_START, interactive=True)
-        return NOBODY, words.error_card(told(error)), again, gr.skip()
-    return (job.folder.name, _about(recipe)), gr.skip(), gr.skip(), gr.Timer(active=True)
+        return _refused(error, 3, words_beforehand.SWEEP_START)
+    return _draw(runs_dir, replace(drawn, sweep=()), launch.key_of(recipe, visitor.now().name))
+
+
+def _refused(error: Exception, place: int, label: str) -> list[Any]:
+    """Why nothing began, in the card at this place of `outputs`, and its button as it was."""
+    parts = [gr.skip()] * OUTPUTS
+    parts[place : place + 2] = words.error_card(told(error)), gr.update(value=label, interactive=True)
+    return parts
 
 
 def read_sweep(recipe: Recipe, rates: str, ranks: str, epochs: str, trials: str) -> tuple[Space, int]:
@@ -138,90 +156,128 @@ def read_sweep(recipe: Recipe, rates: str, ranks: str, epochs: str, trials: str)
     text = trials.strip()
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= MOST_TRIALS:
         raise FinetuneError(
-            f"{text[:20]!r} is no number of trials.", f"Write a number from 1 to {MOST_TRIALS}.", code="bad-choice"
+            f"“{text[:20]}” is no number of trials." if text else "How many trials?",
+            f"Write how many, from 1 to {MOST_TRIALS}.",
+            code="bad-choice",
         )
     return space, int(text)
 
 
-def suggest(looks: Looks, rates: str, ranks: str, epochs: str, trials: str, *boxes: Any) -> tuple[Any, ...]:
-    """Fill the empty boxes of the sweep with what is usual around the settings, once the plan has chosen them."""
-    if any((rates, ranks, epochs, trials)) or form.problems(boxes):
-        return (gr.skip(),) * 4
-    seen = looks.ask(form.read(boxes), wait_seconds=5).seen
-    if seen is None:
-        return (gr.skip(),) * 4
-    space = usual_space(seen.plan.recipe)
-    values = [", ".join(map(_number, space.get(name, []))) for name in ("learning_rate", "lora_r", "num_train_epochs")]
-    return *values, "6"
-
-
-def stop(runs_dir: Path, verb: str, asked: Asked) -> Any:
+def stop(runs_dir: Path, verb: str, drawn: Drawn) -> Any:
     try:
-        job_of(runs_dir, verb, asked[0]).ask_to_stop()
+        job_of(runs_dir, verb, drawn.key).ask_to_stop()
     except FinetuneError:
         return gr.skip()
     return gr.update(value=words_beforehand.STOPPING, interactive=False)
 
 
-def now(
-    runs_dir: Path, prompts_asked: Asked, sweep_asked: Asked, prompts_seen: Any, sweep_seen: Any
-) -> tuple[Any, ...]:
-    """Both cards as they are now; nothing while nothing changed. The clock rests while neither goes on."""
-    parts: list[Any] = []
-    alive = False
-    for asked, seen, verb, draw, label in (
-        (prompts_asked, prompts_seen, "should-i", _draw_prompts, words_beforehand.PROMPTS_AGAIN),
-        (sweep_asked, sweep_seen, "sweep", _draw_sweep, words_beforehand.SWEEP_START),
-    ):
-        job = _last_job(runs_dir, verb, asked)
-        if job is None:
-            parts += [gr.skip()] * 4
-            continue
-        said, report = job.said(), read_json(job.folder / "report.json")
-        going = goes_on(said)
-        alive = alive or going
-        found = (asked[0], repr(said), repr(report)[:20_000], job.is_asked_to_stop())
-        if found == tuple(seen or ()):
-            parts += [gr.skip()] * 4
-            continue
-        asked_to_stop = job.is_asked_to_stop()
-        parts += [
-            draw(said, report, asked[1]),
-            gr.update(visible=not going, interactive=True, value=label),
-            gr.update(
-                visible=going,
-                interactive=not asked_to_stop,
-                value=words_beforehand.STOPPING if asked_to_stop else words_beforehand.STOP,
-            ),
-            found,
-        ]
-    return *parts, gr.skip() if alive else gr.Timer(active=False)
+def tick(runs_dir: Path, step: str, drawn: Drawn) -> list[Any]:
+    """How far the jobs are; the clock rests while neither goes on, and while another step is open."""
+    if step != "check" or not drawn.key:
+        return [*[gr.skip()] * (OUTPUTS - 1), gr.Timer(active=False)]
+    parts = _draw(runs_dir, drawn, drawn.key)
+    parts[-1] = gr.skip() if isinstance(parts[-1], gr.Timer) else gr.Timer(active=False)
+    return parts
 
 
-def _last_job(runs_dir: Path, verb: str, asked: Asked) -> Job | None:
-    """The job of the last press; None before it, and for one who is signed out by now."""
+# --- drawing ---
+
+
+def show(runs_dir: Path, recipe: Recipe | None, look: Look | None, drawn: Drawn) -> list[Any]:
+    """Everything in `outputs` for what the boxes say now: what was tried for these rows, and what is worth trying.
+
+    The truth lies in the job's folder, so a page that is loaded again shows it, and goes on watching it.
+    """
+    if recipe is None:
+        return [gr.skip()] * OUTPUTS
+    parts = _draw(runs_dir, drawn, launch.key_of(recipe, visitor.now().name))
+    if look is None or look.seen is None:
+        return parts
+    offered = suggestion(look.seen.plan.recipe)
+    if offered != drawn.offered:
+        parts[7:11] = offered
+        now = parts[-2] if isinstance(parts[-2], Drawn) else drawn
+        parts[-2] = replace(now, offered=offered)
+    return parts
+
+
+def suggestion(recipe: Recipe) -> tuple[str, ...]:
+    """What is usual to try around these settings, as the boxes of the sweep show it."""
+    space = usual_space(recipe)
+    values = [", ".join(map(_number, space.get(name, []))) for name in ("learning_rate", "lora_r", "num_train_epochs")]
+    return *values, "6"
+
+
+def _draw(runs_dir: Path, drawn: Drawn, key: str) -> list[Any]:
+    """Both cards of this recipe; nothing where nothing changed. The clock is woken for one that goes on."""
     try:
-        return job_of(runs_dir, verb, asked[0])
+        prompts, sweep = job_of(runs_dir, "should-i", key), job_of(runs_dir, "sweep", key)
+    except FinetuneError:  # somebody else's
+        return [gr.skip()] * OUTPUTS
+    now = replace(drawn, key=key, prompts=_looks(prompts), sweep=_looks(sweep))
+    parts = [gr.skip()] * OUTPUTS
+    if now.prompts != drawn.prompts:
+        said, report = prompts.said(), read_json(prompts.folder / "report.json")
+        label = words_beforehand.PROMPTS_AGAIN if said else words_beforehand.PROMPTS_START
+        parts[0] = words_beforehand.prompts(said, report, _about(prompts), time.time())
+        parts[1:3] = _buttons(prompts, said, label)
+    if now.sweep != drawn.sweep:
+        said, found = sweep.said(), _found(sweep)
+        parts[3] = words_beforehand.sweep(said, found, _about(sweep), time.time())
+        parts[4:6] = _buttons(sweep, said, words_beforehand.SWEEP_START)
+        parts[6] = gr.update(label=words_beforehand.sweep_title(said, found))
+    if now != drawn:
+        parts[-2] = now
+    if any(goes_on(said) for _, said, *_ in (now.prompts, now.sweep)):
+        parts[-1] = gr.Timer(active=True)
+    return parts
+
+
+def _looks(job: Job) -> tuple[Any, ...]:
+    """Changes with everything that is drawn of a job."""
+    return job.folder.name, job.said(), job.is_asked_to_stop(), _written(job)
+
+
+def _written(job: Job) -> float:
+    """When its report was written; 0 if there is none."""
+    try:
+        return (job.folder / "report.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _found(sweep: Job) -> dict[str, Any] | None:
+    """The table of trials; of a sweep that goes on only its own, and not that of the one before."""
+    said = sweep.said()
+    is_older = goes_on(said) and _written(sweep) < said.began
+    return None if is_older else read_json(sweep.folder / "report.json")
+
+
+def _buttons(job: Job, said: Said | None, label: str) -> tuple[Any, Any]:
+    going, ending = goes_on(said), job.is_asked_to_stop()
+    return (
+        gr.update(visible=not going, interactive=True, value=label),
+        gr.update(
+            visible=going,
+            interactive=not ending,
+            value=words_beforehand.STOPPING if ending else words_beforehand.STOP,
+        ),
+    )
+
+
+def _about(job: Job) -> str:
+    """Which model and rows it was asked about."""
+    try:
+        recipe = Recipe.load(job.folder / "recipe.yaml")
     except FinetuneError:
-        return None
-
-
-def _draw_prompts(said: Any, report: Mapping[str, Any] | None, about: str) -> str:
-    return words_beforehand.prompts(said, report, about, time.time())
-
-
-def _draw_sweep(said: Any, report: Mapping[str, Any] | None, about: str) -> str:
-    return words_beforehand.sweep(said, report, time.time())
+        return ""
+    return f"{short_model(recipe.model_name_or_path)}, {short_data(recipe.dataset_name)}"
 
 
 def _recipe(boxes: Sequence[Any]) -> Recipe:
     if wrong := form.problems(boxes):
         raise form.first_problem(wrong)
     return form.read(boxes)
-
-
-def _about(recipe: Recipe) -> str:
-    return f"{short_model(recipe.model_name_or_path)}, {short_data(recipe.dataset_name)}"
 
 
 def _number(value: Any) -> str:

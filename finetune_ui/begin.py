@@ -13,7 +13,7 @@ import gradio as gr
 
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError, explain
-from finetune_core.run import list_runs
+from finetune_core.turn import is_taken
 
 from . import form, visitor, words, words_plan, words_share, words_space
 from .look import html
@@ -111,8 +111,7 @@ def show(runs_dir: Path, step: str, look: Look | None, wrong: Sequence[str], pro
     if look is None or look.seen is None:
         return words_plan.bar_waiting(look.says if look else "", look.fraction if look else None), see, start()
     diagnosis, plan, asker = look.seen.diagnosis, look.seen.plan, visitor.now()
-    queued = any(run.is_alive() for run in list_runs(runs_dir)[:20])
-    says = words_plan.bar_ready(diagnosis, plan, queued)
+    says = words_plan.bar_ready(diagnosis, plan, queued=is_taken(runs_dir))
     if asker.may_use_machine:
         says += words_space.ends_first(asker.seconds_left(), plan.seconds)
     if step == "choose" and not _is_clear(look):

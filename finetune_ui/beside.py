@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from finetune_core.errors import FinetuneError
 from finetune_core.proof.side_by_side import look_at, side_by_side
 from finetune_core.run import Run
 
@@ -48,6 +50,7 @@ def build(page: Page) -> Beside:
         )
         shown = look.html(js_on_load=USE_JS)
 
+    fold.expand(partial(offer, page.runs_dir), page.held, which, **QUICK)
     which.change(partial(compare, page.runs_dir), [page.held, which], shown, **QUICK)
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
@@ -60,10 +63,20 @@ def build(page: Page) -> Beside:
 
 def show(run: Run) -> tuple[Any, ...]:
     """Which runs there are to choose from; hidden while there is none."""
-    mine = visitor.own_runs(run.path.parent)[:LISTED]
-    others = [other for other in mine if other.id != run.id and _can_be_compared(other)]
-    choices = [(_choice(other.path, other.version()), other.id) for other in others]
-    return gr.update(visible=bool(choices)), gr.update(choices=choices, value=[]), ""
+    offered = any(
+        other.id != run.id and _can_be_compared(other) for other in visitor.own_runs(run.path.parent)[:LISTED]
+    )
+    return gr.update(visible=offered, open=False), gr.update(value=[]), ""
+
+
+def offer(runs_dir: Path, run_id: str) -> Any:
+    """The runs to choose from, looked up when the fold is opened: sixty reports are not read to redraw a proof."""
+    others = [other for other in visitor.own_runs(runs_dir)[:LISTED] if other.id != run_id and _can_be_compared(other)]
+    choices = []
+    for other in others:
+        with suppress(FinetuneError):  # one whose recipe cannot be read
+            choices.append((_choice(other.path, other.version()), other.id))
+    return gr.update(choices=choices)
 
 
 @lru_cache(maxsize=256)

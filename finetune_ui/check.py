@@ -19,6 +19,7 @@ from . import form, scripts, trials, words_check, words_plan, words_source, word
 from .downloads import download
 from .held import QUICK
 from .look import html
+from .looking import what_it_reads
 from .seen_rows import roles_of, row_at, row_index, shape_words, wanted_roles
 from .words import short_data
 
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from .frame import Page
     from .looking import Look, Looks
 
+Said = tuple[str, str]  # a sentence, and the key of the rows that it is about
+NOTHING_SAID: Said = ("", "")
+
 
 @dataclass(frozen=True)
 class Checked:
     panel: gr.Column
     row: gr.State  # which row the token view shows, from 0
-    said: gr.State  # what to say above it
-    undo: gr.State  # ((what was applied, the boxes before), ...), newest last
+    said: gr.State  # what to say above it, and of which rows that is true
+    undo: gr.State  # ((what was applied, the boxes that it changed: place → value before), ...), newest last
     trial: gr.State  # the repair that is shown before it is made
     outputs: tuple[Any, ...]  # what show() fills
     fills: tuple[Any, ...]  # events of ours that changed boxes: look again after them
@@ -43,7 +47,7 @@ class Checked:
 
 
 def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
-    row, said, undo, trial = gr.State(0), gr.State(""), gr.State(()), gr.State(None)
+    row, said, undo, trial = gr.State(0), gr.State(NOTHING_SAID), gr.State(()), gr.State(None)
     with gr.Column(visible=False, elem_classes=["panel", "check"]) as panel:
         verdict = html(words_check.looking(), js_on_load=scripts.VERDICT)
         findings = html("", js_on_load=scripts.FINDINGS)
@@ -71,7 +75,7 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
     def on_map(event: gr.EventData, *values: Any) -> list[Any]:
         return map_column(looks, event, *values)
 
-    def on_row(event: gr.EventData, *values: Any) -> tuple[int, str]:
+    def on_row(event: gr.EventData, *values: Any) -> tuple[Any, Any]:
         return find_row(looks, event, *values)
 
     def on_try(event: gr.EventData, now: Any, *values: Any) -> Any:
@@ -92,6 +96,8 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         findings.row(on_row, list(boxes), [row, said], **QUICK),
         findings.attempt(on_try, [trial, *boxes], trial, **QUICK),
     )
+    # what was repaired in one data set is not to be taken back in another
+    boxes[form.boxed().index("dataset_name")].change(lambda: (), None, undo, queue=False, **QUICK)
     again = (
         verdict.cancel(partial(cancel, looks), list(boxes), None, **QUICK),
         verdict.again(partial(look_again, looks), list(boxes), None, **QUICK),
@@ -113,10 +119,11 @@ def apply(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -
 
 
 def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
-    """The boxes as they were before the last fix."""
+    """What the last fix changed, as it was before; what else was chosen since stays."""
     if not undo:
         return [undo, *boxes]
-    return [tuple(undo[:-1]), *undo[-1][1]]
+    before = undo[-1][1]
+    return [tuple(undo[:-1]), *(before.get(place, value) for place, value in enumerate(boxes))]
 
 
 def try_out(looks: Looks, event: gr.EventData, now: trials.Trial | None, *boxes: Any) -> trials.Trial | None:
@@ -180,17 +187,21 @@ def write_rows(looks: Looks, *given: Any) -> Path:
     return zipped
 
 
-def turn(event: gr.EventData) -> tuple[int, str]:
+def turn(event: gr.EventData) -> tuple[int, Said]:
     """The row before or after."""
-    return max(0, int(event.row)), ""
+    return max(0, int(event.row)), NOTHING_SAID
 
 
-def find_row(looks: Looks, event: gr.EventData, *boxes: Any) -> tuple[int, str]:
-    """The token view's index of a row of the source, or why it has none."""
-    seen = looks.ask(form.read(boxes)).seen
-    wanted = int(event.row)
-    index = row_index(seen.prepared, wanted) if seen else None
-    return (0, words_check.row_left_out(wanted)) if index is None else (index, "")
+def find_row(looks: Looks, event: gr.EventData, *boxes: Any) -> tuple[Any, Any]:
+    """The token view's index of a row of the source, or why it has none; nothing while the rows are being read."""
+    recipe = form.read(boxes)
+    seen, wanted = looks.ask(recipe).seen, int(event.row)
+    if seen is None:
+        return gr.skip(), gr.skip()
+    index = row_index(seen.prepared, wanted)
+    if index is None:
+        return 0, (words_check.row_left_out(wanted), what_it_reads(recipe))
+    return index, NOTHING_SAID
 
 
 def cancel(looks: Looks, *boxes: Any) -> None:
@@ -219,7 +230,9 @@ def _changed(undo: Sequence[Any], boxes: Sequence[Any], changes: Mapping[str, An
         recipe = form.read(boxes).replace(**changes)
     except FinetuneError:
         return [undo, *boxes]
-    return [(*undo, (says, tuple(boxes))), *form.to_boxes(recipe)]
+    after = form.to_boxes(recipe)
+    before = {place: value for place, (value, now) in enumerate(zip(boxes, after, strict=True)) if value != now}
+    return [(*undo, (says, before)), *after]
 
 
 # --- drawing ---
@@ -229,13 +242,16 @@ def show(
     look: Look | None,
     problem: FinetuneError | None,
     row: int,
-    said: str,
+    said: Said,
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
 ) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known."""
     if problem or (look and look.error):
-        return words_check.failed(problem or look.error), *[""] * 5, gr.update(visible=False)
+        fixes = look.recipe.fixes if look else ()
+        done = words_check.applied([says for says, _ in undo], {fix: _repair_words(fix) for fix in fixes})
+        reading = words_source.reading_card(fixes)
+        return words_check.failed(problem or look.error), done, "", reading, "", "", gr.update(visible=False)
     if look is None or look.seen is None:
         return (words_check.looking(look.says, look.fraction) if look else words_check.looking(), *[gr.skip()] * 6)
     seen = look.seen
@@ -245,7 +261,7 @@ def show(
     return (
         words_check.verdict(diagnosis, seen.plan),
         words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs, trials.can_be_tried, trial),
-        token_view(seen, row, said),
+        token_view(seen, row, said[0] if said[0] and said[1] == what_it_reads(look.recipe) else ""),
         words_source.rows_card(
             prepared.source,
             shape_words(prepared),
@@ -285,4 +301,4 @@ def token_view(seen: Preflight, index: int, said: str = "") -> str:
 def _repair_words(fix: str) -> str:
     from finetune_core.data import FIXES
 
-    return FIXES.get(fix, fix.replace("-", " "))
+    return FIXES.get(fix) or words_source.way_to_read(fix) or fix.replace("-", " ")

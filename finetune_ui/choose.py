@@ -34,6 +34,7 @@ class Chosen:
     presets: gr.HTML
     model: gr.Dropdown
     data: gr.Dropdown
+    trouble: gr.HTML  # what went wrong with a file that was dropped or pasted
     outputs: tuple[Any, ...]  # what show() fills
     edits: tuple[Any, ...]  # events after which the choice must be looked at again
     fills: tuple[Any, ...]  # events of our own that changed boxes
@@ -93,6 +94,7 @@ def build(page: Page) -> Chosen:
         presets=cards,
         model=model,
         data=data,
+        trouble=trouble,
         outputs=(cards, model_note, data_note, picks, about, settings, command, wrong, *settable),
         # gradio's Textbox.input misses Backspace and pasted text; change misses nothing
         edits=tuple(box.change for box in ordered),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from finetune_core.job import goes_on
 from finetune_core.proof.metrics import METRICS
 from finetune_core.run import Run
 
-from . import look, words, words_comparing, words_share
+from . import look, words_comparing, words_share
 from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def build(page: Page) -> Comparing:
             says = look.html(js_on_load=None)
             start = gr.Button(words_comparing.START, size="md", scale=0, min_width=150)
             stop = gr.Button(words_comparing.STOP, size="md", scale=0, min_width=150, visible=False)
+        sends = look.html(words_comparing.sends(""), js_on_load=None)
         with gr.Accordion(words_comparing.OPTIONS, open=False, elem_classes="again-options") as fold:
             boxes = _boxes()
             command = look.html(js_on_load=words_share.COPY_JS)
@@ -92,6 +93,8 @@ def build(page: Page) -> Comparing:
     fold.expand(partial(line, page.runs_dir), [page.held, *boxes], command, **QUICK)
     for box in (*boxes[:7], boxes[8]):
         box.change(partial(line, page.runs_dir), [page.held, *boxes], command, **QUICK)
+    boxes[5].change(words_comparing.sends, boxes[5], sends, **QUICK)
+    page.held.change(partial(for_another_run, page.runs_dir), [page.held, *boxes], [command, *boxes], **QUICK)
     return Comparing(outputs=(card, problem, says, start, stop, fold, seen, clock))
 
 
@@ -100,7 +103,7 @@ def _boxes() -> tuple[Any, ...]:
     words_of = words_comparing
 
     def box(about: tuple[str, str], **more: Any) -> gr.Textbox:
-        return gr.Textbox(label=about[0], info=about[1] or None, elem_classes="field", **more)
+        return gr.Textbox("", label=about[0], info=about[1] or None, elem_classes="field", **more)
 
     with gr.Column(elem_classes="fields"):
         system = box(words_of.SYSTEM, lines=2, max_lines=8)
@@ -241,16 +244,27 @@ def ask_to_stop(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
 
 
 def line(runs_dir: Path, run_id: str, *values: Any) -> str:
-    """The command that the button runs, to copy."""
+    """The command that the button runs, to copy. Half a word in a box is no alarm: only pressing the button refuses."""
     try:
         run, choices = held_run(runs_dir, run_id), Choices(*values)
         flags = choices.options()
     except FinetuneError as error:
-        return words.error_card(error)
-    if choices.check.strip():
-        flags += ["--check-file", str(run.path / "check.py")]
+        return words_comparing.no_command(error)
+    own_check = bool(choices.check.strip())
+    if own_check:  # what the box says is kept when the button is pressed; until then there is no such file
+        flags += ["--check-file", "check.py"]
     text = launch.as_text(launch.command(run, "evaluate", *flags))
-    return words_share.copyable(text, "In a terminal, from the folder of Fijn")
+    return words_share.copyable(text, words_comparing.command_title(own_check))
+
+
+def for_another_run(runs_dir: Path, run_id: str, *values: Any) -> list[Any]:
+    """The line for the run that is held now, and every box as it was at first.
+
+    A judge was named for one run's rows: the next run's must not be sent there unasked.
+    """
+    first = Choices()
+    kept = [gr.skip() if now == then else then for now, then in zip(values, astuple(first), strict=True)]
+    return [line(runs_dir, run_id, *astuple(first)), *kept]
 
 
 def is_own_machine(request: gr.Request) -> bool:
@@ -274,8 +288,10 @@ def _number(text: str, least: int, most: int, name: str) -> str:
 
 
 def _short(text: str, longest: int, name: str) -> str:
-    if len(text) > longest or "\0" in text:
-        raise _wrong(f"{name} is too long.", f"At most {longest:,} characters.")
+    if "\0" in text:
+        raise _wrong(f"{name} has a zero byte in it, which no text has.", "Write or paste it again.")
+    if len(text) > longest:
+        raise _wrong(f"{name} is too long: {len(text):,} characters.", f"Shorten it to at most {longest:,}.")
     return text
 
 

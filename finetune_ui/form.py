@@ -66,6 +66,12 @@ def has_choice(name: str) -> bool:
     return len(literals(name)) != 1
 
 
+@cache
+def boxed() -> tuple[str, ...]:
+    """Fields that have a box, in the order of the boxes."""
+    return tuple(name for name in FIELDS if has_choice(name))
+
+
 def component(name: str) -> gr.Dropdown | gr.Checkbox | gr.Textbox:
     """The box for one field: its description under the label, its name (as in TRL) beside it."""
     kinds, may_be_open = parts(name)
@@ -158,9 +164,9 @@ def number(value: float) -> str:
 
 
 def to_boxes(recipe: Recipe) -> list[Any]:
-    """Values for all boxes (FIELDS that leave a choice, in order)."""
+    """Values for all boxes."""
     values = recipe.model_dump()
-    return [to_box(name, values[name]) for name in FIELDS if has_choice(name)]
+    return [to_box(name, values[name]) for name in boxed()]
 
 
 def read(boxes: Sequence[Any]) -> Recipe:
@@ -169,20 +175,18 @@ def read(boxes: Sequence[Any]) -> Recipe:
 
 
 def raw(boxes: Sequence[Any]) -> dict[str, Any]:
-    names = [name for name in FIELDS if has_choice(name)]
-    return {name: from_box(name, value) for name, value in zip(names, boxes, strict=True)}
+    return {name: from_box(name, value) for name, value in zip(boxed(), boxes, strict=True)}
 
 
 def as_kept(boxes: Sequence[Any]) -> dict[str, Any]:
     """What the boxes hold, by field, for the browser to keep until the page is loaded again."""
-    return dict(zip((name for name in FIELDS if has_choice(name)), boxes, strict=True))
+    return dict(zip(boxed(), boxes, strict=True))
 
 
 def from_kept(kept: Mapping[str, Any]) -> list[Any]:
     """Boxes from what a browser kept, perhaps for an older version: unknown fields go, missing ones have defaults."""
     default = Recipe().model_dump()
-    names = [name for name in FIELDS if has_choice(name)]
-    return [kept.get(name, to_box(name, default[name])) for name in names]
+    return [kept.get(name, to_box(name, default[name])) for name in boxed()]
 
 
 def problems(boxes: Sequence[Any]) -> dict[str, str]:

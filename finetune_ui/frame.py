@@ -9,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 from finetune_core import Progress, Recipe, Run, hub, summarize
+from finetune_core.errors import FinetuneError
 from finetune_core.machine import this_machine
 
 from . import scripts, visitor, words_frame, words_run
@@ -50,7 +51,7 @@ def chips(runs_dir: Path) -> str:
 
 def arrive(runs_dir: Path, asked: str | None, step: str | None, new: bool = False) -> tuple[str, str]:
     """Where a fresh page opens: the run asked for, else the running one, else the newest, else Choose."""
-    runs = {run.id: run for run in visitor.own_runs(runs_dir)}
+    runs = {run.id: run for run in visitor.own_runs(runs_dir) if is_readable(run)}
     if new and asked not in runs:
         return "", step if step in ("choose", "check") else "choose"
     run = runs.get(asked or "") or next((r for r in runs.values() if r.is_alive()), next(iter(runs.values()), None))
@@ -90,7 +91,16 @@ def find(runs_dir: Path, run_id: str) -> Run | None:
     if not run_id or Path(run_id).name != run_id or run_id.startswith("."):
         return None
     run = Run(runs_dir / run_id)
-    return run if (run.path / "recipe.yaml").is_file() and visitor.now().owns(run.path) else None
+    is_shown = (run.path / "recipe.yaml").is_file() and visitor.now().owns(run.path) and is_readable(run)
+    return run if is_shown else None
+
+
+def is_readable(run: Run) -> bool:
+    """Whether its recipe can be read: another version may have written it, or a hand."""
+    try:
+        return bool(_recipe(run.path))
+    except FinetuneError:
+        return False
 
 
 # --- drawing ---
@@ -134,8 +144,13 @@ def rail_version(runs_dir: Path) -> tuple:
 
 
 def _rail_run(run: Run) -> words_frame.RailRun:
-    recipe, status = _recipe(run.path), run.status()
-    progress = _progress(run.path, run.version())
+    try:
+        recipe = _recipe(run.path)
+    except FinetuneError as error:
+        return words_frame.unreadable(run.id, error.problem, str(run.path))
+    status, version = run.status(), run.version()
+    progress = _progress(run.path, version)
+    verdict, tone = _verdict(run.path, version)
     began = (run.path / "recipe.yaml").stat().st_mtime
     return words_frame.RailRun(
         id=run.id,
@@ -143,8 +158,8 @@ def _rail_run(run: Run) -> words_frame.RailRun:
         under=words_frame.rail_under(recipe, status, began, left=progress.seconds_left),
         status=status,
         loss=progress.loss,
-        verdict=words_run.verdict_short(report := run.report()),
-        tone=words_run.verdict_tone(report),
+        verdict=verdict,
+        tone=tone,
     )
 
 
@@ -157,3 +172,10 @@ def _recipe(path: Path) -> Recipe:
 @lru_cache(maxsize=256)
 def _progress(path: Path, _version: tuple) -> Progress:
     return summarize(Run(path).events())
+
+
+@lru_cache(maxsize=256)
+def _verdict(path: Path, _version: tuple) -> tuple[str, str]:
+    """A report is large, so it is read once for each version of the run."""
+    report = Run(path).report()
+    return words_run.verdict_short(report), words_run.verdict_tone(report)

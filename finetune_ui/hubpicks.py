@@ -45,7 +45,7 @@ class HubPicks:
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="hub-picks")
 
     def of(self, recipe: Recipe) -> tuple[Mapping[str, Sequence[str]], bool]:
-        """(field of the recipe → what it can be, whether an answer is still on its way)."""
+        """(field of the recipe → what it can be, whether an answer is still on its way); {} for what is not there."""
         from finetune_core.data.hubdata import is_on_hub
 
         name = recipe.dataset_name
@@ -64,13 +64,22 @@ class HubPicks:
             while len(self._asked) > KEPT:
                 self._asked.popitem(last=False)
         answer = _answer(future)
-        if answer is None:
-            return {}, not future.done() and waited < PATIENCE
+        asking = answer is None and not future.done() and waited < PATIENCE
+        # a part that cannot be asked about must not take away the way back to the others
+        answer = answer or self._last_answer(key)
         return {
-            "dataset_config": answer.configs,
-            "dataset_train_split": answer.splits,
-            "dataset_revision": answer.revisions,
-        }, False
+            "dataset_config": answer.configs if answer else (),
+            "dataset_train_split": answer.splits if answer else (),
+            "dataset_revision": answer.revisions if answer else (),
+        }, asking
+
+    def _last_answer(self, key: tuple[Any, ...]) -> Any:
+        """What was last heard about another subset or version of the same data set, asked for in the same way."""
+        for other, (future, _) in reversed(list(self._asked.items())):
+            answer = _answer(future)
+            if answer is not None and (other[0], *other[3:]) == (key[0], *key[3:]):
+                return answer
+        return None
 
     def _ask_for(self, asker: Visitor, recipe: Recipe, *key: Any) -> Any:
         """For one visitor of a Space: with their token, and only what they may read (the cache is everybody's)."""

@@ -19,14 +19,35 @@ RECENT = 12  # models and data sets of earlier runs offered again
 
 
 def search_models(event: gr.KeyUpData) -> Any:
-    """The Hub's answers while typing; unchanged when it is away."""
-    found = hub.search("model", event.input_value or "", token=visitor.now().token)
-    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
+    return _search("model", event.input_value or "")
 
 
 def search_data(event: gr.KeyUpData) -> Any:
-    found = hub.search("dataset", event.input_value or "", token=visitor.now().token)
+    return _search("dataset", event.input_value or "")
+
+
+def _search(kind: str, typed: str) -> Any:
+    """The Hub's answers while typing; unchanged when it is away. A path on this machine is nobody else's business."""
+    found = hub.search(kind, typed, token=visitor.now().token) if may_be_on_hub(typed) else []
     return gr.update(choices=[item.id for item in found]) if found else gr.skip()
+
+
+def may_be_on_hub(typed: str) -> bool:
+    """Whether this can become owner/name, and is not a path, a data file, or a half-typed one.
+
+    >>> [may_be_on_hub(text) for text in ("qwen", "Qwen/Qwen2.5-0.5B", "C:/x", "~/klanten", "data/2026/x", "rows.cs")]
+    [True, True, False, False, False, False]
+    """
+    from finetune_core.data.unpack import PACKED, SUFFIXES
+
+    text = typed.strip()
+    if text.startswith(("/", "~", ".")) or any(mark in text for mark in "\\:") or text.count("/") > 1:
+        return False
+    first, slash, _ = text.partition("/")
+    if slash and Path(first).is_dir():  # a folder beside this program
+        return False
+    ending = Path(text).suffix.casefold()
+    return not ending or not any(known.startswith(ending) for known in SUFFIXES + PACKED)
 
 
 def first_choices(runs_dir: Path, kept: Any = None) -> list[Any]:

@@ -12,7 +12,7 @@ import gradio as gr
 from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 
-from . import begin, check, choose, form, frame, hubpicks, looking, trials, words
+from . import beforehand, begin, check, choose, form, frame, hubpicks, looking, trials, words
 from .words import STEPS
 
 DRAFT_STEPS = ("choose", "check")
@@ -108,18 +108,24 @@ class Draft:
     chosen: choose.Chosen
     checked: check.Checked
     begun: begin.Begin
+    tried: beforehand.Before
 
     def fill(self, held: str | None, step: str | None, filled: str) -> list[Any]:
         """When Choose or Check is opened for another run, its choices go into the boxes."""
         if held is None or step not in DRAFT_STEPS or held == filled:
-            return [gr.skip()] * (5 + len(self.chosen.boxes))
+            return [gr.skip()] * (7 + len(self.chosen.boxes))
         run = frame.find(self.runs_dir, held)
         values = choose.reopen(run.recipe) if run else choose.fresh()
-        return [held, begin.new_draft(), (), 0, *values]
+        return [held, *self._begun(), *values]
 
     def fresh(self) -> list[Any]:
         """“New”."""
-        return ["", "choose", "", begin.new_draft(), (), 0, *choose.fresh()]
+        return ["", "choose", "", *self._begun(), *choose.fresh()]
+
+    @staticmethod
+    def _begun() -> list[Any]:
+        """A draft that nothing was done to yet: its name, nothing to undo, the first row, no trouble on the page."""
+        return [begin.new_draft(), (), 0, "", ""]
 
     def restore(self, kept: Mapping[str, Any] | None, request: gr.Request) -> list[Any]:
         """A draft that was being written when the page was loaded again."""
@@ -142,33 +148,37 @@ class Draft:
         preset: str,
         wrong: Sequence[str],
         row: int,
-        said: str,
+        said: check.Said,
         undo: Sequence[Any],
         trial: trials.Trial | None,
+        drawn: beforehand.Drawn,
         *boxes: Any,
     ) -> list[Any]:
         """What the boxes say now, in the open panel and in the bar; the timer goes on while rows are being read."""
-        chosen, checked, bar = (len(part.outputs) for part in (self.chosen, self.checked, self.begun))
+        parts = (self.chosen, self.checked, self.begun, self.tried)
+        chosen, checked, bar, before = (len(part.outputs) for part in parts)
         if held is None or step not in DRAFT_STEPS:
-            return [*[gr.skip()] * (chosen + checked + bar), gr.Timer(active=False), gr.skip()]
+            return [*[gr.skip()] * (chosen + checked + bar + before), gr.Timer(active=False), gr.skip()]
         problems = form.problems(boxes)
+        recipe = None if problems else form.read(boxes)
         look, who = None, request.session_hash or ""
-        if not problems:
-            look = self.looks.ask(form.read(boxes), who=who, wait_seconds=0.15)
+        if recipe is not None:
+            look = self.looks.ask(recipe, who=who, wait_seconds=0.15)
         tried = trials.show(self.looks, look, trial, who) if step == "check" else None
         problem = form.first_problem(problems) if problems else None
         run = frame.find(self.runs_dir, filled)
-        parts, asking = self.picks.of(form.read(boxes)) if not problems and step == "choose" else ({}, False)
+        picks, asking = self.picks.of(recipe) if recipe is not None and step == "choose" else ({}, False)
         made = words.short_data(run.recipe.dataset_name) if run else ""
         costs = looking.preset_costs(look)
         return [
             *(
-                choose.show(boxes, preset, wrong, look, costs, made, parts)
+                choose.show(boxes, preset, wrong, look, costs, made, picks)
                 if step == "choose"
                 else [gr.skip()] * chosen
             ),
             *(check.show(look, problem, row, said, undo, tried) if step == "check" else [gr.skip()] * checked),
             *begin.show(self.runs_dir, step, look, list(problems), problem),
+            *(beforehand.show(self.runs_dir, recipe, look, drawn) if step == "check" else [gr.skip()] * before),
             gr.Timer(active=_is_waiting(look) or asking or (tried is not None and tried.pending)),
             gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes)},
         ]

@@ -8,7 +8,8 @@ from typing import Any
 
 from finetune_core import launch
 from finetune_core.locks import is_held
-from finetune_core.run import Run, list_runs
+from finetune_core.run import Run
+from finetune_core.turn import is_taken
 
 from .words_talk import Suggestion, suggestion
 
@@ -16,7 +17,7 @@ SUGGESTIONS = 6
 
 
 def state_of(run: Run) -> str:
-    """awake, loading, asleep, or away when there is nothing to talk to; training when another has the machine."""
+    """awake, loading, asleep, or away when there is nothing to talk to; training when other work has the machine."""
     if not can_talk(run):
         return "away"
     runs_dir = run.path.parent
@@ -25,17 +26,12 @@ def state_of(run: Run) -> str:
         return "awake"
     if is_starting(runs_dir):
         return "loading"
-    return "training" if training_now(runs_dir) else "asleep"
+    return "training" if is_taken(runs_dir) else "asleep"
 
 
 def is_starting(runs_dir: Path) -> bool:
     """True while some page waits for the server to load its model."""
     return is_held(runs_dir / ".serve-start.lock")
-
-
-def training_now(runs_dir: Path, newest: int = 20) -> bool:
-    """A training or a comparison has the machine."""
-    return any(run.is_alive() or launch.comparison(run).is_alive() for run in list_runs(runs_dir)[:newest])
 
 
 def can_talk(run: Run) -> bool:

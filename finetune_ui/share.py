@@ -53,7 +53,7 @@ def build(page: Page) -> Share:
         partial(start_server, page.runs_dir), page.held, [*served, problem], **SLOW
     )
     off.click(partial(stop_server, page.runs_dir), page.held, served, **QUICK)
-    watch.tick(partial(server_now, page.runs_dir), page.held, served, **QUICK)
+    watch.tick(partial(server_now, page.runs_dir), [page.held, page.step], [*served, watch], **QUICK)
     outputs = (problem, nothing, cards, *served, elsewhere, terminal, watch, *taken.outputs)
     return Share(panel=panel, outputs=outputs)
 
@@ -121,15 +121,21 @@ def stop_server(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
     return served(run)
 
 
-def server_now(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
-    """The truth about the server, which others may start and stop; nothing while it is being started."""
+def server_now(runs_dir: Path, run_id: str, step: str) -> tuple[Any, ...]:
+    """The truth about the server, which others may start and stop; nothing while it is being started.
+
+    The clock rests while another step is open; `show` wakes it.
+    """
+    skip = gr.skip()
     try:
         run = held_run(runs_dir, run_id)
     except FinetuneError:
-        return gr.skip(), gr.skip(), gr.skip()
+        return skip, skip, skip, gr.Timer(active=False)
+    if step != "share":
+        return skip, skip, skip, gr.Timer(active=False)
     if serving.is_starting(runs_dir):
-        return gr.skip(), gr.skip(), gr.skip()
-    return served(run)
+        return skip, skip, skip, skip
+    return *served(run), skip
 
 
 def write_zip(runs_dir: Path, run_id: str, folder: Path) -> Path:

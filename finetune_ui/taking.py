@@ -38,9 +38,7 @@ DOUBLE_CLICK = 2.0  # seconds in which a second press is the same press
 
 @dataclass(frozen=True)
 class Taking:
-    """`card`: what a run's cards show, in the order of `show`."""
-
-    outputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]  # what show() fills
 
 
 def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
@@ -99,7 +97,7 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
     push.click(_starting, None, push, queue=False, **QUICK).then(
         partial(press_push, page.runs_dir), [page.held, repo, what, private, token], [problem, *states], **QUICK
     )
-    clock.tick(partial(tick, page.runs_dir), [page.held, seen], states, **QUICK)
+    clock.tick(partial(tick, page.runs_dir), [page.held, page.step, seen], [*states, clock], **QUICK)
     return Taking((hub_head, repo, what, private, file_head, zipped, gguf_head, clock, *states))
 
 
@@ -179,13 +177,18 @@ def _starting() -> Any:
 # --- handlers ---
 
 
-def tick(runs_dir: Path, run_id: str, seen: Any) -> Any:
-    """The truth about the jobs, which a terminal may start too; nothing while nothing changed."""
+def tick(runs_dir: Path, run_id: str, step: str, seen: Any) -> list[Any]:
+    """The truth about the jobs, which a terminal may start too; nothing while nothing changed.
+
+    The clock rests while another step is open, so that nobody asks the Hub every minute; `show` wakes it.
+    """
     try:
         run = held_run(runs_dir, run_id)
     except FinetuneError:
-        return [gr.skip()] * STATES
-    return [gr.skip()] * STATES if version(run) == tuple(seen) else states_of(run)
+        return [*[gr.skip()] * STATES, gr.Timer(active=False)]
+    if step != "share":
+        return [*[gr.skip()] * STATES, gr.Timer(active=False)]
+    return [*([gr.skip()] * STATES if version(run) == tuple(seen) else states_of(run)), gr.skip()]
 
 
 def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) -> tuple[Any, ...]:

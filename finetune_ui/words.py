@@ -220,6 +220,15 @@ def wait_bar(fraction: float | None, label: str) -> str:
     )
 
 
+def how_far(title: str, text: str, fraction: float | None, label: str) -> str:
+    """Work that goes on: its name and share, a bar, and one sentence or two."""
+    share = percent(fraction) if fraction is not None else ""
+    return (
+        f'<h3 class="card-title">{esc(title)} <span class="num again-share">{share}</span></h3>'
+        f'{wait_bar(fraction, label)}<p class="again-text num">{esc(text)}&nbsp;</p>'
+    )
+
+
 def error_card(error: FinetuneError) -> str:
     """What happened and what to do next."""
     return notice("bad", redact(error.problem), redact(error.fix))

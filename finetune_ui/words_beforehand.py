@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_core.job import Said, goes_on
+from finetune_core.recipe import Recipe
 
-from . import words_prove
-from .words import duration, esc, join, many, notice, percent, wait_bar
+from . import words_comparing, words_prove
+from .words import duration, esc, how_far, join, many, notice
 from .words_choose import field_title
 
 PROMPTS_TITLE = "Should you fine-tune at all?"
@@ -36,7 +38,7 @@ def prompts(said: Said | None, report: Mapping[str, Any] | None, about: str, now
     """The card that asks whether to train: the offer, how far it is, or what came out."""
     title = f'<h3 class="card-title">{PROMPTS_TITLE}</h3>'
     if goes_on(said):
-        return title + _bar(said, now, "Trying prompts.")
+        return words_comparing.progress(said, now, "Trying prompts.") + _on(about)
     if said is not None and said.outcome == "failed" and said.error:
         return f'{title}<p class="again-text">{PROMPTS_TEXT}</p>' + notice(
             "bad", said.error["problem"], said.error["fix"]
@@ -53,18 +55,55 @@ def prompts(said: Said | None, report: Mapping[str, Any] | None, about: str, now
     )
 
 
-def sweep(said: Said | None, found: Mapping[str, Any] | None, now: float) -> str:
+def _on(about: str) -> str:
+    return f'<p class="muted num before-about">{esc(about)}</p>' if about else ""
+
+
+def sweep_title(said: Said | None, found: Mapping[str, Any] | None) -> str:
+    """Of the fold, which is closed when the page is loaded again."""
+    return f"{SWEEP_TITLE}: going on" if goes_on(said) else f"{SWEEP_TITLE}: tried" if found else SWEEP_TITLE
+
+
+def sweep(said: Said | None, found: Mapping[str, Any] | None, about: str, now: float) -> str:
     """The trials: how far they are, and the table, best first."""
     top = ""
     if goes_on(said):
-        top = _bar(said, now, "Trying settings.")
+        top = how_far("Trying settings.", _trying(said, found or {}, now), said.fraction, "Trials")
     elif said is not None and said.outcome == "failed" and said.error:
         top = notice("bad", said.error["problem"], said.error["fix"])
     if not found or not found.get("trials"):
         return top
-    sentence = f'<p class="before-says num">{esc(found["sentence"])}</p>' if found.get("sentence") else ""
+    sentence = f'<p class="before-says num">{esc(_titled(found["sentence"]))}</p>' if found.get("sentence") else ""
     proved = f'<p class="again-text num">On the test rows: {esc(found["proved"])}</p>' if found.get("proved") else ""
-    return top + sentence + proved + _table(found["trials"])
+    return top + sentence + proved + _on(about) + _table(found["trials"])
+
+
+def _trying(said: Said, found: Mapping[str, Any], now: float) -> str:
+    """Which trial goes on, and the time that is left."""
+    trials, left = found.get("trials") or [], said.seconds_left(now)
+    trial = next((trial for trial in trials if trial["outcome"] == "running"), None)
+    says = f"{_titled(said.says[:1].upper() + said.says[1:])}." if said.says else ""
+    if trial:
+        values = ", ".join(f"{field_title(name)} {_plain(value)}" for name, value in trial["values"].items())
+        says = f"Trial {len(trials)} of {found['asked']}: {values}."
+    return join([says, f"About {duration(left)} left." if left is not None else "", words_comparing.GOES_ON], " ")
+
+
+def _titled(text: str) -> str:
+    """A sentence with its settings under the names that the page has for them.
+
+    >>> _titled("learning_rate 0.001, lora_r 16")
+    'Learning rate 0.001, Adapter rank 16'
+    """
+    return re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: _known_title(found[0]), text)
+
+
+def _known_title(name: str) -> str:
+    return field_title(name) if name in Recipe.model_fields else name
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _table(trials: Sequence[Mapping[str, Any]]) -> str:
@@ -73,16 +112,17 @@ def _table(trials: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(_trial(trial, fields) for trial in trials)
     return (
         '<div class="beside-scroll"><table class="beside-table"><thead><tr><th scope="col">Validation loss</th>'
-        f"{head}<th></th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f'{head}<th scope="col"><span class="visually-hidden">Outcome</span></th>'
+        '<th scope="col"><span class="visually-hidden">Its settings</span></th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
 def _trial(trial: Mapping[str, Any], fields: Sequence[str]) -> str:
     loss = trial.get("validation_loss")
-    cells = "".join(f"<td>{esc(f'{value:g}' if isinstance(value, float) else value)}</td>"
-                    for value in (trial["values"].get(name) for name in fields))  # fmt: skip
+    cells = "".join(f"<td>{esc(_plain(trial['values'].get(name)))}</td>" for name in fields)
     outcome = OUTCOMES.get(trial["outcome"], trial["outcome"])
-    tip = f' title="{esc(trial["problem"])}"' if trial.get("problem") else ""
+    why = f'<small class="trial-why">{esc(trial["problem"])}</small>' if trial.get("problem") else ""
     use = (
         f'<button type="button" class="btn quiet" data-settings="{esc(trial["run"])}">Use these settings</button>'
         if trial.get("run")
@@ -90,14 +130,5 @@ def _trial(trial: Mapping[str, Any], fields: Sequence[str]) -> str:
     )
     return (
         f'<tr><th scope="row">{"–" if loss is None else f"{loss:.3f}"}</th>{cells}'
-        f"<td{tip}>{esc(outcome)}</td><td>{use}</td></tr>"
+        f"<td>{esc(outcome)}{why}</td><td>{use}</td></tr>"
     )
-
-
-def _bar(said: Said, now: float, title: str) -> str:
-    seconds, share = said.seconds_left(now), said.fraction
-    left = "" if seconds is None else f" About {duration(seconds)} left."
-    waits = said.says.startswith("waiting")
-    text = "Waiting for its turn: another training or comparison has the machine." if waits else f"{said.says}{left}"
-    far = "" if share is None else percent(share)
-    return f'{wait_bar(share, title)}<p class="again-text num">{esc(title)} {far} {esc(text)}&nbsp;</p>'

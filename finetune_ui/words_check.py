@@ -99,22 +99,26 @@ def findings(
     `undo`: what was applied, newest last. `repairs`: code → words of the repairs that the recipe has. `trial`: the
     finding whose repair is shown before it is made (its code and html).
     """
+    order = {"error": 0, "warning": 1, "note": 2}
+    indexed = sorted(enumerate(found), key=lambda pair: order.get(pair[1].level, 3))
+    cards = "".join(_finding(index, finding, can_be_tried(finding), trial) for index, finding in indexed)
+    return applied(undo, repairs or {}) + (f'<ul class="findings">{cards}</ul>' if cards else "")
+
+
+def applied(undo: Sequence[str], repairs: Mapping[str, str]) -> str:
+    """What was done to the rows, each with its way back; there too where they cannot be read because of it."""
     undone = (
         f'<p class="undo" role="status">{icon("check")}<span>Done: {esc(undo[-1][:1].lower() + undo[-1][1:])}</span>'
         f'<button type="button" class="btn quiet" data-undo>{icon("undo")}Undo</button></p>'
         if undo
         else ""
     )
-    order = {"error": 0, "warning": 1, "note": 2}
-    indexed = sorted(enumerate(found), key=lambda pair: order.get(pair[1].level, 3))
-    cards = "".join(_finding(index, finding, can_be_tried(finding), trial) for index, finding in indexed)
-    applied = "".join(
+    items = "".join(
         f'<li><span>{esc(says[:1].upper() + says[1:])}</span><button type="button" class="icon-btn" '
         f'data-repair="{esc(fix)}" aria-label="Take back: {esc(says)}">{icon("cross")}</button></li>'
-        for fix, says in (repairs or {}).items()
+        for fix, says in repairs.items()
     )
-    done = f'<ul class="repairs" aria-label="Repairs">{applied}</ul>' if applied else ""
-    return undone + done + (f'<ul class="findings">{cards}</ul>' if cards else "")
+    return undone + (f'<ul class="repairs" aria-label="Repairs">{items}</ul>' if items else "")
 
 
 def _finding(index: int, finding: Any, can_be_tried: bool, trial: Any) -> str:

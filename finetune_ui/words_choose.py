@@ -67,7 +67,7 @@ FIELD_TITLES = {
 
 OPEN_MEANS = {  # what an empty box means, where the plan does not fill it in
     "model_revision": "the newest",
-    "dataset_config": "the only one, or the first",
+    "dataset_config": "the only one, or the default",
     "dataset_revision": "the newest",
     "template": "none",
     "system_prompt": "none",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
+from finetune_core.errors import FinetuneError
 from finetune_core.job import Said, goes_on
 
-from .words import duration, esc, notice, percent, wait_bar
+from .words import duration, esc, how_far, icon, join, notice
 
 Report = Mapping[str, Any]
 
 START, AGAIN, NOW = "Compare with better prompts", "Compare again", "Compare now"
 STARTING, STOP, STOPPING = "Starting…", "Stop comparing", "Ending…"
+GOES_ON = "You may close the page; it goes on."
 OPTIONS = "What to compare, and how"
 METRICS = (
     ("What fits the answers", ""),
@@ -39,7 +42,7 @@ CHECK_EXAMPLE = "def check(answer, reference, row):\n    return reference in ans
 def card(report: Report | None, said: Said | None, error: bool, now: float) -> str:
     """What stands above the button: how far it is, or what pressing it would show."""
     if goes_on(said):
-        return _progress(said, now)
+        return progress(said, now, "Comparing.")
     problem = notice("bad", said.error["problem"], said.error["fix"]) if error and said and said.error else ""
     if not report:
         return problem
@@ -65,29 +68,43 @@ def _about(report: Report) -> str:
     return f"It takes about {duration(5 * seconds)} here." if seconds else ""
 
 
-def _progress(said: Said, now: float) -> str:
+def progress(said: Said, now: float, title: str) -> str:
     """A bar, who is being asked, and the time that is left."""
     if said.fraction is None:
         waits = said.says.startswith("waiting")
-        title = "Waiting for its turn." if waits else "Starting."
-        text = (
-            "Another training or comparison has the machine; this begins by itself." if waits else "Loading the model."
-        )
-        return _bar(title, text, None)
+        text = "Other work has the machine; this begins by itself." if waits else "Loading the model."
+        return how_far("Waiting for its turn." if waits else "Starting.", text, None, title)
     left = said.seconds_left(now)
-    end = f" About {duration(left)} left." if left is not None else ""
     asked = {"the loss": "Measuring the loss.", "what was forgotten": "Asking general questions.",
-             "the judge": "Asking the judge.", "loading the model": "Loading the model.", "": ""}  # fmt: skip
-    now_asked = asked.get(said.says, f"Now: {said.says}.")
-    return _bar("Comparing.", f"{now_asked}{end} You may close the page; it goes on.", said.fraction)
+             "the judge": "Asking the judge.", "loading the model": "Loading the model.",
+             "reading the rows": "Reading the rows.", "": ""}  # fmt: skip
+    parts = [
+        asked.get(said.says, f"Now: {said.says}."),
+        f"About {duration(left)} left." if left is not None else "",
+        GOES_ON,
+    ]
+    return how_far(title, join(parts, " "), said.fraction, title)
 
 
-def _bar(title: str, text: str, fraction: float | None) -> str:
-    return (
-        f'<h3 class="card-title">{esc(title)} <span class="num again-share">'
-        f"{percent(fraction) if fraction is not None else ''}</span></h3>"
-        f'{wait_bar(fraction, "Comparison")}<p class="again-text num">{esc(text)}&nbsp;</p>'
-    )
+def sends(address: str) -> str:
+    """Beside the button: who is sent the rows. It stands there always, so that naming a judge moves nothing."""
+    try:
+        host = urlsplit(str(address or "").strip()).hostname
+    except ValueError:
+        host = None
+    if not host or host in ("localhost", "127.0.0.1", "::1"):
+        return f'<p class="again-sends" role="status">{icon("check")}The rows and the answers stay on this machine.</p>'
+    says = f"The test rows and the answers go to <b>{esc(host)}</b>."
+    return f'<p class="again-sends away" role="status">{icon("warn")}<span>{says}</span></p>'
+
+
+def no_command(error: FinetuneError) -> str:
+    """Instead of the line to copy, while a box is not filled in yet."""
+    return f'<p class="again-text">No command yet. {esc(error.problem)} {esc(error.fix)}</p>'
+
+
+def command_title(own_check: bool) -> str:
+    return "In a terminal, from the folder of Fijn" + (", with your check saved there as check.py" if own_check else "")
 
 
 def label(report: Report | None) -> str:

@@ -23,7 +23,10 @@ from .words import (
     short_data,
     short_model,
     status_word,
+    ticked,
 )
+
+UNREADABLE = "cannot be read"
 
 # a dial: one line before tuning, one after
 LOGO = (
@@ -73,6 +76,12 @@ class RailRun:
     loss: tuple[tuple[int, float], ...] = ()
     verdict: str = ""  # "+29 points"
     tone: str = "even"  # of the verdict: good, bad, or even while nothing is shown
+    trouble: tuple[str, ...] = ()  # of one that cannot be read: what is wrong with it, and where it lies
+
+
+def unreadable(run_id: str, problem: str, folder: str) -> RailRun:
+    """A run whose recipe cannot be read: it stays in the list, and says where it lies."""
+    return RailRun(run_id, run_id, UNREADABLE, "failed", trouble=(problem, folder))
 
 
 def rail_under(recipe: Recipe, status: str, began: float, now: float | None = None, left: float | None = None) -> str:
@@ -120,6 +129,8 @@ def rail(runs: Sequence[RailRun], held: str) -> str:
 
 
 def _rail_item(run: RailRun, current: bool) -> str:
+    if run.trouble:
+        return _broken_item(run)
     verdict = f'<b class="verdict {run.tone}">{esc(run.verdict)}</b> · ' if run.verdict else ""
     mark = ' aria-current="true"' if current else ""
     return (
@@ -128,6 +139,16 @@ def _rail_item(run: RailRun, current: bool) -> str:
         f'<span class="rail-name">{esc(run.title)}</span>{charts.sparkline(run.loss[:: max(1, len(run.loss) // 60)])}'
         f'<span class="rail-under"><span class="visually-hidden">{esc(status_word(run.status))}, </span>'
         f"{verdict}{esc(run.under)}</span></a></li>"
+    )
+
+
+def _broken_item(run: RailRun) -> str:
+    problem, folder = run.trouble
+    return (
+        f'<li><details class="rail-broken"><summary class="rail-run"><i class="dot bad"></i>'
+        f'<span class="rail-name">{esc(run.title)}</span><span class="rail-under">{esc(run.under)}</span></summary>'
+        f"<p>{ticked(problem)}</p><p>Mend its recipe.yaml, or delete the folder: <code>{esc(folder)}</code></p>"
+        "</details></li>"
     )
 
 

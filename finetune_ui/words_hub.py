@@ -16,9 +16,9 @@ EMPTY = {"dataset_config": "not chosen", "dataset_revision": "the newest"}
 
 
 def pickers(choices: Mapping[str, Sequence[str]], chosen: Mapping[str, Any]) -> str:
-    """One drop-down for each field that leaves a choice; "" where nothing is known (the Hub is away, or slow)."""
+    """One drop-down for each field that leaves a choice or was chosen; "" for none (the Hub is away, or slow)."""
     fields = "".join(
-        _picker(field, choices[field], str(chosen.get(field) or ""))
+        _picker(field, choices.get(field, ()), str(chosen.get(field) or ""))
         for field in TITLES
         if len(choices.get(field, ())) > 1 or (chosen.get(field) or "") not in ("", "train", *choices.get(field, ()))
     )
@@ -41,4 +41,4 @@ def _picker(field: str, names: Sequence[str], chosen: str) -> str:
 
 
 def _missing(name: str, names: Sequence[str]) -> str:
-    return "" if name in names else " (not in this data set)"
+    return "" if name in names or not names else " (not in this data set)"

@@ -157,7 +157,7 @@ def bar_ready(diagnosis: Any, made: Any, queued: bool) -> str:
         [
             f"about {duration(made.seconds)}",
             f"{count(diagnosis.train_rows)} rows",
-            "waits for the training that runs now" if queued else "",
+            "waits for what has the machine now" if queued else "",
         ]
     )
     if diagnosis.verdict == "blocked":

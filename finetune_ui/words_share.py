@@ -35,10 +35,6 @@ def copyable(text: str, title: str = "") -> str:
     )
 
 
-def command_line(text: str) -> str:
-    return f'<section class="card command-card">{copyable(text, "In a terminal, from the folder of Fijn")}</section>'
-
-
 def nothing_yet() -> str:
     return (
         '<section class="card empty"><p class="lead">Nothing to share yet.</p>'

@@ -135,11 +135,40 @@ def _read_differently(source: Any, fixes: Sequence[str]) -> str:
     """Drop-downs for what was detected in a text file, folded away."""
     first = source.first
     wishes = [wish for wish in READ if (first.delimiter if wish != "encoding" else first.encoding)]
+    chosen = any(wish in wishes for wish in wished(fixes))
     picks = "".join(_wish(wish, fixes) for wish in wishes)
-    chosen = any(fix.startswith(tuple(f"{wish}-" for wish in wishes)) for fix in fixes) if wishes else False
     return (
         f'<details class="reasons"{" open" if chosen else ""}><summary>Read the file differently</summary>'
         f'<div class="roles">{picks}</div></details>'
+        if picks
+        else ""
+    )
+
+
+def wished(fixes: Sequence[str]) -> list[str]:
+    """What is read in another way than the one that was detected.
+
+    >>> wished(["drop-leaks", "encoding-utf-16"])
+    ['encoding']
+    """
+    return [wish for wish in READ if any(fix.startswith(f"{wish}-") for fix in fixes)]
+
+
+def way_to_read(fix: str) -> str:
+    """A repair that is another way to read, in words; "" for any other.
+
+    >>> way_to_read("encoding-utf-16"), way_to_read("drop-leaks")
+    ('Encoding: UTF-16', '')
+    """
+    return next((read_as(wish, end) for wish, ends in READ.items() for end in ends if fix == f"{wish}-{end}"), "")
+
+
+def reading_card(fixes: Sequence[str]) -> str:
+    """While the rows cannot be read: how they are read, to be changed back."""
+    picks = "".join(_wish(wish, fixes) for wish in wished(fixes))
+    return (
+        '<section class="card rows-card"><h2 class="card-title">How the file is read</h2>'
+        f'<div class="roles">{picks}</div></section>'
         if picks
         else ""
     )

@@ -99,9 +99,11 @@ def proof(parity: Mapping[str, Any]) -> str:
 
 def _proof_row(name: str, found: Mapping[str, Any]) -> str:
     label = f"<code>{esc(_kind(name))}</code> " if name else ""
-    ties = f", {found['ties']} part at a near tie" if found["ties"] else ""
-    exact = found["logprob_mean"] < 1e-4
-    off = "exactly as sure of each word" if exact else f"{found['logprob_mean']:.2g} nats a token off"
+    torn = found["ties"]
+    ties = f", {torn} {'differs' if torn == 1 else 'differ'} where the model itself was undecided" if torn else ""
+    apart = found["logprob_mean"]
+    sure = "exactly" if apart < 1e-4 else "nearly" if apart < 0.1 else "not quite"
+    off = f"{sure} as sure of each word" + (f" ({apart:.2g} nats a token off)" if apart >= 1e-4 else "")
     return (
         f"<li>{label}<div><b>{found['same']} of {found['compared']}</b> answers the same{ties}"
         '<span title="Mean difference of the log-probabilities of the answers’ tokens">'

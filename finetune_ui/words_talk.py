@@ -237,7 +237,7 @@ def presence(state: str) -> str:
         "awake": ("Both models are loaded", "good"),
         "loading": ("Loading the models…", "live"),
         "asleep": ("The models load with your first question", "idle"),
-        "training": ("A training has the machine: answers will be slow, and may not fit in memory", "warn"),
+        "training": ("Other work has the machine: answers will be slow, and may not fit in memory", "warn"),
         "away": ("", "idle"),
     }[state]
     return f'<p class="presence" role="status"><span class="dot {tone}"></span>{says}</p>' if says else ""

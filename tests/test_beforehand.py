@@ -1,19 +1,27 @@
 """Before training: prompts on the untuned model from the page, and sweeps that a table can be trusted about."""
 
 import json
+import os
+import re
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from conftest import chat_rows, write_jsonl
 
 from finetune_core import launch
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
+from finetune_core.files import write_json
 from finetune_core.job import Said
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
 from finetune_core.sweep import Trial, ranked, read_space, sentence, swept, usual_space
 from finetune_ui import beforehand, form, words_beforehand
+from finetune_ui.beforehand import Drawn
+from finetune_ui.frame import Page
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -35,11 +43,11 @@ def until_over(job, seconds=150):
 
 
 def test_trying_prompts_from_the_page_ends_with_what_is_left_to_win(recipe, runs_dir):
-    asked, card, _, clock = beforehand.ask_prompts(runs_dir, *form.to_boxes(recipe))
-    assert "value" not in card and clock.active
-    job = beforehand.job_of(runs_dir, "should-i", asked[0])
+    card, *_, drawn, clock = beforehand.ask_prompts(runs_dir, Drawn(), *form.to_boxes(recipe))
+    assert "Starting." in card and clock.active
+    job = beforehand.job_of(runs_dir, "should-i", drawn.key)
     until_over(job)
-    shown, *_ = beforehand.now(runs_dir, asked, ("", ""), (), ())
+    shown, *_ = beforehand.tick(runs_dir, "check", drawn)
     assert "points are left to win" in shown and "What each prompt reached" in shown
     assert "Tuned" not in shown and list_runs(runs_dir) == []
 
@@ -48,8 +56,8 @@ def test_wrong_boxes_start_nothing(recipe, runs_dir):
     boxes = form.to_boxes(recipe)
     names = [name for name in form.FIELDS if form.has_choice(name)]
     boxes[names.index("lora_r")] = "many"
-    asked, card, _, _ = beforehand.ask_prompts(runs_dir, *boxes)
-    assert asked == ("", "") and "notice bad" in card
+    card, *_ = beforehand.ask_prompts(runs_dir, Drawn(), *boxes)
+    assert "notice bad" in card
     assert not (runs_dir / ".should-i").exists()
 
 
@@ -59,9 +67,84 @@ def test_only_names_made_here_become_folders(runs_dir, name):
         beforehand.job_of(runs_dir, "sweep", name)
 
 
-def test_the_clock_rests_when_nothing_goes_on(runs_dir):
-    *parts, clock = beforehand.now(runs_dir, ("", ""), ("", ""), (), ())
-    assert clock.active is False and all("value" not in part for part in parts)
+@pytest.mark.parametrize(("step", "key"), [("check", ""), ("check", "0123456789abcdef"), ("train", "0123456789abcdef")])
+def test_the_clock_rests_when_nothing_goes_on(runs_dir, step, key):
+    assert beforehand.tick(runs_dir, step, Drawn(key))[-1].active is False
+
+
+def test_the_clock_goes_on_while_a_job_does(recipe, runs_dir):
+    with ask(runs_dir, "should-i", recipe).working():
+        assert beforehand.tick(runs_dir, "check", Drawn(launch.key_of(recipe)))[-1] == gr.skip()
+
+
+def test_every_answer_fills_all_that_is_shown(recipe, runs_dir):
+    with gr.Blocks():
+        page = Page(runs_dir, gr.State(""), gr.State(""))
+        built = beforehand.build(page, [])
+    assert len(built.outputs) == beforehand.OUTPUTS == len(beforehand.show(runs_dir, recipe, None, Drawn()))
+
+
+def ask(runs_dir, verb, recipe):
+    job = launch.before_training(runs_dir, verb, launch.key_of(recipe))
+    job.folder.mkdir(parents=True)
+    recipe.save(job.folder / "recipe.yaml")
+    return job
+
+
+def test_a_page_that_is_loaded_again_goes_on_watching(recipe, runs_dir):
+    with ask(runs_dir, "should-i", recipe).working() as say:
+        say(0.4, "Base with 4 examples")
+        card, start, stop, *_, drawn, clock = beforehand.show(runs_dir, recipe, None, Drawn())
+        assert "Trying prompts." in card and "40%" in card and "Now: Base with 4 examples." in card
+        assert not start["visible"] and stop["visible"] and clock.active
+        again = beforehand.show(runs_dir, recipe, None, drawn)
+        assert all(part == gr.skip() for part in again[:-1])
+        assert beforehand.stop(runs_dir, "should-i", drawn)["value"] == words_beforehand.STOPPING
+
+
+def test_what_was_tried_for_other_rows_is_not_shown_for_these(recipe, runs_dir):
+    report = {"verdict": {"sentence": "Nine points to gain."}, "n": 6}
+    write_json(ask(runs_dir, "should-i", recipe).folder / "report.json", report)
+    card, *_, drawn, _ = beforehand.show(runs_dir, recipe, None, Drawn())
+    assert "Nine points to gain." in card
+    assert f"{Path(recipe.model_name_or_path).name}, rows" in card  # which model and which rows those were
+    other, *_ = beforehand.show(runs_dir, recipe.replace(dataset_name="acme/faq"), None, drawn)
+    assert words_beforehand.PROMPTS_TEXT in other and "Nine points" not in other
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"lora_r": 64}, {"dtype": "float32"}, {"packing": True}])
+def test_how_it_would_learn_changes_nothing_about_what_was_tried(recipe, change):
+    assert launch.key_of(recipe.replace(**change)) == launch.key_of(recipe)
+
+
+@pytest.mark.parametrize("change", [{"dataset_name": "a/b"}, {"fixes": ["drop-duplicates"]}, {"evaluate_rows": 9}])
+def test_other_rows_and_another_proof_are_another_trial(recipe, change):
+    assert launch.key_of(recipe.replace(**change)) != launch.key_of(recipe)
+
+
+def test_the_boxes_of_a_sweep_follow_the_settings_and_leave_what_was_typed(recipe, runs_dir):
+    def look(**values):
+        plan = SimpleNamespace(recipe=recipe.replace(learning_rate=1e-3, **values))
+        return SimpleNamespace(seen=SimpleNamespace(plan=plan))
+
+    first = beforehand.show(runs_dir, recipe, look(), Drawn())
+    assert first[7:11] == ["3e-4, 0.001, 0.003", "8, 16, 32", "1, 2, 4", "6"]
+    same = beforehand.show(runs_dir, recipe, look(), first[-2])
+    assert all(part == gr.skip() for part in same[7:11])
+    assert beforehand.show(runs_dir, recipe, look(lora_r=64), first[-2])[8] == "32, 64, 128"
+
+
+def test_a_sweep_says_which_trial_goes_on_in_the_words_of_the_page(recipe, runs_dir):
+    job = ask(runs_dir, "sweep", recipe)
+    write_json(job.folder / "report.json", {"asked": 9, "trials": []})  # of an earlier sweep
+    os.utime(job.folder / "report.json", (1.0, 1.0))
+    with job.working() as say:
+        say(0.1, "trial 1 of 6: lora_r 8")
+        *_, table, _, _, fold, _, _, _, _, drawn, _ = beforehand.show(runs_dir, recipe, None, Drawn())
+        assert "Trial 1 of 6: Adapter rank 8." in table and fold["label"].endswith("going on")
+        trials = [{"run": "r", "values": {"learning_rate": 0.003}, "outcome": "running", "validation_loss": None}]
+        write_json(job.folder / "report.json", {"asked": 6, "trials": trials})
+        assert "Trial 1 of 6: Learning rate 0.003." in beforehand.tick(runs_dir, "check", drawn)[3]
 
 
 def test_the_verb_says_it_as_json(recipe, runs_dir, tmp_path, capsys):
@@ -116,6 +199,11 @@ def test_the_best_is_told_beside_what_one_had(own, says):
 def test_a_sweep_that_cannot_be_meant_is_refused_before_anything_starts(boxes):
     with pytest.raises(FinetuneError):
         beforehand.read_sweep(Recipe(), *boxes)
+
+
+def test_no_number_of_trials_is_asked_for_in_words():
+    with pytest.raises(FinetuneError, match=r"^How many trials\? Write how many, from 1 to 100\.$"):
+        beforehand.read_sweep(Recipe(), "1e-4, 2e-4", "", "", "")
 
 
 def test_one_value_in_a_box_is_tried_alone():
@@ -174,8 +262,8 @@ def test_the_trials_look_at_the_validation_rows_at_the_same_steps(swept_runs):
 def test_the_page_starts_a_sweep_as_the_command_that_can_be_typed(recipe, runs_dir, monkeypatch):
     lines = []
     monkeypatch.setattr(launch, "start_job", lambda job, line, secrets=None: lines.append(line))
-    asked, *_ = beforehand.ask_settings(runs_dir, "1e-4", "4, 8", "", "3", *form.to_boxes(recipe))
-    assert beforehand.job_of(runs_dir, "sweep", asked[0]).folder.is_dir()
+    *_, drawn, _ = beforehand.ask_settings(runs_dir, Drawn(), "1e-4", "4, 8", "", "3", *form.to_boxes(recipe))
+    assert beforehand.job_of(runs_dir, "sweep", drawn.key).folder.is_dir()
     assert {"sweep", "learning_rate=1e-4,", "lora_r=4,8,", "--trials", "3"} <= set(lines[0])
 
 
@@ -228,5 +316,23 @@ def test_the_table_is_escaped_and_offers_the_settings(runs_dir):
             {"run": "r-1", "values": {"lora_r": EVIL}, "outcome": "failed", "validation_loss": None, "problem": EVIL}
         ],
     }
-    shown = words_beforehand.sweep(Said(1, 0.0, 0.5, EVIL), found, 100.0)
+    shown = words_beforehand.sweep(Said(1, 0.0, 0.5, EVIL), found, EVIL, 100.0)
     assert "<img" not in shown and 'data-settings="r-1"' in shown and "50%" in shown
+
+
+def test_why_a_trial_failed_can_be_read_without_a_pointer():
+    trial = {"run": "", "values": {"lora_r": 8}, "outcome": "failed", "validation_loss": None, "problem": "No 4 bits."}
+    shown = words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0)
+    assert ">No 4 bits.</small>" in shown and "title=" not in shown
+
+
+def test_every_column_of_the_trials_has_a_name():
+    trial = {"run": "r", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
+    heads = re.findall(r"<th scope=\"col\">(.*?)</th>", words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0))
+    assert len(heads) == 4 and all(re.sub("<[^>]*>", "", head).strip() for head in heads)
+
+
+def test_the_best_setting_is_told_in_the_words_of_the_page():
+    trial = {"run": "r", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
+    found = {"sentence": "Best of 1: lora_r 8, with a validation loss of 0.500.", "trials": [trial]}
+    assert "Best of 1: Adapter rank 8, with" in words_beforehand.sweep(None, found, "", 0.0)

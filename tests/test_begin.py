@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+from filelock import FileLock
 from page_helpers import box_at, boxes_of
 
 from finetune_core.errors import FinetuneError
@@ -47,6 +48,13 @@ def test_warnings_are_shown_before_they_are_passed_over(looks, tiny_boxes, seen,
     monkeypatch.setattr(looks, "ask", lambda recipe, **how: warned)
     assert begin.press(looks, runs_dir, "choose", "draft", *tiny_boxes)[1] == "check"
     assert not runs_dir.exists()
+
+
+def test_the_bar_says_that_a_training_would_wait_whatever_has_the_machine(seen, runs_dir):
+    runs_dir.mkdir()
+    with FileLock(runs_dir / ".gpu.lock"):
+        assert "waits for" in begin.show(runs_dir, "check", seen, (), None)[0]
+    assert "waits for" not in begin.show(runs_dir, "check", seen, (), None)[0]
 
 
 def test_the_bar_waits_for_the_starter_model(runs_dir):

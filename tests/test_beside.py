@@ -82,10 +82,20 @@ def test_the_page_shows_scores_curves_and_a_button_for_each_and_no_markup_of_the
     assert "<img" not in shown and "this run" in shown
 
 
-def test_the_others_are_offered_and_never_the_run_itself(runs):
-    fold, which, _ = beside.show(runs[0])
-    offered = [value for _, value in which["choices"]]
+def test_the_others_are_offered_and_never_the_run_itself(runs, runs_dir):
+    fold, *_ = beside.show(runs[0])
+    offered = [value for _, value in beside.offer(runs_dir, runs[0].id)["choices"]]
     assert fold["visible"] and offered == [runs[1].id]
+
+
+def test_drawing_a_proof_reads_no_other_report(runs, monkeypatch):
+    monkeypatch.setattr(Run, "report", lambda run: pytest.fail(f"{run.id} was read"))
+    assert beside.show(runs[0])[0]["visible"]
+
+
+def test_a_run_that_cannot_be_read_is_not_offered(runs, runs_dir):
+    (runs[1].path / "recipe.yaml").write_text("a_field_of_tomorrow: 1\n")
+    assert beside.offer(runs_dir, runs[0].id)["choices"] == []
 
 
 def test_a_run_that_is_gone_shows_a_card(runs, runs_dir):

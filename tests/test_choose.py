@@ -6,8 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import pytest
 from page_helpers import boxes_of, said
 
+from finetune_core import hub
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL
 from finetune_ui import choose, form, names
 
@@ -47,6 +49,22 @@ def test_leaving_such_a_preset_brings_the_starter_back():
 
 def test_hub_search_changes_nothing_when_the_hub_is_away():
     assert names.search_models(SimpleNamespace(input_value="qwen")) == gr.skip()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/home/me/klanten", "~/klanten", "./klanten", ".\\klanten", "klanten.csv", "klanten.js", "C:\\klanten",
+     "c:/klanten", "zaken/2026/klanten", "\\\\server\\zaken", "tests/klanten"],
+)  # fmt: skip
+def test_a_path_that_is_typed_is_never_sent_to_the_hub(path, monkeypatch):
+    monkeypatch.setattr(hub, "search", lambda *_, **__: pytest.fail("it was sent"))
+    for search in (names.search_models, names.search_data):
+        assert search(SimpleNamespace(input_value=path)) == gr.skip()
+
+
+def test_a_name_is_looked_up_while_it_is_typed(monkeypatch):
+    monkeypatch.setattr(hub, "search", lambda kind, typed: [hub.HubItem(f"{kind}/{typed}")])
+    assert names.search_models(SimpleNamespace(input_value="Qwen2.5-0.5"))["choices"] == ["model/Qwen2.5-0.5"]
 
 
 def test_pasted_rows_become_the_data(runs_dir):

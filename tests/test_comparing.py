@@ -1,7 +1,6 @@
 """The whole comparison from the page: what is asked for, what is refused, how far it is."""
 
 import json
-import sys
 import time
 
 import pytest
@@ -134,6 +133,51 @@ def test_the_line_to_copy_is_the_line_that_runs(run, runs_dir):
     assert f"evaluate {run.path} --examples 8" in shown
 
 
+def test_a_judge_named_for_one_run_is_not_asked_about_the_next(run, runs_dir):
+    judged = ("", "", "", "", False, "https://judge.example/v1", "big", "sk-very-secret-0123456789", CHECK)
+    command, *boxes = comparing.for_another_run(runs_dir, run.id, *judged)
+    now = [old if new == comparing.gr.skip() else new for old, new in zip(judged, boxes, strict=True)]
+    assert Choices(*now) == Choices() and str(run.path) in command and "judge.example" not in command
+
+
+def test_boxes_that_were_never_filled_in_are_left_alone(run, runs_dir):
+    first = ("", "", "", "", True, "", "", "", "")
+    assert comparing.for_another_run(runs_dir, run.id, *first)[1:] == [comparing.gr.skip()] * 9
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("", "stay on this machine"),
+        ("htt", "stay on this machine"),
+        ("http://[half", "stay on this machine"),
+        ("http://127.0.0.1:8000/v1", "stay on this machine"),
+        ("https://api.judge.example/v1", "go to <b>api.judge.example</b>."),
+        ("https://api.judge.example@evil.example/v1", "go to <b>evil.example</b>."),
+        ("http://<img>/v1", "go to <b>&lt;img&gt;</b>."),
+    ],
+)
+def test_who_is_sent_the_rows_is_said_beside_the_button(address, says):
+    assert says in words_comparing.sends(address)
+
+
+def test_half_an_address_is_no_alarm(run, runs_dir):
+    shown = comparing.line(runs_dir, run.id, "", "", "", "", True, "htt", "", "", "")
+    assert "alert" not in shown and "http://" in shown
+
+
+def test_the_line_to_copy_names_no_file_that_is_not_there(run, runs_dir):
+    shown = comparing.line(runs_dir, run.id, "", "", "", "", True, "", "", "", CHECK)
+    assert "--check-file check.py" in shown and "saved there as check.py" in shown
+
+
+def test_what_is_too_long_is_told_apart_from_what_is_no_text():
+    with pytest.raises(FinetuneError, match="Shorten it to at most 20,000"):
+        Choices(system="x" * 30_000).options()
+    with pytest.raises(FinetuneError, match="zero byte"):
+        Choices(system="a\0b").options()
+
+
 def test_while_it_goes_on_there_is_a_bar_and_a_stop(run, runs_dir):
     job = launch.comparison(run)
     with job.working() as say:
@@ -197,7 +241,3 @@ def test_a_comparison_waits_in_line_behind_a_training_and_can_be_stopped_there(r
         while not job.said().outcome and time.monotonic() < deadline:
             time.sleep(0.1)
     assert job.said().outcome == "stopped" and run.report()["made"] == 1.0
-
-
-def test_python_of_the_child_is_the_one_that_runs_the_page(run):
-    assert launch.command(run, "evaluate")[0] == sys.executable

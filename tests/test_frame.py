@@ -37,6 +37,36 @@ def test_a_draft_stays_a_draft_when_the_page_is_loaded_again(runs_dir):
     assert frame.arrive(runs_dir, None, "check", new=True) == ("", "check")
 
 
+@pytest.fixture
+def broken(runs_dir):
+    """The newest run, with a recipe that this version cannot read."""
+    run = make_run(runs_dir, "bbbb")
+    (run.path / "recipe.yaml").write_text("a_field_of_tomorrow: 1\n")
+    return run
+
+
+def test_a_run_that_cannot_be_read_stays_in_the_rail_and_says_where_it_lies(runs_dir, broken):
+    good = make_run(runs_dir, "aaaa")
+    drawn = frame.draw_rail(runs_dir, good.id)
+    assert f'data-run="{good.id}"' in drawn and f'data-run="{broken.id}"' not in drawn
+    assert "cannot be read" in drawn and "a_field_of_tomorrow" in drawn and str(broken.path) in drawn
+
+
+def test_a_run_that_cannot_be_read_is_never_opened(runs_dir, broken):
+    assert frame.find(runs_dir, broken.id) is None
+    assert frame.arrive(runs_dir, broken.id, None) == ("", "choose")
+
+
+def test_the_rail_reads_a_report_once_for_each_version(runs_dir, monkeypatch):
+    run, read = make_run(runs_dir), []
+    monkeypatch.setattr(frame.Run, "report", lambda run: read.append(run.id))
+    frame.draw_rail(runs_dir, "")
+    frame.draw_rail(runs_dir, "")
+    run.tell("stage", name="training")
+    frame.draw_rail(runs_dir, "")
+    assert read == [run.id] * 2
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc", "..", ".", "", ".uploads", "a/b"])
 def test_an_address_cannot_lead_out_of_the_runs_folder(name, runs_dir):
     make_run(runs_dir)

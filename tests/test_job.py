@@ -30,6 +30,20 @@ def test_its_last_word_can_be_read_while_it_goes_on(job):
     assert job.said().outcome == "finished" and not job.is_alive()
 
 
+def test_the_time_left_does_not_count_the_time_in_line(job, monkeypatch):
+    from finetune_core import job as job_module
+
+    now = [1000.0]
+    monkeypatch.setattr(job_module.time, "time", lambda: now[0])
+    with job.working() as say:
+        say(None, "waiting for its turn")
+        now[0] += 3600
+        say(0.0, "loading the model")
+        now[0] += 50
+        say(0.5, "Base model")
+        assert job.said().seconds_left(now[0]) == 50
+
+
 def test_two_of_the_same_do_not_go_on_at_once(job):
     with job.working(), pytest.raises(FinetuneError, match="already going on"), job.working():
         pass

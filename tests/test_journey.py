@@ -24,6 +24,8 @@ from finetune_core.run import list_runs
 ROOT = Path(__file__).resolve().parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# the walk kills the program on purpose, and what the browser says of a connection that broke is no fault of a script
+CUT_OFF = ("Failed to fetch", "network error", "NetworkError")
 
 pytestmark = [
     pytest.mark.browser,
@@ -96,6 +98,8 @@ def browser():
 def page(browser):
     page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     page.set_default_timeout(60_000)
+    page.broken = []  # what no script of the page caught
+    page.on("pageerror", lambda error: page.broken.append(str(error)))
     page.asked = []  # every address that was asked for something
     page.on("request", lambda request: page.asked.append(request.url))
     return page
@@ -182,6 +186,11 @@ def test_both_models_answer_side_by_side(app, page):
 def test_nothing_went_to_another_host(app, page):
     assert page.asked
     assert [url for url in page.asked if url.startswith("http") and not url.startswith("http://127.0.0.1:")] == []
+
+
+@pytest.mark.starter
+def test_no_script_of_the_page_broke(app, page):
+    assert [error for error in page.broken if not any(known in error for known in CUT_OFF)] == []
 
 
 @pytest.mark.parametrize("width", [390, 1440])

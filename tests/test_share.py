@@ -72,6 +72,18 @@ def test_the_panel_fills_as_many_boxes_as_it_has(run, runs_dir):
     assert len(share.show(run)) == len(built.outputs)
 
 
+@pytest.mark.parametrize("step", ["train", "prove", "chat"])
+def test_the_clocks_of_share_rest_on_other_steps(run, runs_dir, monkeypatch, step):
+    monkeypatch.setattr(taking, "known_account", lambda: pytest.fail("the Hub was asked"))
+    for *states, clock in (taking.tick(runs_dir, run.id, step, ()), share.server_now(runs_dir, run.id, step)):
+        assert clock.active is False and all(state == gr.skip() for state in states)
+
+
+def test_the_clocks_of_share_go_while_it_is_open(run, runs_dir):
+    for *_, clock in (taking.tick(runs_dir, run.id, "share", ()), share.server_now(runs_dir, run.id, "share")):
+        assert clock == gr.skip()
+
+
 def test_each_card_says_how_large_it_gets(run):
     text = shown(share.show(run))
     assert "adapter" in text and "whole weights" in text and "8 bits" in text and "kB" in text
@@ -79,9 +91,9 @@ def test_each_card_says_how_large_it_gets(run):
 
 def test_nothing_is_sent_to_the_page_while_nothing_changed(run, runs_dir):
     states = taking.states_of(run)
-    assert all(each == gr.skip() for each in taking.tick(runs_dir, run.id, states[0]))
+    assert all(each == gr.skip() for each in taking.tick(runs_dir, run.id, "share", states[0]))
     with launch.taking(run, "merged").working():
-        assert taking.tick(runs_dir, run.id, states[0])[0] != states[0]
+        assert taking.tick(runs_dir, run.id, "share", states[0])[0] != states[0]
 
 
 def test_a_job_shows_what_it_does_and_how_far_it_is(run):
@@ -211,4 +223,5 @@ def test_vllm_is_given_the_trained_template_and_a_rank_that_it_takes():
 def test_words_of_a_proof_name_each_file():
     one = {"compared": 20, "same": 18, "ties": 2, "logprob_mean": 0.005, "engine": "llama.cpp", "split": "test"}
     text = words_take.proof({**one, "by_file": {"m-q8_0.gguf": one}})
-    assert "q8_0" in text and "18 of 20" in text and "2 part at a near tie" in text
+    assert "q8_0" in text and "18 of 20" in text and "2 differ where the model itself was undecided" in text
+    assert "nearly as sure of each word (0.005 nats a token off)" in text

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
 import pytest
+from filelock import FileLock
 
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
@@ -304,17 +305,16 @@ def test_a_training_that_broke_off_can_be_talked_to_by_its_checkpoint(runs_dir):
     assert talk.show(run)[1]["visible"]
 
 
-def test_the_page_says_when_a_training_has_the_machine(run, runs_dir):
-    other = Run.create(runs_dir, Recipe(), tail="training")
+def test_the_page_says_when_other_work_has_the_machine(run, runs_dir):
     assert serving.state_of(run) == "asleep"
-    with other.lock():
+    with FileLock(runs_dir / ".gpu.lock"):  # held by a training, a comparison, a trial of prompts alike
         assert serving.state_of(run) == "training"
 
 
-def test_the_box_does_not_wake_the_server_while_a_training_has_the_machine(run, runs_dir, monkeypatch):
+def test_the_box_does_not_wake_the_server_while_other_work_has_the_machine(run, runs_dir, monkeypatch):
     monkeypatch.setattr(launch, "start_serving", lambda *_: pytest.fail("woken"))
-    with Run.create(runs_dir, Recipe(), tail="training").lock():
-        assert "A training has the machine" in [*talk.wake(runs_dir, run.id)][-1][0]
+    with FileLock(runs_dir / ".gpu.lock"):
+        assert "Other work has the machine" in [*talk.wake(runs_dir, run.id)][-1][0]
 
 
 def test_the_panel_shows_as_many_values_as_it_has_outputs(run, runs_dir):

@@ -11,8 +11,20 @@ from finetune_core import Recipe
 from finetune_core.data.findings import Finding
 from finetune_core.data.source import Source, SourceFile
 from finetune_core.errors import FinetuneError
+from finetune_core.job import Said
 from finetune_core.recipe import Suggestion
-from finetune_ui import words, words_check, words_frame, words_plan, words_source, words_tokens
+from finetune_ui import (
+    words,
+    words_beforehand,
+    words_check,
+    words_comparing,
+    words_frame,
+    words_hub,
+    words_plan,
+    words_source,
+    words_take,
+    words_tokens,
+)
 
 EVIL = """<script>alert(1)</script><img src=x onerror="alert('1')">"""
 
@@ -38,6 +50,7 @@ def evil_pieces():
     finding = Finding(EVIL, "error", EVIL, (1,), 1, EVIL, Suggestion(EVIL, {}), examples=(EVIL,))
     run = words_frame.RailRun(EVIL, EVIL, EVIL, "running", verdict=EVIL)
     error = FinetuneError(EVIL, EVIL)
+    parity = {"compared": 2, "same": 1, "ties": 1, "logprob_mean": 0.5, "engine": EVIL, "split": EVIL}
     source = Source(
         EVIL, "file", (SourceFile(EVIL, "csv", encoding=EVIL, delimiter=EVIL, sheet=EVIL),), 9, licence=EVIL
     )
@@ -55,6 +68,18 @@ def evil_pieces():
         "bar": words_plan.bar(EVIL, EVIL),
         "fetching": words_plan.bar_fetching({"says": EVIL, "fraction": 0.5}),
         "looking": words_check.looking(EVIL),
+        "reading": words_source.reading_card([f"encoding-{EVIL}"]),
+        "unreadable": words_frame.rail([words_frame.unreadable(EVIL, EVIL, EVIL)], ""),
+        "hub": words_hub.pickers({"dataset_config": (EVIL, "b")}, {"dataset_config": EVIL, "dataset_revision": EVIL}),
+        "judge": words_comparing.sends(f"https://{EVIL}/v1"),
+        "no command": words_comparing.no_command(error),
+        "trying": words_beforehand.prompts(Said(1, 0.0, 0.5, EVIL), None, EVIL, 9.0),
+        "taking": words_take.working(EVIL, 0.5, EVIL) + words_take.failed({"problem": EVIL, "fix": EVIL}),
+        "account": words_take.account(EVIL, False),
+        "elsewhere": words_take.elsewhere(Recipe(model_name_or_path=EVIL), EVIL, EVIL),
+        "file card": words_take.file_card(Recipe(model_name_or_path=EVIL), {"adapter": 1}, EVIL),
+        "pushed": words_take.made_push({"url": f"https://{EVIL}", "parity": parity}),
+        "gguf": words_take.made_gguf({"path": EVIL, "parity": {**parity, "by_file": {EVIL: parity}}}, EVIL),
     }
 
 

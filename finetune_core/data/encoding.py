@@ -43,15 +43,10 @@ class Encoding:
 
 def find_encoding(path: Path, wished: str | None = None) -> Encoding:
     """Reads the whole file once, in blocks. Raises FinetuneError if it is no text at all, or for an unknown wish."""
-    if wished:
-        try:
-            return Encoding(codecs.lookup(wished).name)
-        except LookupError:
-            raise FinetuneError(
-                f"{wished!r} is no known encoding.", "Try utf-8, utf-16 or cp1252.", code="bad-recipe"
-            ) from None
     with path.open("rb") as file:
         head = file.read(4096)
+    if wished:
+        return _as_wished(path, head, wished)
     for mark, codec in MARKS:
         if head.startswith(mark):
             return Encoding(codec)
@@ -64,6 +59,24 @@ def find_encoding(path: Path, wished: str | None = None) -> Encoding:
             code="wrong-kind",
         )
     return Encoding("utf-8") if _is_utf8(path) else _guess(path)
+
+
+def _as_wished(path: Path, head: bytes, wished: str) -> Encoding:
+    try:
+        codec = codecs.lookup(wished).name
+    except LookupError:
+        raise FinetuneError(
+            f"{wished!r} is no known encoding.", "Try utf-8, utf-16 or cp1252.", code="bad-recipe"
+        ) from None
+    if codec == "utf-16" and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        codec = _utf16_without_mark(head) or ""
+    if not codec:  # Python cannot even begin to read it so
+        raise FinetuneError(
+            f"{path.name} is not UTF-16.",
+            "Choose “as detected” under “Encoding”, or take encoding-utf-16 out of `fixes`.",
+            code="wrong-encoding",
+        )
+    return Encoding(codec)
 
 
 def _is_utf8(path: Path) -> bool:
