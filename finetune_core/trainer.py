@@ -64,6 +64,8 @@ def dry_run(trainer: SFTTrainer) -> None:
     What does not fit raises torch.OutOfMemoryError here, before the first step. Leaves weights, gradients, random
     numbers and the trainer's metrics as they were.
     """
+    if trainer.args.activation_checkpointing:  # Trainer itself switches it on only when the training begins
+        trainer.model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
     rows = trainer.train_dataset
     size = trainer.args.per_device_train_batch_size
     lengths = [len(ids) for ids in rows["input_ids"]]
@@ -75,7 +77,9 @@ def dry_run(trainer: SFTTrainer) -> None:
     moved = [weight for weight in trainer.model.parameters() if weight.requires_grad]
     moments = [torch.empty_like(weight) for weight in moved for _ in range(2)]
     try:
-        trainer.compute_loss(trainer.model, batch).backward()
+        with trainer.accelerator.autocast():  # which Trainer puts around the model when the training begins
+            loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
     finally:
         del moments
         trainer.model.zero_grad(set_to_none=True)

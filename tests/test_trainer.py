@@ -59,17 +59,67 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
     assert found >= 4
 
 
-def test_a_dry_run_leaves_the_trainer_as_it_was(recipe, tiny_model_dir, tmp_path):
-    import torch
-
+@pytest.fixture
+def ready(recipe, tiny_model_dir, tmp_path):
+    """`ready(lora_r=4, …)`: the trainer of a recipe with these changes."""
     from finetune_core.machine import this_machine
     from finetune_core.preflight import look
     from finetune_core.render import load_tokenizer
-    from finetune_core.trainer import build_trainer, dry_run, encode
+    from finetune_core.trainer import build_trainer, encode
 
-    resolved = look(recipe).plan.recipe
-    rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128)
-    trainer = build_trainer(resolved, tiny_model_dir, tmp_path / "out", (rows, None), [], this_machine())
+    def make(**changes):
+        resolved = look(recipe.replace(**changes)).plan.recipe
+        rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128)
+        return build_trainer(resolved, tiny_model_dir, tmp_path / "out", (rows, None), [], this_machine())
+
+    return make
+
+
+def test_a_dry_run_checkpoints_as_the_training_will(ready, monkeypatch):
+    from finetune_core.trainer import dry_run
+
+    trainer, seen = ready(gradient_checkpointing=True), []
+    kept = trainer.compute_loss
+
+    def watched(model, *args):
+        seen.append(model.is_activation_checkpointing)
+        return kept(model, *args)
+
+    monkeypatch.setattr(trainer, "compute_loss", watched)
+    dry_run(trainer)
+    assert seen == [True]
+
+
+def test_a_dry_run_computes_in_the_number_format_of_the_training(ready, monkeypatch):
+    import contextlib
+
+    from finetune_core.trainer import dry_run
+
+    trainer, inside = ready(), []
+    kept = trainer.compute_loss
+
+    @contextlib.contextmanager
+    def autocast():
+        inside.append("on")
+        yield
+        inside.append("off")
+
+    def watched(*args):
+        inside.append("loss")
+        return kept(*args)
+
+    monkeypatch.setattr(trainer.accelerator, "autocast", autocast)
+    monkeypatch.setattr(trainer, "compute_loss", watched)
+    dry_run(trainer)
+    assert inside == ["on", "loss", "off"]
+
+
+def test_a_dry_run_leaves_the_trainer_as_it_was(ready):
+    import torch
+
+    from finetune_core.trainer import dry_run
+
+    trainer = ready()
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     random = torch.get_rng_state()
     dry_run(trainer)
