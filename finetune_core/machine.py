@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class Gpu:
     total_gb: float  # GiB
     free_gb: float  # GiB
     capability: float  # CUDA compute capability, 0 where unknown
+    uuid: str = ""  # as nvidia-smi and CUDA_VISIBLE_DEVICES name it
 
     @property
     def has_bf16(self) -> bool:
@@ -60,8 +62,8 @@ class Machine:
 
 def this_machine(folder: Path | None = None) -> Machine:
     """Look at the machine; about 5 ms without a GPU. `folder`: whose disk to measure."""
-    gpus = _cuda_gpus()
     total, available = _memory()
+    gpus = _cuda_gpus(total / GIB, available / GIB)
     kind = "cuda" if gpus else "mps" if platform.system() == "Darwin" and platform.machine() == "arm64" else "cpu"
     return Machine(
         cores=_cores(),
@@ -72,6 +74,39 @@ def this_machine(folder: Path | None = None) -> Machine:
         kind=kind,
         disk_free_gb=shutil.disk_usage(_existing(folder or Path.cwd())).free / GIB,
     )
+
+
+def take_one_gpu() -> None:
+    """Let this process see one GPU only, before torch is imported: TRL trains on one in a process.
+
+    The one with the most free memory, which the plan was made for. Whoever set CUDA_VISIBLE_DEVICES has chosen, and so
+    has a launcher of several processes (LOCAL_RANK).
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
+        return
+    gpus = this_machine().gpus
+    if len(gpus) > 1 and gpus[0].uuid:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0].uuid
+
+
+def visible(gpus: Sequence[Gpu], asked: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; where it is not set, all, most free memory first.
+
+    Numbers or beginnings of UUIDs, up to the first that is neither, as CUDA reads them. A part of a GPU (MIG) is not
+    told from the whole.
+    """
+    if asked is None:
+        return tuple(sorted(gpus, key=lambda gpu: -gpu.free_gb))
+    if asked.startswith("MIG-"):
+        return tuple(gpus)
+    found: list[Gpu] = []
+    for name in map(str.strip, asked.split(",")):
+        named = name.startswith("GPU-")
+        match = [gpu for place, gpu in enumerate(gpus) if (gpu.uuid.startswith(name) if named else str(place) == name)]
+        if not match:
+            break
+        found.append(match[0])
+    return tuple(found)
 
 
 def _existing(folder: Path) -> Path:
@@ -86,24 +121,43 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cuda_gpus() -> tuple[Gpu, ...]:
-    """Asked from nvidia-smi, because a CUDA context in the page's process would cost half a gigabyte."""
+def _cuda_gpus(memory_gb: float, available_gb: float) -> tuple[Gpu, ...]:
+    """Asked from nvidia-smi, because a CUDA context in the page's process would cost half a gigabyte.
+
+    A GPU that shares the machine's memory (DGX Spark) has "[N/A]" for its own; it is given the machine's.
+    """
     program = shutil.which("nvidia-smi")
     if not program:
         return ()
-    query = "--query-gpu=name,memory.total,memory.free,compute_cap"
+    query = "--query-gpu=name,memory.total,memory.free,compute_cap,uuid"
     try:
         answer = subprocess.run(
-            [program, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=5, check=True
+            [program, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=10, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     gpus = []
     for line in answer.strip().splitlines():
-        name, total, free, capability = (part.strip() for part in line.split(","))
-        cap = float(capability) if capability.replace(".", "").isdigit() else 0.0
-        gpus.append(Gpu(name.removeprefix("NVIDIA "), float(total) / 1024, float(free) / 1024, cap))
-    return tuple(gpus)
+        name, total, free, capability, uuid = (part.strip() for part in line.split(","))
+        total_mb, free_mb = _number(total), _number(free)
+        gpus.append(
+            Gpu(
+                name.removeprefix("NVIDIA "),
+                memory_gb if total_mb is None else total_mb / 1024,
+                available_gb if free_mb is None else free_mb / 1024,
+                _number(capability) or 0.0,
+                uuid,
+            )
+        )
+    return visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _number(text: str) -> float | None:
+    """None for "[N/A]" and its like."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _memory() -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub
 from .errors import FinetuneError, first_line
 from .files import read_json, write_json
-from .machine import this_machine
+from .machine import Machine, this_machine
 from .recipe import STARTER_MODEL
 from .run import Run
 from .snapshot import OnProgress, cached_snapshot, download, require_model_folder
@@ -155,6 +155,33 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def require_same_gpu(machine: Machine) -> None:
+    """The plan was made for what nvidia-smi tells; torch has to see that GPU, and no other.
+
+    Raises FinetuneError: else the training would go on the processor, at settings and times meant for a GPU, or the
+    other way round.
+    """
+    import torch
+
+    on_cpu = "To train on the processor all the same, set the environment variable CUDA_VISIBLE_DEVICES to nothing."
+    if machine.kind == "cuda" and not torch.cuda.is_available():
+        made = f"is made for CUDA {torch.version.cuda}" if torch.version.cuda else "is made for processors alone"
+        raise FinetuneError(
+            f"This machine has a GPU ({machine.gpus[0].name}), but torch {torch.__version__}, which {made}, cannot use "
+            "it.",
+            f"Run `pip install --force-reinstall torch=={torch.__version__.partition('+')[0]}` (on Windows: the line "
+            "that https://pytorch.org/get-started/locally gives for your GPU), and update the NVIDIA driver if that is "
+            f"not enough. {on_cpu}",
+            code="gpu-unusable",
+        )
+    if machine.kind != "cuda" and torch.cuda.is_available():
+        raise FinetuneError(
+            "torch sees a GPU of which nvidia-smi tells nothing, so memory and time were planned without it.",
+            f"Make `nvidia-smi` answer in a terminal (it comes with the NVIDIA driver), and start again. {on_cpu}",
+            code="gpu-unknown",
+        )
 
 
 def chat_dtype(trained: str | None) -> str:

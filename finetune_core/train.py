@@ -17,7 +17,7 @@ from .errors import FinetuneError, explain
 from .events import Event
 from .files import write_json
 from .ladder import step_down
-from .machine import this_machine
+from .machine import take_one_gpu, this_machine
 from .recipe import Recipe
 from .run import Run
 from .turn import StoppedWaiting, turn
@@ -81,7 +81,10 @@ def _train(
 ) -> tuple[str, dict[str, Any]]:
     recipe = run.recipe
     tell("stage", name="fetching")
-    from .model import fetch_model
+    take_one_gpu()
+    from .model import fetch_model, require_same_gpu
+
+    require_same_gpu(this_machine())
 
     folder = fetch_model(
         recipe.model_name_or_path,

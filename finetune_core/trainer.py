@@ -115,7 +115,7 @@ def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: 
         "seed", "logging_steps", "eval_steps", "save_steps",
     }  # fmt: skip
     values = recipe.model_dump(include=same)
-    return SFTConfig(
+    config = SFTConfig(
         **values,
         output_dir=str(output_dir),
         packing=bool(recipe.packing),
@@ -139,6 +139,8 @@ def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: 
         dataloader_pin_memory=not use_cpu,
         push_to_hub=False,
     )
+    config._n_gpu = min(config.n_gpu, 1)  # with several in sight, Trainer would wrap the model in DataParallel
+    return config
 
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:

@@ -16,7 +16,7 @@ from . import hub, launch
 from .errors import FinetuneError
 from .events import Event
 from .locks import is_held
-from .machine import this_machine
+from .machine import Machine, this_machine
 from .output import Output
 from .progress import summarize
 from .recipe import STARTER_MODEL, Recipe, list_presets, resolve_recipe
@@ -221,6 +221,7 @@ def env(options: argparse.Namespace, out: Output) -> int:
     folder, where = where_is_starter()
     machine = this_machine(options.runs_dir)
     missing = [name for name in ("torch", "transformers", "trl", "peft", "datasets") if name not in versions()]
+    problem = None if "torch" in missing else _gpu_problem(machine)
     answer = {
         "versions": versions(),
         "machine": machine.as_dict(),
@@ -228,6 +229,7 @@ def env(options: argparse.Namespace, out: Output) -> int:
         "starter_model": {"name": STARTER_MODEL, "path": str(folder) if folder else None, "where": where},
         "runs_dir": str(options.runs_dir),
         "missing": missing,
+        "gpu_problem": problem.as_dict() if problem else None,
     }
     words = [
         machine.title + (" · bfloat16" if machine.has_bf16 else " · float32"),
@@ -238,6 +240,8 @@ def env(options: argparse.Namespace, out: Output) -> int:
     ]
     if missing:
         words.append(f"Missing: {', '.join(missing)}. Run: pip install -r requirements.txt")
+    if problem:
+        words.append(str(problem))
     out.give(answer, "\n".join(words))
     return GOOD
 
@@ -321,6 +325,17 @@ def _line(event: Event) -> str:
         case "done":
             return f"{data['outcome']} after {data['seconds']:.0f} s"
     return ""
+
+
+def _gpu_problem(machine: Machine) -> FinetuneError | None:
+    """Why a training would be refused although everything is installed."""
+    from .model import require_same_gpu
+
+    try:
+        require_same_gpu(machine)
+    except FinetuneError as error:
+        return error
+    return None
 
 
 def _signed_in() -> bool:

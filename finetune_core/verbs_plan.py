@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from .machine import this_machine
+from .machine import take_one_gpu, this_machine
 from .output import Output
 from .verbs import GOOD, look_at
 
@@ -18,8 +18,11 @@ def plan(options: argparse.Namespace, out: Output) -> int:
 
     seen = look_at(options, out)
     if options.probe:
+        take_one_gpu()
+        from .model import require_same_gpu
         from .speed import probe
 
+        require_same_gpu(this_machine())
         out.say(f"Training for {PROBE_SECONDS:.0f} seconds to measure…")
         probe(seen, PROBE_SECONDS)
         seen = replace(seen, plan=plan_for(seen.recipe, seen.facts, seen.diagnosis, this_machine()))
