@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 DEFAULTS = """
 import json, sys, time
+import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -39,6 +40,7 @@ class Clock(TrainerCallback):
     seconds, tokens, steps = 0.0, 0, 0
     def on_step_begin(self, *_, **__): self.mark = time.monotonic()
     def on_step_end(self, *_, **__):
+        if torch.accelerator.is_available(): torch.accelerator.synchronize()
         self.steps += 1
         if self.steps > 1: self.seconds += time.monotonic() - self.mark  # the first one warms up
     def on_log(self, args, state, control, logs=None, **_):

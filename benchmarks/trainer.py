@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 BY_HAND = """
 import json, sys, time
+import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -30,7 +31,9 @@ given = json.loads(sys.argv[1])
 class Clock(TrainerCallback):
     def __init__(self): self.seconds, self.curve, self.tokens = 0.0, [], 0
     def on_step_begin(self, *_, **__): self.mark = time.monotonic()
-    def on_step_end(self, *_, **__): self.seconds += time.monotonic() - self.mark
+    def on_step_end(self, *_, **__):
+        if torch.accelerator.is_available(): torch.accelerator.synchronize()
+        self.seconds += time.monotonic() - self.mark
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in logs: self.curve.append(logs["loss"]); self.tokens = logs["num_tokens"]
 

@@ -15,7 +15,7 @@ from .machine import this_machine
 from .model import fetch_model
 from .preflight import Preflight
 from .trainer import build_trainer, encode
-from .watching import peak_memory_gb
+from .watching import peak_memory_gb, wait_for_device
 
 LEAST_STEPS = 3  # the first one warms up and is not counted
 MOST_ROWS = 2000
@@ -51,6 +51,7 @@ class _Clock(TrainerCallback):
         self._mark = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        wait_for_device()
         if state.global_step > 1:
             self.seconds += time.monotonic() - self._mark
         control.should_log = True

@@ -55,6 +55,7 @@ class Diary(TrainerCallback):
         self._mark = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        wait_for_device()
         self.busy_seconds += time.monotonic() - self._mark
         if (self.run.path / "stop").exists():
             control.should_training_stop = True
@@ -128,6 +129,15 @@ class Diary(TrainerCallback):
             self._model.train()
         new = [token for token in out[0, len(self.sample_ids) :].tolist() if token not in self.tokenizer.stop_ids]
         self.tell("sample", step=step, prompt=self.sample_prompt, answer=self.tokenizer.backend.decode(new))
+
+
+def wait_for_device() -> None:
+    """Until a GPU has done what it was given, which it does after the call that gave it: before a clock is read.
+
+    Most of the backward pass is still to come when a step "ends".
+    """
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def peak_memory_gb() -> float:
