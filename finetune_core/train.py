@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .render import ChatTokenizer
 
 Tell = Callable[..., Event]
-SAMPLE_TOKENS = 24
 MEASURED_TOKENS, MEASURED_SECONDS = 2000, 5.0  # a shorter training is mostly warm-up and measures nothing
 
 
@@ -100,23 +99,29 @@ def _train(
 
     tell("stage", name="loading the model")
     from .trainer import encode
+    from .watching import sample_messages
 
-    sets = (
-        encode(train_rows, tokenizer, recipe.max_length),
-        encode(validation_rows, tokenizer, recipe.max_length) if validation_rows else None,
-    )
-    if len(sets[0]) == 0:
+    encoded = encode(train_rows, tokenizer, recipe.max_length)
+    watched = encode(validation_rows, tokenizer, recipe.max_length)
+    if len(encoded) == 0:
         raise FinetuneError(
             "No row has an answer within max_length, so there is nothing to learn.",
             "Raise max_length, or check the rows.",
             code="nothing-to-learn",
         )
-    sample = sample_messages(recipe, validation_rows or train_rows)
+    if validation_rows and len(watched) == 0:
+        tell(
+            "warning",
+            code="no-validation",
+            says="No validation row has an answer within max_length, so there is no validation loss to watch.",
+        )
+    sets = encoded, watched if len(watched) else None
+    sample = sample_messages(recipe, validation_rows or train_rows, tokenizer)
     outcome, facts = _learn_what_fits(
         recipe,
         tell,
         lambda recipe: _learn(run, recipe, folder, tokenizer, sets, sample, tell),
-        max(len(ids) for ids in sets[0]["input_ids"]),
+        max(len(ids) for rows in sets if rows for ids in rows["input_ids"]),
     )
     if outcome == "finished" and recipe.evaluate and prove:
         gc.collect()
@@ -215,7 +220,7 @@ def _learn(
     from .watching import Diary
 
     machine = this_machine()
-    diary = Diary(run, tell, tokenizer, sample, SAMPLE_TOKENS)
+    diary = Diary(run, tell, tokenizer, sample)
     trainer = build_trainer(recipe, folder, run.path / "checkpoints", rows, [diary], machine)
     if machine.kind != "cpu":  # a CPU ends the process instead of saying that memory is short
         dry_run(trainer)
@@ -245,19 +250,6 @@ def _learn(
     del trainer
     _free_memory()
     return ("stopped" if stopped else "finished"), facts
-
-
-def sample_messages(recipe: Recipe, rows: list[dict]) -> list[dict]:
-    """The conversation that is answered while it learns: the person's prompt, or a row without its last answer."""
-    if recipe.sample_prompt:
-        system = [{"role": "system", "content": recipe.system_prompt}] if recipe.system_prompt else []
-        return [*system, {"role": "user", "content": recipe.sample_prompt}]
-    for row in rows:
-        messages = row.get("messages") or []
-        answered = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        if answered and answered[0] > 0:
-            return messages[: answered[0]]
-    return []
 
 
 def best_step(checkpoint: str | None) -> int | None:

@@ -14,8 +14,12 @@ from transformers import TrainerCallback
 
 from .errors import FinetuneError
 from .events import Event
+from .recipe import Recipe
 from .render import ChatTokenizer, render_prompt
 from .run import Run
+
+SAMPLE_TOKENS = 24
+SAMPLE_ROWS = 50  # at most so many are looked at for one that is short enough to answer
 
 
 class Diary(TrainerCallback):
@@ -26,13 +30,11 @@ class Diary(TrainerCallback):
         run: Run,
         tell: Callable[..., Event],
         tokenizer: ChatTokenizer,
-        sample_messages: list[dict],
-        sample_tokens: int,
+        sample: list[dict],
     ):
         self.run, self.tell, self.tokenizer = run, tell, tokenizer
-        self.sample_prompt = sample_messages[-1]["content"] if sample_messages else ""
-        self.sample_ids = render_prompt(sample_messages, tokenizer) if sample_messages else []
-        self.sample_tokens = sample_tokens
+        self.sample_prompt = sample[-1]["content"] if sample else ""
+        self.sample_ids = render_prompt(sample, tokenizer) if sample else []
         self.real_tokens = 0  # trained on by this worker, without padding
         self.busy_seconds = 0.0  # in training steps of this worker, without looks and samples
         self.peak_gb = 0.0
@@ -120,7 +122,7 @@ class Diary(TrainerCallback):
         out = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=self.sample_tokens,
+            max_new_tokens=SAMPLE_TOKENS,
             do_sample=False,
             eos_token_id=sorted(self.tokenizer.stop_ids),
             pad_token_id=self.tokenizer.pad_id,
@@ -129,6 +131,27 @@ class Diary(TrainerCallback):
             self._model.train()
         new = [token for token in out[0, len(self.sample_ids) :].tolist() if token not in self.tokenizer.stop_ids]
         self.tell("sample", step=step, prompt=self.sample_prompt, answer=self.tokenizer.backend.decode(new))
+
+
+def sample_messages(recipe: Recipe, rows: list[dict], tokenizer: ChatTokenizer) -> list[dict]:
+    """The conversation that is answered while it learns: the person's prompt, or a row up to its first answer.
+
+    Of the first rows, one that leaves room for the answer in what the model reads and in max_length; [] if none does.
+    """
+    room = tokenizer.model_max_length - SAMPLE_TOKENS
+    if recipe.sample_prompt:
+        system = [{"role": "system", "content": recipe.system_prompt}] if recipe.system_prompt else []
+        prompts = [[*system, {"role": "user", "content": recipe.sample_prompt}]]
+    else:
+        room = min(room, recipe.max_length)
+        prompts = [prompt for row in rows[:SAMPLE_ROWS] if (prompt := _question(row.get("messages") or []))]
+    return next((prompt for prompt in prompts if len(render_prompt(prompt, tokenizer)) <= room), [])
+
+
+def _question(messages: list[dict]) -> list[dict]:
+    """What stands before the first answer."""
+    answered = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    return messages[: answered[0]] if answered else []
 
 
 def wait_for_device() -> None:

@@ -1,7 +1,7 @@
 """The worker, with the real trainer on a tiny model: every promise of a run, kept."""
 
 import pytest
-from conftest import write_jsonl
+from conftest import chat_rows, write_jsonl
 
 from finetune_core.errors import FinetuneError
 from finetune_core.preflight import create_run
@@ -180,3 +180,26 @@ def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, run
     with pytest.raises(FinetuneError, match="memory") as error:
         run_in_process(recipe.replace(per_device_train_batch_size=2), runs_dir)
     assert error.value.fix and error.value.code == "out-of-memory"
+
+
+def test_validation_rows_that_train_nothing_are_told_and_left_out(recipe, runs_dir):
+    """Their answers begin beyond max_length."""
+    run = create_run(recipe, runs_dir)
+    from finetune_core.data import prepare
+    from finetune_core.train import train, write_data
+
+    write_data(prepare(recipe), run.path / "data")
+    long = {"messages": [{"role": "user", "content": "kettle " * 2000}, {"role": "assistant", "content": "defect"}]}
+    write_jsonl(run.path / "data" / "validation.jsonl", [long])
+    assert train(run) == "finished"
+    assert [event.data["code"] for event in run.events() if event.kind == "warning"] == ["no-validation"]
+    assert not summarize(run.events()).eval_loss
+
+
+def test_the_sample_is_of_a_row_that_leaves_room_for_an_answer(recipe, tiny_tokenizer):
+    from finetune_core.watching import sample_messages
+
+    short = chat_rows(1)[0]["messages"]
+    long = [{"role": "user", "content": "kettle " * 2000}, {"role": "assistant", "content": "defect"}]
+    assert sample_messages(recipe, [{"messages": long}, {"messages": short}], tiny_tokenizer) == short[:1]
+    assert sample_messages(recipe, [{"messages": long}], tiny_tokenizer) == []
