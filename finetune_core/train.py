@@ -203,6 +203,7 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # what did not fit is no part of what the next attempt takes
 
 
 def _learn(
@@ -237,7 +238,8 @@ def _learn(
     save_tokenizer(tokenizer, folder, beside)
     _name_base(beside, recipe)
     _swap(beside, result)
-    if diary.real_tokens >= MEASURED_TOKENS and diary.busy_seconds >= MEASURED_SECONDS:
+    as_planned = recipe == run.recipe  # after a step down, the plan's estimates are of another training
+    if as_planned and diary.real_tokens >= MEASURED_TOKENS and diary.busy_seconds >= MEASURED_SECONDS:
         spent = diary.real_tokens, diary.busy_seconds, diary.peak_gb
         measured.remember(run.plan() or {}, recipe, folder, machine, *spent)
     facts = {

@@ -182,6 +182,42 @@ def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, run
     assert error.value.fix and error.value.code == "out-of-memory"
 
 
+def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_dir, monkeypatch):
+    import torch
+    from trl import SFTTrainer
+
+    from finetune_core import measured, train
+
+    kept, told = SFTTrainer.compute_loss, []
+
+    def small_memory(self, model, inputs, *args, **kwargs):
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return kept(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(train, "MEASURED_TOKENS", 0)
+    monkeypatch.setattr(train, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(measured, "remember", lambda *spent: told.append(spent))
+    run_in_process(recipe.replace(per_device_train_batch_size=2, max_steps=2), runs_dir)
+    assert len(told) == 1
+    monkeypatch.setattr(SFTTrainer, "compute_loss", small_memory)
+    run_in_process(recipe.replace(per_device_train_batch_size=4, max_steps=2), runs_dir)
+    assert len(told) == 1
+
+
+def test_the_peak_of_what_did_not_fit_is_forgotten(monkeypatch):
+    import torch
+
+    from finetune_core.train import _free_memory
+
+    called = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("empty"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: called.append("reset"))
+    _free_memory()
+    assert called == ["empty", "reset"]
+
+
 def test_validation_rows_that_train_nothing_are_told_and_left_out(recipe, runs_dir):
     """Their answers begin beyond max_length."""
     run = create_run(recipe, runs_dir)
