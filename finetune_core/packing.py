@@ -1,11 +1,12 @@
-"""Packing: several rows in one, without one seeing the other. Arithmetic only."""
+"""How full batches are: several rows in one (packing), or rows of like length side by side. Arithmetic only."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-PACKED_SAMPLE = 20_000  # rows whose packing is worked out; the rest is taken to pack alike
+SAMPLE = 20_000  # rows whose batches are worked out; the rest is taken to be alike
+GROUPED_STEPS = 50  # most steps that transformers' LengthGroupedSampler sorts together
 
 # Architectures whose packed rows give the logits of the rows alone, from position_ids (tests/test_packing.py asks
 # each). Not so, in transformers 5.23: Qwen 3.5 and Qwen3-Next (a linear attention runs on through the pack), Falcon-H1,
@@ -41,5 +42,25 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:
 
 def filled_share(lengths: Sequence[int], capacity: int) -> float:
     """Share of the packed slots that hold real tokens; of a sample where there are many rows."""
-    sample = lengths[:: math.ceil(len(lengths) / PACKED_SAMPLE)]
+    sample = lengths[:: math.ceil(len(lengths) / SAMPLE)]
     return sum(min(n, capacity) for n in sample) / (len(pack_lengths(sample, capacity)) * capacity)
+
+
+def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1) -> float:
+    """Share of the slots of an epoch that hold real tokens where rows of like length share a batch.
+
+    As transformers' LengthGroupedSampler draws them: rows fall at random into groups of some steps, each group is
+    sorted by length, and each batch is padded to its longest row.
+
+    >>> padded_share([10, 10, 40, 40], batch=4), padded_share([10, 10, 40, 40] * 100, batch=2)
+    (0.625, 1.0)
+    """
+    sample = sorted(lengths[:: math.ceil(len(lengths) / SAMPLE)])
+    step = batch * accumulation
+    size = step * max(1, min(len(sample) // (4 * step), GROUPED_STEPS))
+    groups = math.ceil(len(sample) / size)
+    slots = 0
+    for first in range(groups):
+        group = sample[first::groups]  # every so-many-th of the sorted rows stands for a random draw
+        slots += sum(len(rows) * rows[-1] for rows in (group[at : at + batch] for at in range(0, len(group), batch)))
+    return sum(sample) / slots

@@ -11,7 +11,7 @@ from .facts import ModelFacts
 from .ladder import gentle_rungs, harder_rungs
 from .machine import Machine
 from .memory import corrected, memory_parts
-from .packing import filled_share, packs_exactly
+from .packing import filled_share, packs_exactly, padded_share
 from .recipe import Recipe, Suggestion
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
@@ -35,7 +35,7 @@ class Plan:
     suggestions: tuple[Suggestion, ...] = ()
     rate_is_measured: bool = False
     memory_is_measured: bool = False
-    flops_per_token: float = 0.0
+    flops_per_token: float = 0.0  # of a real token, with its part of the padding
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -77,19 +77,20 @@ def make_plan(
     lengths: Sequence[int],
     machine: Machine,
     measured_rate: float | None = None,
-    validation_tokens: int = 0,
+    validation_lengths: Sequence[int] = (),
     trained_tokens: int | None = None,
     memory_factor: float | None = None,
 ) -> Plan:
     """Fill in every setting that the person left open, and say what it costs.
 
-    `lengths`: tokens of each training row as rendered; `trained_tokens`: those of them that are learned (all, if not
-    known). `measured_rate`: FLOP/s that earlier runs reached here; `memory_factor`: what they took for each GiB
-    estimated.
+    `lengths`, `validation_lengths`: tokens of each row as rendered, uncut; `trained_tokens`: those of the training rows
+    that are learned (all, if not known). `measured_rate`: FLOP/s that earlier runs reached here; `memory_factor`: what
+    they took for each GiB estimated.
     The effective batch (rows per step: per_device_train_batch_size x gradient_accumulation_steps) is kept.
     """
     reasons: list[str] = []
     kept = [min(length, recipe.max_length) for length in lengths] or [1]
+    watched = [min(length, recipe.max_length) for length in validation_lengths]
     values: dict[str, Any] = {}
 
     values["dtype"] = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
@@ -138,15 +139,12 @@ def make_plan(
     rate = measured_rate or default_rate(machine, values["dtype"])
     share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
     per_token = flops_per_token(facts, recipe.method, checkpointing, share, tokens / len(kept))
-    padding = (
-        1.0
-        if values["packing"]
-        else slots * math.ceil(len(kept) / per_step) * values["gradient_accumulation_steps"] / tokens
-    )
-    tokens_per_second = rate / per_token / max(padding, 1.0)
+    if not values["packing"]:
+        per_token /= padded_share(kept, values["per_device_train_batch_size"], values["gradient_accumulation_steps"])
+    tokens_per_second = rate / per_token
     share_done = steps / max(steps_per_epoch, 1)
     looks = steps // values["eval_steps"]
-    seconds = tokens * share_done / tokens_per_second + looks * validation_tokens / (3 * tokens_per_second)
+    seconds = tokens * share_done / tokens_per_second + looks * sum(watched) / (3 * tokens_per_second)
     resolved = recipe.replace(**values)
     return Plan(
         recipe=resolved,
@@ -227,7 +225,7 @@ def _packing(
     if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
         return plain  # rows of one length: nothing to gain
     filled = filled_share(lengths, length)
-    padded = mean / longest
+    padded = padded_share(lengths, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps)
     reasons.append(
         f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; rows do not see each other."
     )

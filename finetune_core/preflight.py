@@ -78,7 +78,7 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
         lengths,
         machine,
         measured.rate_here(machine, dtype, facts.parameters),
-        sum(validation),
+        validation,
         diagnosis.trained_tokens,
         measured.memory_here(machine, dtype, facts.parameters, recipe.method),
     )

@@ -11,13 +11,14 @@ from finetune_core.facts import ModelFacts, read_facts
 from finetune_core.ladder import gentle_rungs, step_down
 from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import memory_parts
-from finetune_core.packing import filled_share, pack_lengths
-from finetune_core.plan import flops_per_token, make_plan
+from finetune_core.packing import filled_share, pack_lengths, padded_share
+from finetune_core.plan import default_rate, flops_per_token, make_plan
 from finetune_core.recipe import Recipe
 from finetune_ui import words_plan
 
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
 T4 = Machine(cores=4, memory_gb=16, available_gb=12, gpus=(Gpu("Tesla T4", 15, 14.6, 7.5),), kind="cuda")
+A100 = Machine(cores=8, memory_gb=64, available_gb=60, gpus=(Gpu("A100", 80, 79, 8.0),), kind="cuda")
 SMALL = ModelFacts(134_515_008, 576, 30, 49152, 1536, 9, 3, 64, True, 8192, model_type="llama")
 LARGE = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, model_type="llama")
 
@@ -74,11 +75,46 @@ def test_the_sample_of_many_rows_packs_like_all_of_them():
     assert filled_share(lengths, 1024) == pytest.approx(exact, abs=0.01)
 
 
-def test_each_rung_keeps_the_rows_of_a_step():
-    recipe = plan(packing=False, per_device_train_batch_size=6, gradient_accumulation_steps=2).recipe
+@pytest.mark.parametrize(("batch", "accumulation"), [(6, 2), (5, 1), (7, 2), (3, 1)])
+def test_each_rung_keeps_the_rows_of_a_step(batch, accumulation):
+    recipe = plan(
+        packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
+    ).recipe  # fmt: skip
     for rung in gentle_rungs(recipe, 60, has_4bit=True):
         lower = recipe.replace(**rung.changes)
-        assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == 12
+        assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == batch * accumulation
+
+
+def test_a_few_long_rows_do_not_pad_all_the_others():
+    lengths = [150] * 990 + [1024] * 10
+    padded = plan(lengths=lengths, packing=False)
+    assert padded.seconds < 1.3 * plan(lengths=lengths, packing=True).seconds
+
+
+def test_the_padding_is_that_of_the_batches_that_transformers_draws():
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    lengths = [17 + (index * index * 7919) % 400 for index in range(3000)]
+    order = get_length_grouped_indices(lengths, 8 * 2)  # rows of a step: 8 in a batch, twice
+    slots = sum(8 * max(lengths[row] for row in order[at : at + 8]) for at in range(0, 3000, 8))
+    assert padded_share(lengths, 8, 2) == pytest.approx(sum(lengths) / slots, abs=0.01)
+
+
+def test_what_was_measured_with_padding_is_promised_with_padding(tiny_model_dir):
+    first = plan(lengths=[20, 300] * 8, packing=False, per_device_train_batch_size=16)
+    assert first.tokens_per_second < 0.6 * plan(lengths=[160] * 16, packing=False).tokens_per_second
+    measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, 2.0)
+    rate = measured.rate_here(LAPTOP, "float32", read_facts(tiny_model_dir).parameters)
+    again = make_plan(first.recipe, SMALL, [20, 300] * 8, LAPTOP, rate)
+    assert again.tokens_per_second == pytest.approx(500, rel=0.01)
+
+
+def test_validation_rows_are_read_as_far_as_max_length():
+    long, cut = (
+        make_plan(Recipe(max_length=256), SMALL, [60] * 240, LAPTOP, validation_lengths=[length] * 20).seconds
+        for length in (30_000, 256)
+    )
+    assert long == cut
 
 
 def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
