@@ -91,6 +91,7 @@ def make_plan(
     reasons: list[str] = []
     kept = [min(length, recipe.max_length) for length in lengths] or [1]
     watched = [min(length, recipe.max_length) for length in validation_lengths]
+    longest = max(max(kept), max(watched, default=0))
     values: dict[str, Any] = {}
 
     values["dtype"] = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
@@ -106,7 +107,7 @@ def make_plan(
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    values |= _packing(recipe, facts, kept, rows_per_step, machine, reasons)
+    values |= _packing(recipe, facts, kept, longest, rows_per_step, machine, reasons)
     per_step = values["gradient_accumulation_steps"] * values["per_device_train_batch_size"]
     if values["packing"]:
         slots = values["packing_length"] * values["per_device_train_batch_size"]
@@ -156,7 +157,7 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        suggestions=() if fits == "fits" else _suggestions(resolved, max(kept), machine),
+        suggestions=() if fits == "fits" else _suggestions(resolved, longest, machine),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
@@ -200,9 +201,18 @@ def default_rate(machine: Machine, dtype: str) -> float:
 
 
 def _packing(
-    recipe: Recipe, facts: ModelFacts, lengths: Sequence[int], rows_per_step: int, machine: Machine, reasons: list[str]
+    recipe: Recipe,
+    facts: ModelFacts,
+    lengths: Sequence[int],
+    room: int,
+    rows_per_step: int,
+    machine: Machine,
+    reasons: list[str],
 ) -> dict[str, Any]:
-    """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing."""
+    """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing.
+
+    `room`: tokens of the longest training or validation row, which a pack has to hold: TRL would cut it.
+    """
     mean, longest = sum(lengths) / len(lengths), max(lengths)
     plain = {
         "packing": False,
@@ -212,7 +222,8 @@ def _packing(
     }
     if recipe.packing is False or (recipe.packing is None and (len(lengths) < 2 or rows_per_step == 1)):
         return plain
-    if recipe.packing is None and not packs_exactly(facts.model_type):
+    exact = packs_exactly(facts.model_type)
+    if recipe.packing is None and not exact:
         reasons.append(
             f"No packing: in the architecture {facts.model_type or 'of this model'} packed rows are not known to be "
             "kept apart. Rows of like length share a batch instead."
@@ -221,14 +232,16 @@ def _packing(
     cap = 8192 if machine.gpus else 1024
     wanted = rows_per_step * mean
     length = recipe.packing_length or max(longest, min(cap, math.ceil(wanted / 64) * 64))
-    length = max(length, longest)
+    length = max(length, room)
     if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
         return plain  # rows of one length: nothing to gain
     filled = filled_share(lengths, length)
     padded = padded_share(lengths, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps)
     reasons.append(
-        f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; rows do not see each other."
-    )
+        f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; "
+        + ("rows do not see each other." if exact else
+           f"as you asked, though in the architecture {facts.model_type or 'of this model'} rows may see each other.")
+    )  # fmt: skip
     return {
         "packing": True,
         "packing_length": length,

@@ -117,6 +117,11 @@ def test_validation_rows_are_read_as_far_as_max_length():
     assert long == cut
 
 
+def test_a_pack_holds_the_longest_validation_row():
+    made = make_plan(Recipe(packing=True), SMALL, [20] * 40, LAPTOP, validation_lengths=[900])
+    assert made.recipe.packing_length >= 900
+
+
 def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
     recipe = plan(lengths=[500] * 64, packing=False, per_device_train_batch_size=8, dtype="float32").recipe
     totals, said = [], []
@@ -183,6 +188,12 @@ def test_rows_are_packed_only_where_that_is_known_to_be_exact(model_type, packs)
 
 def test_a_person_may_pack_all_the_same():
     assert plan(dataclasses.replace(SMALL, model_type="qwen3_5_text"), packing=True).recipe.packing is True
+
+
+@pytest.mark.parametrize(("model_type", "says"), [("llama", "do not see"), ("qwen3_5_text", "may see")])
+def test_a_person_who_packs_is_told_whether_rows_see_each_other(model_type, says):
+    made = plan(dataclasses.replace(SMALL, model_type=model_type), packing=True)
+    assert any(f"rows {says} each other" in reason for reason in made.reasons)
 
 
 def test_a_probe_measures_what_the_next_plan_uses(tiny_model_dir, tmp_path):
