@@ -42,6 +42,10 @@ class Machine:
         """bfloat16 is real here: hardware does the products in it."""
         return self.gpus[0].has_bf16 if self.gpus else (self.cpu_bf16 or self.kind == "mps")
 
+    def autocasts(self, method: str, dtype: str) -> bool:
+        """Whether float32 weights are multiplied in bfloat16: where all of them move, on a GPU with bfloat16."""
+        return self.kind == "cuda" and self.has_bf16 and method == "full" and dtype == "float32"
+
     @property
     def title(self) -> str:
         """A short name for a chip on the page.

@@ -29,19 +29,24 @@ def memory_parts(
     Activations of a Llama-like block that wait for the backward pass, in vectors a token: two residuals, two norms
     with their float32 copies, queries, keys and values before and after the rotary embedding, the attention's output
     twice, and of the gated MLP the gate, its activation, the other half and their product. With checkpointing one
-    hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Where attention has no flash
-    kernel for a packed mask, its scores come on top. Everything moved (`full`) keeps gradients and two moments.
+    hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Everything moved (`full`) keeps
+    gradients and two moments; float32 weights multiplied in bfloat16 are held in both. In 4 bits are the layers alone:
+    embeddings and head keep their number format. Not counted: scores of an attention without a flash kernel.
     """
     size = BYTES[values["dtype"]]
+    autocast = machine.autocasts(recipe.method, values["dtype"])
+    width = 2 if autocast else size  # bytes of a value on its way
     h, i = facts.hidden_size, facts.intermediate_size
     q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    base_bytes = facts.parameters * (0.55 if recipe.method == "qlora" else size)
+    base_bytes = facts.parameters * (size + 2 if autocast else size)
+    if recipe.method == "qlora":
+        base_bytes = facts.block_parameters * 0.55 + (facts.parameters - facts.block_parameters) * size
     trained = facts.parameters if recipe.method == "full" else adapter_parameters(facts, recipe.lora_r)
-    block = slots * (6 * h + 3 * q + 4 * kv + 4 * i) * size
+    block = slots * (6 * h + 3 * q + 4 * kv + 4 * i) * width
     if recipe.method != "full":
-        block += slots * 7 * recipe.lora_r * size
+        block += slots * 7 * recipe.lora_r * width
     layers = facts.layers
-    activations = (slots * h * size * layers + block) if values["gradient_checkpointing"] else block * layers
+    activations = (slots * h * width * layers + block) if values["gradient_checkpointing"] else block * layers
     logits = min(slots * facts.vocab_size, LOGIT_TILE) * 4 * 3
     parts = {
         "weights": base_bytes,

@@ -137,7 +137,8 @@ def make_plan(
     memory = corrected(estimate, memory_factor)
     fits = "no" if memory["total"] > available else "tight" if memory["total"] > 0.85 * available else "fits"
     tokens = sum(kept)
-    rate = measured_rate or default_rate(machine, values["dtype"])
+    computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
+    rate = measured_rate or default_rate(machine, computes_in)
     share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
     per_token = flops_per_token(facts, recipe.method, checkpointing, share, tokens / len(kept))
     if not values["packing"]:
@@ -190,7 +191,8 @@ def flops_per_token(
 def default_rate(machine: Machine, dtype: str) -> float:
     """FLOP/s to expect in training on this machine, before anything was measured."""
     if machine.gpus:
-        rate = next((r for name, r in GPU_RATE.items() if name in machine.gpus[0].name), UNKNOWN_GPU_RATE)
+        known = max((name for name in GPU_RATE if name in machine.gpus[0].name), key=len, default="")  # L40S, not L4
+        rate = GPU_RATE.get(known, UNKNOWN_GPU_RATE)
         return rate if dtype != "float32" else rate / 4
     fast = machine.cpu_bf16 and dtype == "bfloat16"
     return (

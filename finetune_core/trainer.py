@@ -46,7 +46,7 @@ def build_trainer(
     score_trained_tokens_only()
     trainer = SFTTrainer(
         model=model,
-        args=sft_config(recipe, output_dir, machine.kind == "cpu", validation_set is not None),
+        args=sft_config(recipe, output_dir, machine, validation_set is not None),
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
@@ -107,7 +107,7 @@ def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Datas
     return Dataset(pa.table(columns))
 
 
-def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: bool) -> SFTConfig:
+def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validation: bool) -> SFTConfig:
     """TRL's SFTConfig for a resolved recipe. Names are the same, so most fields go over as they are."""
     same = {
         "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
@@ -128,15 +128,15 @@ def sft_config(recipe: Recipe, output_dir: Path, use_cpu: bool, has_validation: 
         load_best_model_at_end=recipe.early_stopping and has_validation,
         metric_for_best_model="eval_loss" if has_validation else None,
         greater_is_better=False if has_validation else None,
-        bf16=recipe.method == "full" and recipe.dtype == "float32" and not use_cpu and _cuda_bf16(),
+        bf16=machine.autocasts(recipe.method, recipe.dtype or "float32"),
         fp16=False,
-        use_cpu=use_cpu,
+        use_cpu=machine.kind == "cpu",
         optim="adamw_torch_fused",
         logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=not use_cpu,
+        dataloader_pin_memory=machine.kind != "cpu",
         push_to_hub=False,
     )
     config._n_gpu = min(config.n_gpu, 1)  # with several in sight, Trainer would wrap the model in DataParallel
@@ -157,7 +157,3 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
         bias="none",
         task_type="CAUSAL_LM",
     )
-
-
-def _cuda_bf16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

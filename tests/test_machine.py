@@ -109,4 +109,4 @@ def test_several_gpus_in_sight_are_no_reason_for_data_parallel(recipe, tmp_path,
     from finetune_core.trainer import sft_config
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert sft_config(look(recipe).plan.recipe, tmp_path, False, False).n_gpu == 1
+    assert sft_config(look(recipe).plan.recipe, tmp_path, WITH_GPU, False).n_gpu == 1

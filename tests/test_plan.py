@@ -122,6 +122,35 @@ def test_a_pack_holds_the_longest_validation_row():
     assert made.recipe.packing_length >= 900
 
 
+@pytest.mark.parametrize(("name", "like"), [("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("Tesla T4", "T4")])
+def test_a_card_is_known_by_its_whole_name(name, like):
+    def rate(name):
+        gpus = (Gpu(name, 40, 40, 8.9),)
+        return default_rate(dataclasses.replace(A100, gpus=gpus), "bfloat16")
+
+    assert rate(name) == rate(like)
+    assert rate("L40S") > 2 * rate("L4")
+
+
+def test_all_weights_move_at_the_speed_of_bfloat16_where_the_gpu_has_it():
+    made = plan(machine=A100, method="full")
+    assert made.recipe.dtype == "float32"
+    assert made.tokens_per_second * made.flops_per_token == pytest.approx(default_rate(A100, "bfloat16"))
+
+
+def test_what_autocast_computes_waits_in_two_bytes():
+    values = {"dtype": "float32", "gradient_checkpointing": False}
+    recipe = Recipe(method="full")
+    here, there = (memory_parts(recipe, values, SMALL, 4096, machine)["activations"] for machine in (A100, LAPTOP))
+    assert here == pytest.approx(there / 2, abs=0.01)
+
+
+def test_in_4_bits_are_the_layers_alone():
+    values = {"dtype": "bfloat16", "gradient_checkpointing": True}
+    held = memory_parts(Recipe(method="qlora"), values, LARGE, 1024, A100)["weights"] * 1024**3
+    assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
+
+
 def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
     recipe = plan(lengths=[500] * 64, packing=False, per_device_train_batch_size=8, dtype="float32").recipe
     totals, said = [], []

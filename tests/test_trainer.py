@@ -23,6 +23,7 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTTrainer
 
+    from finetune_core.machine import Machine
     from finetune_core.render import load_tokenizer, render
     from finetune_core.trainer import encode, sft_config
 
@@ -35,7 +36,7 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
     )  # fmt: skip
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False),
-        args=sft_config(resolved, tmp_path / "out", True, False),
+        args=sft_config(resolved, tmp_path / "out", Machine(2, 8, 8), False),
         train_dataset=encode(rows, tokenizer, 512),
         processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
     )
