@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, set_seed
+from torch import nn
+from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, PrinterCallback, set_seed
+from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig, SFTTrainer
 
+from .errors import FinetuneError
 from .fast import fuse_adapters, score_trained_tokens_only
 from .machine import Machine
 from .model import load_base
@@ -40,6 +44,9 @@ def build_trainer(
         quantization="4bit" if recipe.method == "qlora" else None,
         for_training=True,
     )
+    adapter = lora_config(recipe)
+    if adapter is not None:
+        _require_targets(model, adapter.target_modules)
     callbacks = list(callbacks)
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
@@ -50,7 +57,7 @@ def build_trainer(
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
-        peft_config=lora_config(recipe),
+        peft_config=adapter,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # the diary says it better
@@ -147,13 +154,41 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
     """peft's LoraConfig, or None when all weights move."""
     if recipe.method == "full":
         return None
+    targets = recipe.lora_target_modules
     return LoraConfig(
         r=recipe.lora_r,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=recipe.lora_target_modules,
+        # a plain name is one name: peft would take it for a pattern that has to match a layer's whole path
+        target_modules=[targets] if isinstance(targets, str) and re.fullmatch(r"[\w.]+", targets) else targets,
         use_rslora=recipe.use_rslora,
         use_dora=recipe.use_dora,
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def _require_targets(model: PreTrainedModel, wanted: str | Iterable[str]) -> None:
+    """Every name is of a layer that takes an adapter. peft skips a wrong name among right ones without a word.
+
+    `wanted`: ends of layers' paths, or a pattern for whole paths. Raises FinetuneError with the names that there are.
+    """
+    if wanted == "all-linear":
+        return
+    head = model.get_output_embeddings()  # TRL reads its weight alone, so an adapter there would learn nothing
+    paths = [
+        path
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Embedding | Conv1D) and layer is not head
+    ]
+    if isinstance(wanted, str):
+        wrong = [] if any(re.fullmatch(wanted, path) for path in paths) else [wanted]
+    else:
+        wrong = [name for name in wanted if not any(f".{path}".endswith(f".{name}") for path in paths)]
+    if wrong:
+        names = sorted({path.rpartition(".")[2] for path in paths})
+        raise FinetuneError(
+            f"lora_target_modules: this model has no layer for an adapter by the name {', '.join(sorted(wrong))}.",
+            f"Write all-linear, or some of these: {', '.join(names)}.",
+            code="bad-recipe",
+        )

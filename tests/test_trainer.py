@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import chat_rows
 
+from finetune_core.errors import FinetuneError
+
 
 def token_view(row, tokenizer) -> list[tuple[int, bool]]:
     """(id, whether it is shown as trained) of each token that the page draws for a row."""
@@ -127,3 +129,16 @@ def test_a_dry_run_leaves_the_trainer_as_it_was(ready):
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
     assert all(weight.grad is None for weight in trainer.model.parameters())
     assert torch.equal(random, torch.get_rng_state()) and not trainer._metrics["train"]
+
+
+@pytest.mark.parametrize(("targets", "layers"), [("q_proj", 2), (["q_proj", "v_proj"], 4), (r".*\.(q|k)_proj", 4)])
+def test_an_adapter_lies_on_the_layers_that_were_named(ready, targets, layers):
+    trainer = ready(lora_target_modules=targets)
+    assert sum(name.endswith("lora_A.default") for name, _ in trainer.model.named_modules()) == layers
+
+
+@pytest.mark.parametrize("targets", ["q_prjo", ["q_proj", "v_prjo"], ["lm_head"], r".*\.q_prjo"], ids=str)
+def test_a_layer_that_is_not_there_is_refused_with_the_names_of_those_that_are(ready, targets):
+    with pytest.raises(FinetuneError, match="lora_target_modules") as refused:
+        ready(lora_target_modules=targets)
+    assert "q_proj" in refused.value.fix
