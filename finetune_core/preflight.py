@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,4 +156,10 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             "QLoRA keeps the weights in 4 bits, which needs an NVIDIA GPU; this machine has none.",
             "Choose the method lora, or a machine with a GPU.",
             code="no-gpu",
+        )
+    if recipe.method == "qlora" and find_spec("bitsandbytes") is None:
+        raise FinetuneError(
+            "QLoRA keeps the weights in 4 bits by the package bitsandbytes, which is not installed.",
+            "Run `pip install bitsandbytes`, or choose the method lora.",
+            code="no-quantization",
         )

@@ -151,6 +151,16 @@ def test_in_4_bits_are_the_layers_alone():
     assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
 
 
+def test_qlora_without_its_package_is_refused_before_anything_is_fetched(monkeypatch):
+    from finetune_core import preflight
+    from finetune_core.errors import FinetuneError
+
+    monkeypatch.setattr(preflight, "this_machine", lambda: A100)
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    with pytest.raises(FinetuneError, match="bitsandbytes"):
+        preflight.look(Recipe(method="qlora", model_name_or_path="nobody/nothing"))
+
+
 def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
     recipe = plan(lengths=[500] * 64, packing=False, per_device_train_batch_size=8, dtype="float32").recipe
     totals, said = [], []
