@@ -15,15 +15,15 @@ def gentle_rungs(resolved: Recipe, longest: int, has_4bit: bool) -> list[Suggest
     rungs = []
     rows = resolved.per_device_train_batch_size
     if rows > 1:
+        step = rows * resolved.gradient_accumulation_steps
+        fewer = next(size for size in range(rows // 2, 0, -1) if step % size == 0)
         rungs.append(
             Suggestion(
-                "Half the batch, twice the accumulation",
-                {
-                    "per_device_train_batch_size": rows // 2,
-                    "gradient_accumulation_steps": round(resolved.gradient_accumulation_steps * rows / (rows // 2)),
-                },
+                "Half the batch, twice the accumulation" if fewer * 2 == rows else
+                "Smaller batches, more of them in a step",
+                {"per_device_train_batch_size": fewer, "gradient_accumulation_steps": step // fewer},
             )
-        )
+        )  # fmt: skip
     pack = resolved.packing_length or 0
     if resolved.packing and pack // 2 >= max(longest, SHORTEST_PACK):
         rungs.append(
