@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import verbs, verbs_away, verbs_plan, verbs_proof
+from . import verbs, verbs_answer, verbs_away, verbs_plan, verbs_proof
 from .errors import FinetuneError, explain, redact
 from .output import Output, own_stdout
 from .run import default_runs_dir
@@ -82,18 +82,18 @@ def parser() -> argparse.ArgumentParser:
     run_verb("stop", verbs.stop, "stop after this step and keep what was learned")
     run_verb("delete", verbs.delete, "delete a run's folder")
     verbs_proof.add_verbs(verb, run_verb, recipe_verb)
-    one = run_verb("predict", verbs.predict, "answer the rows of a file")
+    one = run_verb("predict", verbs_answer.predict, "answer the rows of a file")
     one.add_argument("--input", required=True, help="JSONL with `messages` or `prompt` in each row")
     one.add_argument("--output", required=True, help="JSONL to write: `id` and `prediction`")
     one.add_argument("--base", action="store_true", help="the untuned model")
     one.add_argument("--max-new-tokens", type=int)
-    one = run_verb("chat", verbs.chat, "talk to the tuned model")
+    one = run_verb("chat", verbs_answer.chat, "talk to the tuned model")
     one.add_argument("--base", action="store_true", help="the untuned model")
     one.add_argument("--message", help="one question; without it, a conversation on the terminal")
     one.add_argument("--system", help="a system prompt")
     one.add_argument("--temperature", type=float, default=0.0)
     one.add_argument("--max-new-tokens", type=int)
-    one = run_verb("serve", verbs.serve, "answer the OpenAI chat-completions protocol on this machine")
+    one = run_verb("serve", verbs_answer.serve, "answer the OpenAI chat-completions protocol on this machine")
     one.add_argument("--port", type=int, default=0, help="0: any free port")
     one.add_argument("--idle-seconds", type=int, default=0, help="end after this long without a question")
     verbs_away.register(verb, run_verb)

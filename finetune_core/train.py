@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import measured
+from .alone import WAITING, alone
 from .errors import FinetuneError, explain
 from .events import Event
 from .files import write_json
@@ -20,7 +21,7 @@ from .ladder import step_down
 from .machine import take_one_gpu, this_machine
 from .recipe import Recipe
 from .run import Run
-from .turn import StoppedWaiting, turn
+from .turn import StoppedWaiting
 
 if TYPE_CHECKING:
     from .answers.chatter import Chatter
@@ -55,11 +56,11 @@ def train(
         return event
 
     with run.lock():
+        (run.path / "stop").unlink(missing_ok=True)  # of an earlier worker; whoever asks from now on means this one
         began = time.monotonic()
         try:
             tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
-            waiting = partial(tell, "stage", name="waiting for its turn")
-            with turn(run.path.parent, waiting, (run.path / "stop").exists):
+            with alone(run.path.parent, partial(tell, "stage", name=WAITING), (run.path / "stop").exists):
                 outcome, facts = _train(run, tell, token, evaluate, on_compared)
         except StoppedWaiting:
             outcome, facts = "stopped", {}

@@ -23,7 +23,7 @@ def is_taken(runs_dir: Path) -> bool:
 
 
 @contextmanager
-def turn(runs_dir: Path, on_wait: Callable[[], None], should_stop: Callable[[], bool]) -> Iterator[None]:
+def turn(runs_dir: Path, on_wait: Callable[[], object], should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold the machine for the block; `on_wait` is called once if another has it. Raises StoppedWaiting."""
     lock = FileLock(runs_dir / LOCK)
     said = False

@@ -54,8 +54,6 @@ def train(options: argparse.Namespace, out: Output) -> int:
     from .train import train as work
 
     run = _run_to_train(options, out)
-    launch.stop_serving(run.path.parent)  # the chat's memory is needed now
-    (run.path / "stop").unlink(missing_ok=True)
     out.say(f"Run {run.id}")
     loaded: list[Chatter] = []
 
@@ -133,74 +131,6 @@ def delete(options: argparse.Namespace, out: Output) -> int:
         launch.stop_serving(run.path.parent)
     launch.discard(run)
     out.give({"id": run.id, "deleted": True}, f"Deleted {run.id}.")
-    return GOOD
-
-
-def predict(options: argparse.Namespace, out: Output) -> int:
-    from .model import load_for_chat
-    from .predict import predict_file
-
-    run = Run.find(options.runs_dir, options.run)
-    if not options.base:
-        needs_result(run)
-    count = predict_file(
-        lambda: load_for_chat(run),
-        Path(options.input),
-        Path(options.output),
-        base=options.base,
-        max_new_tokens=options.max_new_tokens or run.recipe.max_new_tokens,
-        on_progress=lambda fraction, words="": print(f"\r{fraction:.0%} {words}", end="", file=sys.stderr),
-    )
-    out.give({"rows": count, "output": options.output}, f"{count} answers in {options.output}")
-    return GOOD
-
-
-def chat(options: argparse.Namespace, out: Output) -> int:
-    from .model import load_for_chat
-    from .render import render_prompt
-
-    run = Run.find(options.runs_dir, options.run)
-    if not options.base:
-        needs_result(run)
-    chatter = load_for_chat(run)
-    name = "base" if options.base else "tuned"
-    history = [{"role": "system", "content": options.system}] if options.system else []
-
-    def answer(message: str) -> str:
-        ids = render_prompt([*history, {"role": "user", "content": message}], chatter.tokenizer)
-        text = ""
-        for piece in chatter.stream(
-            name, ids, max_new_tokens=options.max_new_tokens or 256, temperature=options.temperature
-        ):
-            text += piece
-            if not out.as_json:
-                print(piece, end="", file=out.stream, flush=True)
-        out.say("")
-        return text
-
-    if options.message is not None:
-        text = answer(options.message)
-        if out.as_json:
-            out.json({"model": name, "message": options.message, "answer": text})
-        return GOOD
-    out.say("Type a message; an empty line ends.")
-    while message := sys.stdin.readline().strip():
-        text = answer(message)
-        if out.as_json:
-            out.json({"model": name, "message": message, "answer": text})
-        history += [{"role": "user", "content": message}, {"role": "assistant", "content": text}]
-    return GOOD
-
-
-def serve(options: argparse.Namespace, out: Output) -> int:
-    from .serve import serve as work
-
-    run = Run.find(options.runs_dir, options.run)
-
-    def announce(value: dict[str, Any]) -> None:
-        out.give(value, f"Answering at {value['url']}/v1 as {', '.join(value['models'])}. Ctrl-C ends it.")
-
-    work(run, port=options.port, idle_seconds=options.idle_seconds or None, announce=announce)
     return GOOD
 
 

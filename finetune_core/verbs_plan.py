@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from .alone import WAITING, alone
 from .machine import take_one_gpu, this_machine
 from .output import Output
 from .verbs import GOOD, look_at
@@ -23,8 +24,9 @@ def plan(options: argparse.Namespace, out: Output) -> int:
         from .speed import probe
 
         require_same_gpu(this_machine())
-        out.say(f"Training for {PROBE_SECONDS:.0f} seconds to measure…")
-        probe(seen, PROBE_SECONDS)
+        with alone(options.runs_dir, lambda: out.say(WAITING)):
+            out.say(f"Training for {PROBE_SECONDS:.0f} seconds to measure…")
+            probe(seen, PROBE_SECONDS)
         seen = replace(seen, plan=plan_for(seen.recipe, seen.facts, seen.diagnosis, this_machine()))
     made, offers = seen.plan, offers_for(seen)
     total = made.memory_gb["total"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import launch
+from .alone import WAITING, alone
 from .errors import FinetuneError
 from .files import write_json
 from .job import Job
@@ -19,10 +20,8 @@ from .proof.metrics import METRICS
 from .recipe import Recipe, resolve_recipe
 from .run import Run
 from .space import owner_of
-from .turn import StoppedWaiting, turn
+from .turn import StoppedWaiting
 from .verbs import GOOD, STOPPED, bring_starter, needs_result
-
-WAITING = "waiting for its turn"
 
 
 def add_verbs(verb: Callable[..., Any], run_verb: Callable[..., Any], recipe_verb: Callable[..., Any]) -> None:
@@ -176,9 +175,7 @@ def _job(options: argparse.Namespace, verb: str, recipe: Recipe) -> Job:
 @contextmanager
 def _machine(runs_dir: Path, job: Job, say: Callable[..., None]) -> Iterator[None]:
     """The machine for ourselves: wait in line, and let the chat's server give its memory back."""
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    with turn(runs_dir, lambda: say(None, WAITING), job.is_asked_to_stop):
-        launch.stop_serving(runs_dir)
+    with alone(runs_dir, lambda: say(None, WAITING), job.is_asked_to_stop):
         yield
 
 

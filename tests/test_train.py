@@ -239,3 +239,21 @@ def test_the_sample_is_of_a_row_that_leaves_room_for_an_answer(recipe, tiny_toke
     long = [{"role": "user", "content": "kettle " * 2000}, {"role": "assistant", "content": "defect"}]
     assert sample_messages(recipe, [{"messages": long}, {"messages": short}], tiny_tokenizer) == short[:1]
     assert sample_messages(recipe, [{"messages": long}], tiny_tokenizer) == []
+
+
+def test_a_training_that_goes_on_keeps_the_stop_that_was_asked_for(recipe, runs_dir):
+    from finetune_core.cli import main
+
+    run = create_run(recipe, runs_dir)
+    with run.lock():
+        (run.path / "stop").touch()
+        assert main(["train", run.id, "--runs-dir", str(runs_dir)]) == 1
+    assert (run.path / "stop").exists()
+
+
+def test_the_stop_of_an_earlier_worker_stops_no_other(recipe, runs_dir):
+    from finetune_core.train import train
+
+    run = create_run(recipe, runs_dir)
+    (run.path / "stop").touch()
+    assert train(run) == "finished"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..alone import WAITING, alone
 from ..errors import FinetuneError
 from ..machine import GIB, this_machine
 from ..run import Run
@@ -61,7 +62,8 @@ def export(
     shutil.rmtree(making, ignore_errors=True)
     try:
         making.parent.mkdir(parents=True, exist_ok=True)
-        made, parity = _make(run, base, to, making, kinds, say)
+        with alone(run.path.parent, lambda: say("stage", name=WAITING)):
+            made, parity = _make(run, base, to, making, kinds, say)
         say("stage", name="saving")
         shareable_recipe(run.recipe).save(making / "recipe.yaml")
         (making / ABOUT).write_text(json.dumps(about(run), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
