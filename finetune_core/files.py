@@ -1,12 +1,21 @@
-"""Files that are read while another process writes them: written beside and renamed, so there is never half of one."""
+"""Where Fijn keeps its own files, and files that are read while another process writes them: written beside and
+renamed, so there is never half of one."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def cache_dir() -> Path:
+    """Fijn's own cache: FIJN_CACHE, else `fijn` beside the Hub's cache (~/.cache/fijn)."""
+    from huggingface_hub import constants
+
+    return Path(os.environ.get("FIJN_CACHE") or Path(constants.HF_HOME).parent / "fijn").expanduser().absolute()
 
 
 @contextmanager

