@@ -37,7 +37,6 @@ def main() -> int:
     from finetune_core.answers.chatter import AdapterModels, Chatter
     from finetune_core.model import fetch_model, load_base
     from finetune_core.proof.answering import QUICK, find_targets, references_for
-    from finetune_core.proof.likelihood import borrowed
     from finetune_core.render import load_tokenizer
 
     base = load_base(fetch_model(recipe.model_name_or_path, recipe.model_revision), dtype=arguments.dtype)
@@ -61,7 +60,7 @@ def main() -> int:
             rival.model, prompts, max_new_tokens=contest.max_new_tokens, references=references)]  # fmt: skip
         fast = time.perf_counter() - began
         began = time.perf_counter()
-        with borrowed(chatter, rival.model) as model:
+        with chatter.borrow(rival.model) as model:
             plain = [one_by_one(model, prompt, tokenizer, contest.max_new_tokens) for prompt in prompts]
         slow = time.perf_counter() - began
         same = sum(a == b for a, b in zip(ours, plain, strict=True))

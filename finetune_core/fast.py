@@ -1,4 +1,4 @@
-"""Exact shortcuts on the training path: the same numbers as TRL's and peft's own code, with less work."""
+"""Shortcuts on the training path: TRL's and peft's own mathematics with less work, rounded in fewer places."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The models of one run, asked by name: tuned, base and checkpoints in one memory, streamed and side by side."""
 
 import pytest
-from tuned import QUESTIONS, float32, make_tuned_run, prompts
+from tuned import QUESTIONS, float32, logprob_of, make_tuned_run, prompts
 
 from finetune_core import model
 from finetune_core.answers import chatter as chatter_module
@@ -34,17 +34,17 @@ def test_switching_leaves_the_base_as_it_was(tuned_chatter, tuned_run):
         ["base"],
     )
     [prompt] = prompts(tuned_chatter, QUESTIONS[:1])
-    before = plain.logprob("base", prompt, [7, 8, 9])
+    before = logprob_of(plain, "base", prompt, [7, 8, 9])
     for name in ("tuned", "checkpoint-20", "tuned"):
-        assert tuned_chatter.logprob(name, prompt, [7, 8, 9]) != before
-        assert tuned_chatter.logprob("base", prompt, [7, 8, 9]) == before
+        assert logprob_of(tuned_chatter, name, prompt, [7, 8, 9]) != before
+        assert logprob_of(tuned_chatter, "base", prompt, [7, 8, 9]) == before
 
 
 def test_a_checkpoint_is_loaded_when_it_is_first_asked_for(tuned_run):
     """Also right after the base model spoke, with all adapters off."""
     fresh = float32(tuned_run)
-    base, checkpoint = (fresh.logprob(name, [5, 6], [7]) for name in ("base", "checkpoint-20"))
-    assert checkpoint != base and checkpoint == fresh.logprob("checkpoint-20", [5, 6], [7])
+    base, checkpoint = (logprob_of(fresh, name, [5, 6], [7]) for name in ("base", "checkpoint-20"))
+    assert checkpoint != base and checkpoint == logprob_of(fresh, "checkpoint-20", [5, 6], [7])
 
 
 def test_a_switched_adapter_is_the_one_that_peft_loads_alone(tuned_chatter, tuned_run):
@@ -57,7 +57,7 @@ def test_a_switched_adapter_is_the_one_that_peft_loads_alone(tuned_chatter, tune
 
     with torch.inference_mode():
         logits = torch.log_softmax(alone(input_ids=torch.tensor([prompt])).logits[0, -1], -1)
-    assert tuned_chatter.logprob("checkpoint-20", prompt, [7]) == pytest.approx(float(logits[7]), abs=1e-5)
+    assert logprob_of(tuned_chatter, "checkpoint-20", prompt, [7]) == pytest.approx(float(logits[7]), abs=1e-5)
 
 
 def test_the_base_is_in_memory_once(tuned_chatter):

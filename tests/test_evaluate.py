@@ -84,13 +84,12 @@ def test_answers_written_in_batches_are_those_written_alone(proof_report, proof_
 def test_the_loss_is_the_one_that_training_would_report(proof_report, proof_run, proof_chatter):
     import torch
 
-    from finetune_core.proof.likelihood import borrowed
     from finetune_core.render import render
 
     losses = []
     for row in held_out(proof_run.path / "data")[1]:
         rendered = render(row, proof_chatter.tokenizer)
-        with borrowed(proof_chatter, "tuned") as model, torch.inference_mode():
+        with proof_chatter.borrow("tuned") as model, torch.inference_mode():
             ids, labels = torch.tensor([rendered.input_ids]), torch.tensor([rendered.labels])
             losses.append(float(model(input_ids=ids, labels=labels).loss))
     assert proof_report["loss"]["tuned"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
@@ -154,12 +153,11 @@ def test_a_judge_that_is_away_does_not_cost_the_comparison(proved_again):
 def test_the_best_checkpoint_competes_where_the_last_one_was_kept(tmp_path, tiny_model_dir, proof_chatter):
     from finetune_core.answers.chatter import AdapterModels, Chatter
     from finetune_core.evaluate import Asked, evaluate
-    from finetune_core.proof.likelihood import borrowed
 
     run = make_tuned_run(tmp_path, tiny_model_dir, max_new_tokens=8)
     lay_rows(run, chat_rows(20), (), chat_rows(26)[20:])
     run.tell("done", outcome="finished", best_step=20)
-    with borrowed(proof_chatter, "base") as base:
+    with proof_chatter.borrow("base") as base:
         pass
     best = run.checkpoints()[-1]
     models = AdapterModels(base, {"tuned": run.result_dir, best.name: best, "checkpoint-40": run.result_dir})
@@ -171,12 +169,11 @@ def test_the_best_checkpoint_competes_where_the_last_one_was_kept(tmp_path, tiny
 def test_the_last_checkpoint_competes_where_an_earlier_one_was_kept(tmp_path, tiny_model_dir, proof_chatter):
     from finetune_core.answers.chatter import AdapterModels, Chatter
     from finetune_core.evaluate import Asked, evaluate
-    from finetune_core.proof.likelihood import borrowed
 
     run = make_tuned_run(tmp_path, tiny_model_dir, early_stopping=True, max_new_tokens=8)
     lay_rows(run, chat_rows(20), (), chat_rows(26)[20:])
     run.tell("done", outcome="finished", best_step=10)
-    with borrowed(proof_chatter, "base") as base:
+    with proof_chatter.borrow("base") as base:
         pass
     last = run.checkpoints()[-1]
     models = AdapterModels(base, {"tuned": run.result_dir, last.name: last})

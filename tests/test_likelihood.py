@@ -1,13 +1,13 @@
 """How likely a model finds a given answer: in batches, while it writes its own, and in a small memory."""
 
 import pytest
+from tuned import logprob
 
 
 def test_likelihoods_in_batches_are_those_of_single_answers(proof_chatter):
     import random
 
-    from finetune_core.answers.generate import answer_logprob
-    from finetune_core.proof.likelihood import Asked, borrowed, likelihoods
+    from finetune_core.proof.likelihood import Asked, likelihoods
 
     drawn = random.Random(0)
 
@@ -17,11 +17,11 @@ def test_likelihoods_in_batches_are_those_of_single_answers(proof_chatter):
     shared = ids(30) + ids(30)
     asked = [Asked([*shared, *ids(20)], [ids(6) for _ in range(drawn.randint(1, 4))]) for _ in range(20)]
     asked += [Asked(ids(9), [ids(5)]) for _ in range(10)] + [Asked([7], [ids(5)])]
-    with borrowed(proof_chatter, "tuned") as model:
+    with proof_chatter.borrow("tuned") as model:
         found = likelihoods(model, asked, pad_id=0)
         for item, results in zip(asked, found, strict=True):
             for answer, result in zip(item.answers, results, strict=True):
-                assert -result.loss == pytest.approx(answer_logprob(model, item.prompt, answer), rel=1e-4)
+                assert -result.loss == pytest.approx(logprob(model, item.prompt, answer), rel=1e-4)
                 assert result.tokens == len(answer)
 
 
@@ -32,9 +32,6 @@ def _answered(chatter, name, prompts, **more):
 @pytest.mark.parametrize("name", ["base", "tuned"])
 def test_answers_are_the_same_whatever_references_are_read_along(proof_chatter, name):
     import random
-
-    from finetune_core.answers.generate import answer_logprob
-    from finetune_core.proof.likelihood import borrowed
 
     drawn = random.Random(3)
     prompts = [[drawn.randrange(3, 500) for _ in range(drawn.randint(2, 25))] for _ in range(14)]
@@ -49,11 +46,11 @@ def test_answers_are_the_same_whatever_references_are_read_along(proof_chatter, 
     along = _answered(proof_chatter, name, prompts, references=references)
     assert [answer.token_ids for answer in along] == own
     assert [answer.finish_reason for answer in along] == [answer.finish_reason for answer in plain]
-    with borrowed(proof_chatter, name) as model:
+    with proof_chatter.borrow(name) as model:
         for prompt, reference, answer in zip(prompts, references, along, strict=True):
             assert (answer.reference is None) == (not reference)
             if reference:
-                assert -answer.reference.loss == pytest.approx(answer_logprob(model, prompt, reference), rel=1e-4)
+                assert -answer.reference.loss == pytest.approx(logprob(model, prompt, reference), rel=1e-4)
 
 
 def test_a_single_prompt_reads_its_reference_too(proof_chatter):
@@ -74,7 +71,7 @@ def test_a_smaller_memory_gives_the_same_likelihoods(proof_chatter, monkeypatch)
     from finetune_core.proof import likelihood
 
     asked = [likelihood.Asked([5, 6, 7 + i], [[9, 10], [11], [12, 13, 14]]) for i in range(9)]
-    with likelihood.borrowed(proof_chatter, "base") as model:
+    with proof_chatter.borrow("base") as model:
         whole = likelihood.likelihoods(model, asked, pad_id=0)
         monkeypatch.setattr(likelihood, "MOST_LOGITS", 512 * 3 * 4)
         parts = likelihood.likelihoods(model, asked, pad_id=0)

@@ -70,3 +70,18 @@ def prompts(chatter, questions=QUESTIONS) -> list[list[int]]:
 
 def ids(answers) -> list[list[int]]:
     return [answer.token_ids for answer in answers]
+
+
+def logprob(model, prompt_ids, answer_ids) -> float:
+    """Natural logarithm of the probability of exactly this answer after this prompt, in one plain pass."""
+    import torch
+
+    ids = torch.tensor([[*prompt_ids, *answer_ids]])
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0, -len(answer_ids) - 1 : -1]
+    return float(torch.log_softmax(logits, -1).gather(-1, ids[0, len(prompt_ids) :, None]).sum())
+
+
+def logprob_of(chatter, name, prompt_ids, answer_ids) -> float:
+    with chatter.borrow(name) as model:
+        return logprob(model, prompt_ids, answer_ids)

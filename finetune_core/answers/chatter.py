@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from ..errors import FinetuneError
 from ..render import ChatTokenizer
-from .generate import Answer, Decoding, Likelihood, Memory, Sampling, TextPieces, answer_logprob, batches
+from .generate import Answer, Decoding, Likelihood, Memory, Sampling, TextPieces, batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -192,12 +192,6 @@ class Chatter:
         if name not in self._names:
             raise _no_such_model(name, self._names)
         return Stream(self, name, list(prompt_ids), room, sampling, on_tokens, should_stop)
-
-    def logprob(self, name: str, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> float:
-        """Natural logarithm of the probability of exactly this answer after this prompt."""
-        self._room([*prompt_ids, *answer_ids], 1)
-        with self.borrow(name) as model:
-            return answer_logprob(model, prompt_ids, answer_ids)
 
     @contextlib.contextmanager
     def borrow(self, name: str) -> Iterator[PreTrainedModel]:

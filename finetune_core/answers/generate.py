@@ -289,16 +289,6 @@ def batches(lengths: Sequence[int], most_rows: int, most_tokens: int) -> list[li
     return grouped
 
 
-@torch.inference_mode()
-def answer_logprob(model: PreTrainedModel, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> float:
-    """Natural logarithm of the probability that the model continues the prompt with exactly this answer."""
-    ids = torch.tensor([[*prompt_ids, *answer_ids]], device=model.device)
-    keep = {"logits_to_keep": len(answer_ids) + 1} if "logits_to_keep" in _arguments(type(model)) else {}
-    logits = model(input_ids=ids, use_cache=False, **keep).logits[0, -len(answer_ids) - 1 : -1]
-    picked = torch.log_softmax(logits.float(), -1).gather(-1, ids[0, len(prompt_ids) :, None])
-    return float(picked.sum())
-
-
 def measure(logits: torch.Tensor, answer: Sequence[int]) -> Likelihood:
     """From [at least len(answer), vocabulary] logits; the first row predicts the answer's first token."""
     wanted = torch.tensor(answer, device=logits.device)

@@ -122,7 +122,7 @@ def measure_loss(
     chatter: Chatter, targets: Sequence[Target | None], names: Sequence[str], entries: Sequence[Entry] = ()
 ) -> dict[str, list[float]]:
     """Nats per token of each row's reference, by model; what was measured along with the answers is not done again."""
-    from .likelihood import borrowed, likelihoods
+    from .likelihood import likelihoods
 
     losses: dict[str, list[float]] = {}
     for name in names:
@@ -131,7 +131,7 @@ def measure_loss(
         left = [place for place, target in enumerate(targets) if target is not None and known[place] is None]
         if name not in chatter.names() or not any(targets):
             continue
-        with borrowed(chatter, name) as model:
+        with chatter.borrow(name) as model:
             found = likelihoods(model, [targets[place] for place in left], pad_id=chatter.tokenizer.pad_id)
         for place, (one,) in zip(left, found, strict=True):
             known[place] = one

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..answers.generate import Answer
 from ..render import ChatTokenizer, render_many, render_prompt
 from .intervals import difference_interval
-from .likelihood import Asked, borrowed, likelihoods, split_answer
+from .likelihood import Asked, likelihoods, split_answer
 from .probe import AREAS, Item, follows, load_probe
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def choose_answers(chatter: Chatter, name: str, items: Sequence[Item]) -> dict[s
     """For each item: is the right answer likelier than every wrong one, each completed to the end of the turn?"""
     tokenizer = chatter.tokenizer
     asked = [with_answers(item, tokenizer) for item in items]
-    with borrowed(chatter, name) as model:
+    with chatter.borrow(name) as model:
         found = likelihoods(model, asked, pad_id=tokenizer.pad_id)
     return {
         item.id: all(right.loss < other.loss for other in wrong)
@@ -115,7 +115,7 @@ def measure_drift(chatter: Chatter, tuned: str, probe: Sequence[Item], written: 
         return {"tokens": 0, "same": None, "nats": None, "sentence": ""}
     judged = {}
     for name in ("base", tuned):
-        with borrowed(chatter, name) as model:
+        with chatter.borrow(name) as model:
             judged[name] = [one for (one,) in likelihoods(model, asked, pad_id=tokenizer.pad_id)]
     tokens = sum(one.tokens for one in judged[tuned])
     same = sum(one.likeliest for one in judged[tuned]) / tokens

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from ..render import IGNORED
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..answers.chatter import Chatter
     from ..render import Rendered
 
 MOST_ROWS, MOST_TOKENS = 32, 8_192
@@ -50,13 +48,6 @@ def split_answer(rendered: Rendered) -> Asked | None:
         start -= 1
     answer = rendered.input_ids[start:end]
     return Asked(rendered.input_ids[:start], [answer]) if answer and start else None
-
-
-@contextmanager
-def borrowed(chatter: Chatter, name: str) -> Iterator[PreTrainedModel]:
-    """One of a Chatter's models, for as long as the block lasts; nobody else switches it meanwhile."""
-    with chatter._lock:
-        yield chatter._model(name)
 
 
 @torch.inference_mode()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ..errors import FinetuneError
+from ..facts import safetensors_parameters
 from ..run import Run
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -57,23 +57,7 @@ def copy_licence(base: Path, folder: Path) -> None:
 
 def count_weights(folder: Path) -> int:
     """Numbers in a folder's safetensors files, read from their headers."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        for entry in _header(path).values():
-            size = 1
-            for length in entry.get("shape", ()):
-                size *= length
-            total += size
-    return total
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The JSON in front of a safetensors file (https://github.com/huggingface/safetensors#format)."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header
+    return sum(safetensors_parameters(file) for file in folder.glob("*.safetensors"))
 
 
 def _without_our_paths(path: Path) -> None:
