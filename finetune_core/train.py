@@ -7,13 +7,14 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import measured
-from .errors import FinetuneError, explain
+from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import write_json
 from .ladder import step_down
@@ -116,16 +117,31 @@ def _train(
         max(len(ids) for ids in sets[0]["input_ids"]),
     )
     if outcome == "finished" and recipe.evaluate and prove:
-        gc.collect()
-        from .evaluate import Asked, evaluate
-        from .model import load_for_chat
+        _compare(run, tell, on_compared)
+    return outcome, facts
 
-        tell("stage", name="evaluating")
+
+def _compare(run: Run, tell: Tell, on_compared: Callable[[Chatter], None] | None) -> None:
+    """The quick comparison. What was trained is kept: a comparison that fails is a warning, not the end of the run."""
+    from .evaluate import Asked, evaluate
+    from .model import load_for_chat
+
+    _free_memory()
+    tell("stage", name="evaluating")
+    try:
         chatter = load_for_chat(run)
         evaluate(run, chatter, tell=tell, asked=Asked(quick=True))
-        if on_compared:
-            on_compared(chatter)
-    return outcome, facts
+    except Exception as error:
+        print(redact(traceback.format_exc()), file=sys.stderr)
+        tell(
+            "warning",
+            code="not-compared",
+            says=f"The model is trained and kept, but it could not be compared: {explain(error).problem} "
+            f"Compare it again under Prove, or with: python -m finetune_core evaluate {run.id}",
+        )
+        return
+    if on_compared:
+        on_compared(chatter)
 
 
 def _rows(

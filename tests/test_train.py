@@ -180,3 +180,16 @@ def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, run
     with pytest.raises(FinetuneError, match="memory") as error:
         run_in_process(recipe.replace(per_device_train_batch_size=2), runs_dir)
     assert error.value.fix and error.value.code == "out-of-memory"
+
+
+def test_a_comparison_that_fails_costs_a_warning_and_not_the_training(recipe, runs_dir, monkeypatch):
+    import torch
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("finetune_core.evaluate.evaluate", no_memory)
+    run = run_in_process(recipe.replace(evaluate=True, max_steps=2), runs_dir)
+    [warning] = [event.data for event in run.events() if event.kind == "warning"]
+    assert run.status() == "finished" and run.has_result()
+    assert "ran out of memory" in warning["says"] and f"evaluate {run.id}" in warning["says"]
