@@ -20,7 +20,7 @@ from .recipe import Recipe, resolve_recipe
 from .run import Run
 from .space import owner_of
 from .turn import StoppedWaiting, turn
-from .verbs import GOOD, STOPPED, bring_starter, needs_result
+from .verbs import GOOD, REFUSED, STOPPED, bring_starter, needs_result
 
 WAITING = "waiting for its turn"
 
@@ -144,6 +144,7 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
             print(says, file=sys.stderr, flush=True)
 
     with job.working() as say:
+        (job.folder / "report.json").unlink(missing_ok=True)  # the table of an earlier sweep is not this one's
         found = work(
             recipe,
             space,
@@ -161,7 +162,9 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
         settings = "  ".join(f"{name}={value}" for name, value in trial.values.items())
         lines.append(f"{loss:>8}  {trial.outcome:9} {settings}  {trial.run}")
     out.give(found.as_dict(), "\n".join([*lines, *filter(None, [found.proved])]))
-    return STOPPED if len(found.trials) < found.asked else GOOD
+    if len(found.trials) < found.asked:
+        return STOPPED
+    return GOOD if any(trial.outcome == "finished" for trial in found.trials) else REFUSED
 
 
 # --- parts ---
