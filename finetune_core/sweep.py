@@ -58,7 +58,8 @@ class Sweep:
 def read_space(overrides: Sequence[str]) -> tuple[list[str], Space]:
     """Overrides with one value stay overrides; those with several, commas between, are what is tried.
 
-    A single value with a comma behind it is tried alone, and a list in brackets is one value. Raises FinetuneError for a value that the recipe refuses.
+    A single value with a comma behind it is tried alone, and a list in brackets is one value. Raises FinetuneError for
+    a value that the recipe refuses.
 
     >>> read_space(["lora_r=8,16", "dataset_name=a,b.csv"])
     (['dataset_name=a,b.csv'], {'lora_r': [8, 16]})
