@@ -56,6 +56,7 @@ def train(
             on_event(event)
         return event
 
+    _require_own_rows(run)  # before the first line: the diary of a finished run stays as it is
     with run.lock():
         began = time.monotonic()
         try:
@@ -157,6 +158,18 @@ def _rows(
         )
         write_data(prepared, folder, (run.plan() or {}).get("passed"))
     return read_rows(folder / "train.jsonl"), read_rows(folder / "validation.jsonl")
+
+
+def _require_own_rows(run: Run) -> None:
+    """Raises FinetuneError (no-rows) for a run from the Hub: it has a card of its data, but none of its rows."""
+    data = run.path / "data"
+    if (data / "card.json").is_file() and not (data / "train.jsonl").is_file():
+        raise FinetuneError(
+            "This run was trained elsewhere, and its rows are not on this machine.",
+            "To train with its settings on rows of yours: "
+            f"python -m finetune_core train {run.path / 'recipe.yaml'} dataset_name=FILE",
+            code="no-rows",
+        )
 
 
 def write_data(prepared: Prepared, folder: Path, passed: list[dict] | None = None) -> None:
