@@ -75,15 +75,15 @@ def seen(runs_dir, tail, scores=BETTER, kind="label", **values):
 
 def test_scores_of_different_metrics_are_not_ranked_together(runs_dir):
     """A loss of 0.3 nats is neither better nor worse than 100 % right."""
-    runs = [seen(runs_dir, "one", kind="loss"), seen(runs_dir, "two", WORSE), seen(runs_dir, "three")]
+    runs = [seen(runs_dir, "loss", kind="loss"), seen(runs_dir, "worse", WORSE), seen(runs_dir, "better")]
     found = side_by_side(runs)
-    assert [run["id"].rpartition("-")[2] for run in found["runs"]] == ["three", "two", "one"]
+    assert [run["id"].rpartition("-")[2] for run in found["runs"]] == ["better", "worse", "loss"]
     assert [pair["second"] for pair in found["pairs"]] == [runs[1].id]
 
 
 def test_losses_of_different_base_models_are_not_compared(runs_dir):
     """Nats per token say nothing where the tokens are others."""
-    one = seen(runs_dir, "one", WORSE, "loss", model_name_or_path="a/one")
+    one = seen(runs_dir, "this", WORSE, "loss", model_name_or_path="a/one")
     other = seen(runs_dir, "other", BETTER, "loss", model_name_or_path="b/other")
     same = seen(runs_dir, "same", BETTER, "loss", model_name_or_path="a/one")
     assert pair_up(one, other) is None and pair_up(one, same)["better"] is True
