@@ -39,6 +39,7 @@ def add_verbs(verb: Callable[..., Any], run_verb: Callable[..., Any], recipe_ver
     one.add_argument("--judge", metavar="URL", help="an OpenAI-compatible endpoint that compares answers; "
                      "it gets the test rows, and its key from OPENAI_API_KEY")  # fmt: skip
     one.add_argument("--judge-model", metavar="NAME", default="", help="the model that judges there")
+    one.add_argument("--ask-again", action="store_true", help="also what the untuned model has answered before")
     one.add_argument("--html", type=Path, metavar="FILE", help="also write the report as one page to mail")
     one = recipe_verb("should-i", should_i, "before training: how far do prompts get, and what is left to win")
     one.add_argument("--metric", choices=[kind for kind in METRICS if kind != "check"], help="instead of what fits")
@@ -67,6 +68,7 @@ def evaluate(options: argparse.Namespace, out: Output) -> int:
         forgetting=False if options.no_forgetting else None,
         judge_url=options.judge,
         judge_model=options.judge_model,
+        again=options.ask_again,
     )
     _refuse_early(asked.check_file, asked.judge_url, asked.judge_model)
     job = launch.comparison(run)
@@ -97,6 +99,7 @@ def should_i(options: argparse.Namespace, out: Output) -> int:
                 token=os.environ.get("HF_TOKEN"),
                 metric=options.metric,
                 should_stop=job.is_asked_to_stop,
+                folder=job.folder,
             )
             write_json(job.folder / "report.json", report)
     except StoppedWaiting:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from .rivals import Rival
 
 if TYPE_CHECKING:
     from ..answers.chatter import Chatter
+    from ..answers.generate import Answer
+    from .kept_answers import KeptAnswers
     from .likelihood import Asked as Target
 
 Scorer = Callable[[Contest, Sequence[str]], dict[str, list[float]]]  # scores by series, one for each row
@@ -33,11 +36,13 @@ def hold(
     should_stop: Callable[[], bool] | None = None,
     targets: Sequence[Target | None] = (),
     alone: int = 0,
+    kept: KeptAnswers | None = None,
 ) -> list[Entry]:
     """Let every rival answer every row. One that was stopped half-way is left out.
 
     targets: each row's reference as it is trained; base and tuned read it along with the question. alone: so many rows
-    are also asked one by one, for the time that a single request takes.
+    are also asked one by one, for the time that a single request takes. kept: what the base model said before is not
+    asked again.
     """
     entries: list[Entry] = []
     if contest.metric.kind == "loss":
@@ -50,25 +55,65 @@ def hold(
         def progress(ended: int, written: int, turn: int = turn, title: str = rival.title) -> None:
             tell((turn + ended / max(1, len(contest.rows))) / len(line_up), title)
 
-        answers = chatter.generate(
+        references = references_for(targets, prompts) if rival.name in QUICK and targets else None
+        known = kept if rival.model == "base" else None
+        found = _found(known, prompts, references, contest.max_new_tokens, chatter)
+        left = [place for place in range(len(prompts)) if place not in found]
+        new = chatter.generate(
             rival.model,
-            prompts,
+            [prompts[place] for place in left],
             max_new_tokens=contest.max_new_tokens,
-            on_tokens=progress,
+            on_tokens=lambda ended, written, before=len(found), progress=progress: progress(before + ended, written),
             should_stop=should_stop,
-            references=references_for(targets, prompts) if rival.name in QUICK and targets else None,
+            references=[references[place] for place in left] if references else None,
         )
-        if any(answer.finish_reason == "cancelled" for answer in answers):
+        if any(answer.finish_reason == "cancelled" for answer in new):
             break
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began + sum(answer.seconds for answer in found.values())
+        answers = [answer for _, answer in sorted([*found.items(), *zip(left, new, strict=True)])]
+        if known is not None:
+            share = (time.monotonic() - began) / max(1, len(left))
+            _keep(known, [(prompts[place], answers[place], place) for place in left], references, contest, share)
         scores = (scorer or score_answers)(contest, [answer.text for answer in answers])
         single = [
             chatter.generate(rival.model, [prompt], max_new_tokens=contest.max_new_tokens)[0].seconds
             for prompt in prompts[:alone]
         ]
         latency = statistics.median(single) if single else None
-        entries.append(Entry(rival, answers, [len(prompt) for prompt in prompts], scores, seconds, latency))
+        lengths = [len(prompt) for prompt in prompts]
+        entries.append(Entry(rival, answers, lengths, scores, seconds, latency, len(found)))
     return entries
+
+
+def _found(
+    kept: KeptAnswers | None,
+    prompts: Sequence[list[int]],
+    references: Sequence[list[int]] | None,
+    most: int,
+    chatter: Chatter,
+) -> dict[int, Answer]:
+    """The answers that are known, by place, each with the likelihood of its reference where that is known too."""
+    found = {}
+    for place, prompt in enumerate(prompts) if kept is not None else ():
+        if answer := kept.answer(prompt, most, chatter.tokenizer):
+            reference = references[place] if references else []
+            found[place] = replace(answer, reference=kept.likelihood(prompt, reference) if reference else None)
+    return found
+
+
+def _keep(
+    kept: KeptAnswers,
+    asked: Sequence[tuple[list[int], Answer, int]],
+    references: Sequence[list[int]] | None,
+    contest: Contest,
+    seconds: float,
+) -> None:
+    """asked: (prompt, answer, place) of what was new; seconds: of each."""
+    for prompt, answer, place in asked:
+        kept.keep_answer(prompt, contest.max_new_tokens, answer, seconds)
+        if references and answer.reference is not None:
+            kept.keep_likelihood(prompt, references[place], answer.reference)
+    kept.write()
 
 
 def score_answers(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
@@ -119,21 +164,35 @@ def references_for(targets: Sequence[Target | None], prompts: Sequence[list[int]
 
 
 def measure_loss(
-    chatter: Chatter, targets: Sequence[Target | None], names: Sequence[str], entries: Sequence[Entry] = ()
+    chatter: Chatter,
+    targets: Sequence[Target | None],
+    names: Sequence[str],
+    entries: Sequence[Entry] = (),
+    kept: KeptAnswers | None = None,
 ) -> dict[str, list[float]]:
-    """Nats per token of each row's reference, by model; what was measured along with the answers is not done again."""
+    """Nats per token of each row's reference, by model; what was measured along with the answers, or is kept of the
+    base model, is not done again."""
     from .likelihood import borrowed, likelihoods
 
     losses: dict[str, list[float]] = {}
     for name in names:
         answers = next((entry.answers for entry in entries if entry.rival.name == name), [None] * len(targets))
         known = [None if answer is None else answer.reference for answer in answers]
-        left = [place for place, target in enumerate(targets) if target is not None and known[place] is None]
         if name not in chatter.names() or not any(targets):
             continue
-        with borrowed(chatter, name) as model:
-            found = likelihoods(model, [targets[place] for place in left], pad_id=chatter.tokenizer.pad_id)
-        for place, (one,) in zip(left, found, strict=True):
-            known[place] = one
+        before = kept if name == "base" else None
+        for place, target in enumerate(targets):
+            if before is not None and target is not None and known[place] is None:
+                known[place] = before.likelihood(target.prompt, target.answers[0])
+        left = [place for place, target in enumerate(targets) if target is not None and known[place] is None]
+        if left:
+            with borrowed(chatter, name) as model:
+                found = likelihoods(model, [targets[place] for place in left], pad_id=chatter.tokenizer.pad_id)
+            for place, (one,) in zip(left, found, strict=True):
+                known[place] = one
+                if before is not None:
+                    before.keep_likelihood(targets[place].prompt, targets[place].answers[0], one)
+        if before is not None:
+            before.write()
         losses[name] = [one.per_token for one in known if one is not None]
     return losses

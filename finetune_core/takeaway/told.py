@@ -29,6 +29,7 @@ class Rival(TypedDict, total=False):
     stop_rate: Number
     seconds: Number
     seconds_per_request: Number
+    answers_kept: int
     macro_f1: FiniteFloat
     macro_f1_low: FiniteFloat
     macro_f1_high: FiniteFloat
