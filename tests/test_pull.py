@@ -7,6 +7,7 @@ import pytest
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
+from finetune_core.takeaway.kept import about
 from finetune_core.takeaway.pull import _fill
 from finetune_core.takeaway.told import taken
 
@@ -15,6 +16,15 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 def test_nothing_of_an_own_report_is_lost_but_its_rows(proof_report):
     assert taken({"report": proof_report})["report"] == proof_report | {"rows": []}
+
+
+def test_what_push_writes_is_what_pull_takes(runs_dir, proof_report):
+    run = Run.create(runs_dir, Recipe())
+    run.tell("start", machine="CPU", versions={"torch": "2"})
+    run.tell("done", outcome="finished", seconds=2.0, steps=8, best_step=None, train_seconds=1.5)
+    run.write_report(proof_report)
+    told, left = taken(about(run)), about(run)
+    assert told["report"] == left["report"] and told["start"] == left["start"] and told["done"] == left["done"]
 
 
 def change(report, *path, to):

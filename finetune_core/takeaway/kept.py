@@ -54,13 +54,12 @@ def about(run: Run) -> dict[str, Any]:
 def _without_words(run: Run, report: dict[str, Any]) -> dict[str, Any]:
     """A report without its rows and without what may quote them: what rivals were told, what a check or judge said."""
     base = shareable_recipe(run.recipe).model_name_or_path
-    judge = report.get("judge") or {}
     return {
         **report,
         "rows": [],
         "rivals": [{**rival, "note": ""} for rival in report.get("rivals") or ()],
         "note": "" if report.get("metric_kind") == "check" else report.get("note", ""),
-        "judge": judge if "error" not in judge else None,
+        "judge": None if "error" in (report.get("judge") or ()) else report.get("judge"),
         "settings": {**(report.get("settings") or {}), "model_name_or_path": base},
     }
 
