@@ -120,7 +120,9 @@ def evaluate(
         from .proof.forgetting import measure_forgetting
 
         probe = measure_forgetting(
-            chatter, on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part, "what was forgotten")
+            chatter,
+            on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part, "what was forgotten"),
+            kept=kept,
         )
     report = {
         **write_up(contest, entries, loss),

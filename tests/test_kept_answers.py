@@ -92,6 +92,18 @@ def test_the_rest_of_a_larger_comparison_is_asked(make_run):
     assert compared(run)[1]["base"] == 3
 
 
+def test_the_general_questions_are_asked_of_a_base_model_once(make_run, monkeypatch):
+    from finetune_core.proof import probe
+
+    some = [item for item in probe.load_probe()[::12]]
+    monkeypatch.setattr("finetune_core.proof.forgetting.load_probe", lambda: some)
+    first, calls = compared(make_run(), forgetting=True)
+    written = calls["base"] - 8
+    second, again = compared(make_run(), forgetting=True)
+    assert written > 0 and again == {"base": 0, "tuned": calls["tuned"]}
+    assert {**second["forgetting"], "seconds": 0} == {**first["forgetting"], "seconds": 0}
+
+
 def test_who_wants_it_asks_again(make_run):
     run = make_run()
     compared(run)

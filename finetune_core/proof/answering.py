@@ -6,7 +6,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from .rivals import Rival
 
 if TYPE_CHECKING:
     from ..answers.chatter import Chatter
-    from ..answers.generate import Answer
     from .kept_answers import KeptAnswers
     from .likelihood import Asked as Target
 
@@ -44,6 +42,8 @@ def hold(
     are also asked one by one, for the time that a single request takes. kept: what the base model said before is not
     asked again.
     """
+    from .kept_answers import answers_of
+
     entries: list[Entry] = []
     if contest.metric.kind == "loss":
         return entries
@@ -56,24 +56,19 @@ def hold(
             tell((turn + ended / max(1, len(contest.rows))) / len(line_up), title)
 
         references = references_for(targets, prompts) if rival.name in QUICK and targets else None
-        known = kept if rival.model == "base" else None
-        found = _found(known, prompts, references, contest.max_new_tokens, chatter)
-        left = [place for place in range(len(prompts)) if place not in found]
-        new = chatter.generate(
+        answers, known = answers_of(
+            chatter,
             rival.model,
-            [prompts[place] for place in left],
+            kept,
+            prompts,
             max_new_tokens=contest.max_new_tokens,
-            on_tokens=lambda ended, written, before=len(found), progress=progress: progress(before + ended, written),
+            on_tokens=progress,
             should_stop=should_stop,
-            references=[references[place] for place in left] if references else None,
+            references=references,
         )
-        if any(answer.finish_reason == "cancelled" for answer in new):
+        if any(answer.finish_reason == "cancelled" for answer in answers):
             break
-        seconds = time.monotonic() - began + sum(answer.seconds for answer in found.values())
-        answers = [answer for _, answer in sorted([*found.items(), *zip(left, new, strict=True)])]
-        if known is not None:
-            share = (time.monotonic() - began) / max(1, len(left))
-            _keep(known, [(prompts[place], answers[place], place) for place in left], references, contest, share)
+        seconds = time.monotonic() - began + sum(answers[place].seconds for place in known)
         scores = (scorer or score_answers)(contest, [answer.text for answer in answers])
         single = [
             chatter.generate(rival.model, [prompt], max_new_tokens=contest.max_new_tokens)[0].seconds
@@ -81,39 +76,8 @@ def hold(
         ]
         latency = statistics.median(single) if single else None
         lengths = [len(prompt) for prompt in prompts]
-        entries.append(Entry(rival, answers, lengths, scores, seconds, latency, len(found)))
+        entries.append(Entry(rival, answers, lengths, scores, seconds, latency, len(known)))
     return entries
-
-
-def _found(
-    kept: KeptAnswers | None,
-    prompts: Sequence[list[int]],
-    references: Sequence[list[int]] | None,
-    most: int,
-    chatter: Chatter,
-) -> dict[int, Answer]:
-    """The answers that are known, by place, each with the likelihood of its reference where that is known too."""
-    found = {}
-    for place, prompt in enumerate(prompts) if kept is not None else ():
-        if answer := kept.answer(prompt, most, chatter.tokenizer):
-            reference = references[place] if references else []
-            found[place] = replace(answer, reference=kept.likelihood(prompt, reference) if reference else None)
-    return found
-
-
-def _keep(
-    kept: KeptAnswers,
-    asked: Sequence[tuple[list[int], Answer, int]],
-    references: Sequence[list[int]] | None,
-    contest: Contest,
-    seconds: float,
-) -> None:
-    """asked: (prompt, answer, place) of what was new; seconds: of each."""
-    for prompt, answer, place in asked:
-        kept.keep_answer(prompt, contest.max_new_tokens, answer, seconds)
-        if references and answer.reference is not None:
-            kept.keep_likelihood(prompt, references[place], answer.reference)
-    kept.write()
 
 
 def score_answers(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
@@ -172,7 +136,7 @@ def measure_loss(
 ) -> dict[str, list[float]]:
     """Nats per token of each row's reference, by model; what was measured along with the answers, or is kept of the
     base model, is not done again."""
-    from .likelihood import borrowed, likelihoods
+    from .kept_answers import likelihoods_of
 
     losses: dict[str, list[float]] = {}
     for name in names:
@@ -180,19 +144,9 @@ def measure_loss(
         known = [None if answer is None else answer.reference for answer in answers]
         if name not in chatter.names() or not any(targets):
             continue
-        before = kept if name == "base" else None
-        for place, target in enumerate(targets):
-            if before is not None and target is not None and known[place] is None:
-                known[place] = before.likelihood(target.prompt, target.answers[0])
         left = [place for place, target in enumerate(targets) if target is not None and known[place] is None]
-        if left:
-            with borrowed(chatter, name) as model:
-                found = likelihoods(model, [targets[place] for place in left], pad_id=chatter.tokenizer.pad_id)
-            for place, (one,) in zip(left, found, strict=True):
-                known[place] = one
-                if before is not None:
-                    before.keep_likelihood(targets[place].prompt, targets[place].answers[0], one)
-        if before is not None:
-            before.write()
+        found = likelihoods_of(chatter, name, kept, [targets[place] for place in left])
+        for place, (one,) in zip(left, found, strict=True):
+            known[place] = one
         losses[name] = [one.per_token for one in known if one is not None]
     return losses
