@@ -86,6 +86,13 @@ def test_another_run_on_the_same_rows_finds_them_until_the_first_is_deleted(make
     assert compared(make_run())[1]["base"] == 8
 
 
+def test_on_a_space_a_run_finds_its_own_answers_and_no_other_visitors(make_run, monkeypatch):
+    first, second = make_run(), make_run()
+    compared(first)
+    monkeypatch.setenv("SPACE_ID", "ann/fijn")
+    assert compared(second)[1]["base"] == 8 and compared(second)[1]["base"] == 0
+
+
 def test_the_rest_of_a_larger_comparison_is_asked(make_run):
     run = make_run()
     compared(run, rows=5)

@@ -21,6 +21,7 @@ from ..answers import chatter as chatter_code
 from ..answers import generate as generate_code
 from ..answers.generate import Answer, Likelihood
 from ..machine import this_machine
+from ..space import this_space
 from . import likelihood as likelihood_code
 
 if TYPE_CHECKING:
@@ -155,9 +156,13 @@ def _measure(chatter: Chatter, name: str, asked: Sequence[Target]) -> list[list[
 
 
 def kept_answers(folder: Path, runs_dir: Path, chatter: Chatter) -> KeptAnswers | None:
-    """What this chatter's base model said in any run here; None where its files are not known."""
+    """What this chatter's base model said in any run here; None where its files are not known.
+
+    On a Space only in this run: what a visitor's rows are must not show in another visitor's comparison.
+    """
     about = describe_base(chatter)
-    places = [*runs_dir.glob(f"*/{FILE}"), *runs_dir.glob(f".should-i/*/{FILE}")]
+    everywhere = [*runs_dir.glob(f"*/{FILE}"), *runs_dir.glob(f".should-i/*/{FILE}")]
+    places = [] if this_space() else everywhere
     newest = sorted(places, key=lambda place: place.stat().st_mtime)[-MOST_FILES:]
     return KeptAnswers(folder, newest, about) if about else None
 
