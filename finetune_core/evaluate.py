@@ -29,6 +29,7 @@ from .run import Run
 
 if TYPE_CHECKING:
     from .answers.chatter import Chatter
+    from .proof.kept_answers import KeptAnswers
 
 Tell = Callable[..., Any]
 PROMPTS = ("base", "examples", "retrieved", "system")  # what needs no training
@@ -49,6 +50,7 @@ class Asked:
     forgetting: bool | None = None  # ask the general probe; None: unless quick
     judge_url: str | None = None  # an OpenAI-compatible endpoint; its key is OPENAI_API_KEY in the environment
     judge_model: str = ""
+    again: bool = False  # ask the base model anew what it answered in an earlier comparison
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """The run's recipe with what was asked for instead."""
@@ -83,6 +85,7 @@ def evaluate(
 
         tell(0.0, "loading the model")
         chatter = load_for_chat(run)
+    kept = None if asked.again else _kept(run.path, run.path.parent, chatter)
     names = asked.rivals or (QUICK if asked.quick else RIVALS)
     forgetting = not asked.quick if asked.forgetting is None else asked.forgetting
     data = run.path / "data"
@@ -105,18 +108,21 @@ def evaluate(
         should_stop=stopped,
         targets=(targets := find_targets(chatter, contest, recipe.max_length)),
         alone=0 if asked.quick else ASKED_ALONE,
+        kept=kept,
     )
     earlier = run.report()
     if stopped() and earlier and "tuned" not in [entry.rival.name for entry in entries]:
         return earlier
-    loss = measure_loss(chatter, targets, ("base", "tuned"), entries)
+    loss = measure_loss(chatter, targets, ("base", "tuned"), entries, kept)
     tell(share + 0.05, "the loss")
     probe = None
     if forgetting and not stopped():
         from .proof.forgetting import measure_forgetting
 
         probe = measure_forgetting(
-            chatter, on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part, "what was forgotten")
+            chatter,
+            on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part, "what was forgotten"),
+            kept=kept,
         )
     report = {
         **write_up(contest, entries, loss),
@@ -147,6 +153,12 @@ def evaluate(
     return report
 
 
+def _kept(folder: Path, runs_dir: Path, chatter: Chatter) -> KeptAnswers | None:
+    from .proof.kept_answers import kept_answers
+
+    return kept_answers(folder, runs_dir, chatter)
+
+
 def _stop_file(run: Run) -> Callable[[], bool]:
     """Was a `stop` file written since now?"""
     path = run.path / "stop"
@@ -161,10 +173,12 @@ def should_i(
     token: str | None = None,
     metric: str | None = None,
     should_stop: Callable[[], bool] | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Before any training: what do the rivals reach, and what is left to win? A report like `evaluate`'s; no file.
 
-    Its test rows are those of a run of this recipe, and validation rows where there are none.
+    folder: a place of its own in a folder in the runs folder, for the answers, which the comparison behind a training
+    need not ask for again. Its test rows are those of a run of this recipe, and validation rows where there are none.
     """
     from .answers.chatter import AdapterModels, Chatter
     from .data import prepare
@@ -174,13 +188,14 @@ def should_i(
     began = time.time()
     tell = _seldom(tell)
     tell(0.0)
-    folder = fetch_model(recipe.model_name_or_path, recipe.model_revision, token=token)
-    tokenizer = load_tokenizer(folder)
+    weights = fetch_model(recipe.model_name_or_path, recipe.model_revision, token=token)
+    tokenizer = load_tokenizer(weights)
     tell(0.0, "reading the rows")
     prepared = prepare(recipe, token=token, tokenizer=tokenizer)
     tell(0.0, "loading the model")
-    model = load_base(folder, dtype=chat_dtype(recipe.dtype), attn_implementation=recipe.attn_implementation or "sdpa")
+    model = load_base(weights, dtype=chat_dtype(recipe.dtype), attn_implementation=recipe.attn_implementation or "sdpa")
     chatter = Chatter(AdapterModels(model, {}), tokenizer, ["base"])
+    kept = _kept(folder, folder.parent.parent, chatter) if folder else None
     split, rows = ("test", prepared.test) if len(prepared.test) else ("validation", prepared.validation)
     known = [prepared.train[place] for place in range(min(KNOWN_ROWS, len(prepared.train)))]
     contest = prepare_contest(rows, split, recipe, chatter.tokenizer, metric=metric, known=known)
@@ -194,8 +209,9 @@ def should_i(
         should_stop=should_stop,
         targets=targets,
         alone=ASKED_ALONE,
+        kept=kept,
     )
-    loss = measure_loss(chatter, targets, ("base",), entries)
+    loss = measure_loss(chatter, targets, ("base",), entries, kept)
     report = {
         **write_up(contest, entries, loss),
         "forgetting": None,

@@ -27,6 +27,7 @@ from .locks import is_held
 from .recipe import Recipe, group_of
 from .run import Run
 from .space import OWNER
+from .takeaway import TAKEN
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 THEN_CHAT = ("--then-serve",)  # for a person at the page: the models that were compared stay loaded to chat with
@@ -60,11 +61,7 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, option
             wait_seconds,
         )
     if process.poll() is not None and len(run.events()) == before:
-        raise FinetuneError(
-            "The training process ended before it began.",
-            f"The last lines of its log: {tail(run.log_path, 3) or 'none'}",
-            code="worker-died",
-        )
+        raise _died("The training", run.log_path, "worker-died")
 
 
 def fetch_starter(runs_dir: Path) -> None:
@@ -107,9 +104,10 @@ def kill(run: Run, wait_seconds: float = 10.0) -> None:
 
 
 def discard(run: Run) -> None:
-    """End the worker, and a comparison if there is one, and delete the folder."""
+    """End the worker and the jobs that go on with its result, and delete the folder."""
     kill(run)
-    end_job(comparison(run))
+    for job in (comparison(run), *(taking(run, what) for what in TAKEN)):
+        end_job(job)
     run.delete()
 
 
@@ -178,11 +176,7 @@ def start_job(job: Job, line: list[str], secrets: Mapping[str, str] | None = Non
             lambda: job.is_alive() or job.said() != before, line, job.log_path, secrets, wait_seconds
         )
     if process.poll() is not None and job.said() == before:
-        raise FinetuneError(
-            _last_error(job.log_path) or "The process ended before it began.",
-            f"The last lines of its log: {tail(job.log_path, 3) or 'none'}",
-            code="job-died",
-        )
+        raise _died("It", job.log_path, "job-died")
 
 
 def end_job(job: Job, wait_seconds: float = 10.0) -> None:
@@ -327,6 +321,17 @@ def _end(pid: int, wait_seconds: float) -> None:
         _, family = psutil.wait_procs(family, timeout=wait_seconds if send == signal.SIGTERM else 3)
         if not family:
             return
+
+
+def _died(what: str, log: Path, code: str) -> FinetuneError:
+    """A process that ended before it began: in its own words, if it had any."""
+    if said := _last_error(log):
+        return FinetuneError(said, "Then start it again.", code=code)
+    return FinetuneError(
+        f"{what} ended before it began. Its log ends with: {tail(log, 3) or 'nothing'}",
+        f"Start it again; if that does not help, read the whole log: {log}",
+        code=code,
+    )
 
 
 def _last_error(log: Path) -> str:

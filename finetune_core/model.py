@@ -184,6 +184,17 @@ def require_same_gpu(machine: Machine) -> None:
         )
 
 
+def free_memory() -> None:
+    """Give back what nothing uses any more: torch keeps it for itself otherwise."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def chat_dtype(trained: str | None) -> str:
     """The number format to answer in: bfloat16 where hardware computes in it, else float16 (GPU) or float32."""
     import torch

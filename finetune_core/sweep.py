@@ -58,7 +58,8 @@ class Sweep:
 def read_space(overrides: Sequence[str]) -> tuple[list[str], Space]:
     """Overrides with one value stay overrides; those with several, commas between, are what is tried.
 
-    A single value with a comma behind it is tried alone. Raises FinetuneError for a value that the recipe refuses.
+    A single value with a comma behind it is tried alone, and a list in brackets is one value. Raises FinetuneError for
+    a value that the recipe refuses.
 
     >>> read_space(["lora_r=8,16", "dataset_name=a,b.csv"])
     (['dataset_name=a,b.csv'], {'lora_r': [8, 16]})
@@ -67,7 +68,7 @@ def read_space(overrides: Sequence[str]) -> tuple[list[str], Space]:
     space: Space = {}
     for text in overrides:
         name, _, values = text.partition("=")
-        if name.strip() in swept() and "," in values:
+        if name.strip() in swept() and "," in values and not values.strip().startswith("["):  # a list is one value
             parts = [part.strip() for part in values.split(",") if part.strip()]
             found = [getattr(Recipe.make(parse_override(f"{name.strip()}={part}")), name.strip()) for part in parts]
             space[name.strip()] = list(dict.fromkeys(found))
@@ -176,7 +177,8 @@ def sentence(trials: Sequence[Trial], own: Mapping[str, Any]) -> str:
     """What the sweep found, beside the recipe as it was."""
     done = [trial for trial in trials if trial.outcome == "finished" and trial.validation_loss is not None]
     if not done:
-        return "No trial came to its end."
+        why = next((trial.problem for trial in trials if trial.problem), "")
+        return f"No trial came to its end. {why or 'Open the first one to see why.'}"
     best = done[0]
     says = f"Best of {len(trials)}: {in_words(best.values)}, with a validation loss of {best.validation_loss:.3f}"
     before = next((trial for trial in done if trial.values == dict(own)), None)
@@ -218,9 +220,9 @@ def _try(
         progress(Trial(run.id, values, "running"), 0.0)
         launch.start(run, token, options=("--no-evaluate",))
         pruned, told, size = False, 0, -1
-        while run.is_alive():
-            if run.diary.stat().st_size != size:
-                size = run.diary.stat().st_size
+        while (version := run.version())[2]:  # alive; the worker holds its lock before it writes its first line
+            if version[0] != size:
+                size = version[0]
                 seen = summarize(run.events())
                 for step, loss in seen.eval_loss[told:]:
                     asked.report(loss, step)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import measured
 from .alone import WAITING, alone
-from .errors import FinetuneError, explain
+from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import write_json
 from .ladder import step_down
@@ -55,6 +55,7 @@ def train(
             on_event(event)
         return event
 
+    _require_own_rows(run)  # before the first line: the diary of a finished run stays as it is
     with run.lock():
         (run.path / "stop").unlink(missing_ok=True)  # of an earlier worker; whoever asks from now on means this one
         began = time.monotonic()
@@ -125,16 +126,31 @@ def _train(
         max(len(ids) for rows in sets if rows for ids in rows["input_ids"]),
     )
     if outcome == "finished" and recipe.evaluate and prove:
-        gc.collect()
-        from .evaluate import Asked, evaluate
-        from .model import load_for_chat
+        _compare(run, tell, on_compared)
+    return outcome, facts
 
-        tell("stage", name="evaluating")
+
+def _compare(run: Run, tell: Tell, on_compared: Callable[[Chatter], None] | None) -> None:
+    """The quick comparison. What was trained is kept: a comparison that fails is a warning, not the end of the run."""
+    from .evaluate import Asked, evaluate
+    from .model import load_for_chat
+
+    _free_memory()
+    tell("stage", name="evaluating")
+    try:
         chatter = load_for_chat(run)
         evaluate(run, chatter, tell=tell, asked=Asked(quick=True))
-        if on_compared:
-            on_compared(chatter)
-    return outcome, facts
+    except Exception as error:
+        print(redact(traceback.format_exc()), file=sys.stderr)
+        tell(
+            "warning",
+            code="not-compared",
+            says=f"The model is trained and kept, but it could not be compared: {explain(error).problem} "
+            f"Compare it again under Prove, or with: python -m finetune_core evaluate {run.id}",
+        )
+        return
+    if on_compared:
+        on_compared(chatter)
 
 
 def _rows(
@@ -150,6 +166,18 @@ def _rows(
         )
         write_data(prepared, folder, (run.plan() or {}).get("passed"))
     return read_rows(folder / "train.jsonl"), read_rows(folder / "validation.jsonl")
+
+
+def _require_own_rows(run: Run) -> None:
+    """Raises FinetuneError (no-rows) for a run from the Hub: it has a card of its data, but none of its rows."""
+    data = run.path / "data"
+    if (data / "card.json").is_file() and not (data / "train.jsonl").is_file():
+        raise FinetuneError(
+            "This run was trained elsewhere, and its rows are not on this machine.",
+            "To train with its settings on rows of yours: "
+            f"python -m finetune_core train {run.path / 'recipe.yaml'} dataset_name=FILE",
+            code="no-rows",
+        )
 
 
 def write_data(prepared: Prepared, folder: Path, passed: list[dict] | None = None) -> None:
@@ -201,12 +229,14 @@ def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any],
 
 
 def _free_memory() -> None:
+    """For the next attempt; what did not fit is no part of what that one takes."""
     import torch
 
-    gc.collect()
+    from .model import free_memory
+
+    free_memory()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()  # what did not fit is no part of what the next attempt takes
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _learn(

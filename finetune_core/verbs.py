@@ -193,16 +193,26 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
     from .preflight import create_run
 
     given = options.recipe
-    if (Path(given) / "recipe.yaml").is_file() or (options.runs_dir / given / "recipe.yaml").is_file():
+    if run := _run_named(options.runs_dir, given):
         if options.overrides:
             raise FinetuneError("A run's recipe is never changed.", "Start a new run to change values.", code="usage")
-        return Run.find(options.runs_dir, given)
+        return run
     recipe = resolve_recipe(given, options.overrides)
     bring_starter(recipe, out)
     run = create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
     for passed in (run.plan() or {}).get("passed") or ():
         out.say(f"warning: {passed['says']}")
     return run
+
+
+def _run_named(runs_dir: Path, name: str) -> Run | None:
+    """The run that a person means by a folder, an id or the end of one; None for a recipe's file or a preset's name."""
+    if name in {preset.name for preset in list_presets()} or Path(name).is_file():
+        return None
+    try:
+        return Run.find(runs_dir, name)
+    except FinetuneError:
+        return None
 
 
 def bring_starter(recipe: Recipe, out: Output) -> None:

@@ -21,7 +21,7 @@ from .recipe import Recipe, resolve_recipe
 from .run import Run
 from .space import owner_of
 from .turn import StoppedWaiting
-from .verbs import GOOD, STOPPED, bring_starter, needs_result
+from .verbs import GOOD, REFUSED, STOPPED, bring_starter, needs_result
 
 
 def add_verbs(verb: Callable[..., Any], run_verb: Callable[..., Any], recipe_verb: Callable[..., Any]) -> None:
@@ -38,6 +38,7 @@ def add_verbs(verb: Callable[..., Any], run_verb: Callable[..., Any], recipe_ver
     one.add_argument("--judge", metavar="URL", help="an OpenAI-compatible endpoint that compares answers; "
                      "it gets the test rows, and its key from OPENAI_API_KEY")  # fmt: skip
     one.add_argument("--judge-model", metavar="NAME", default="", help="the model that judges there")
+    one.add_argument("--ask-again", action="store_true", help="also what the untuned model has answered before")
     one.add_argument("--html", type=Path, metavar="FILE", help="also write the report as one page to mail")
     one = recipe_verb("should-i", should_i, "before training: how far do prompts get, and what is left to win")
     one.add_argument("--metric", choices=[kind for kind in METRICS if kind != "check"], help="instead of what fits")
@@ -66,6 +67,7 @@ def evaluate(options: argparse.Namespace, out: Output) -> int:
         forgetting=False if options.no_forgetting else None,
         judge_url=options.judge,
         judge_model=options.judge_model,
+        again=options.ask_again,
     )
     _refuse_early(asked.check_file, asked.judge_url, asked.judge_model)
     job = launch.comparison(run)
@@ -96,6 +98,7 @@ def should_i(options: argparse.Namespace, out: Output) -> int:
                 token=os.environ.get("HF_TOKEN"),
                 metric=options.metric,
                 should_stop=job.is_asked_to_stop,
+                folder=job.folder,
             )
             write_json(job.folder / "report.json", report)
     except StoppedWaiting:
@@ -143,6 +146,7 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
             print(says, file=sys.stderr, flush=True)
 
     with job.working() as say:
+        (job.folder / "report.json").unlink(missing_ok=True)  # the table of an earlier sweep is not this one's
         found = work(
             recipe,
             space,
@@ -160,7 +164,9 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
         settings = "  ".join(f"{name}={value}" for name, value in trial.values.items())
         lines.append(f"{loss:>8}  {trial.outcome:9} {settings}  {trial.run}")
     out.give(found.as_dict(), "\n".join([*lines, *filter(None, [found.proved])]))
-    return STOPPED if len(found.trials) < found.asked else GOOD
+    if len(found.trials) < found.asked:
+        return STOPPED
+    return GOOD if any(trial.outcome == "finished" for trial in found.trials) else REFUSED
 
 
 # --- parts ---

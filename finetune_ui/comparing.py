@@ -51,7 +51,8 @@ class Choices:
         """As flags of the command line. Raises FinetuneError for a value that cannot be meant."""
         flags = []
         if self.system.strip():
-            flags += ["--system-prompt", _short(self.system, LONGEST_PROMPT, "The prompt")]
+            # one argument: a prompt that begins with a dash would be taken for a flag
+            flags += [f"--system-prompt={_short(self.system, LONGEST_PROMPT, 'The prompt')}"]
         if self.examples.strip():
             flags += ["--examples", _number(self.examples, 0, 64, words_comparing.EXAMPLES[0])]
         if self.rows.strip():
@@ -66,7 +67,7 @@ class Choices:
                 raise _wrong(f"{url[:80]} is no address.", "It begins with http:// or https://.")
             if not self.judge_model.strip():
                 raise _wrong("Which model judges?", "Write its name under “Judge: model”.")
-            flags += ["--judge", url, "--judge-model", self.judge_model.strip()]
+            flags += ["--judge", url, f"--judge-model={self.judge_model.strip()}"]
         return flags
 
 

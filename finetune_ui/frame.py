@@ -14,7 +14,7 @@ from finetune_core.machine import this_machine
 
 from . import scripts, visitor, words_frame, words_run
 from .look import html
-from .words import STEPS, short_data
+from .words import STEPS, esc, short_data
 
 RAIL_LIMIT = 60  # newest runs shown; the others are still on disk and on the command line
 
@@ -107,7 +107,7 @@ def is_readable(run: Run) -> bool:
 
 
 def draw_path(run: Run | None, step: str) -> str:
-    place = f'<div data-place hidden data-run="{run.id if run else ""}" data-step="{step}"></div>'
+    place = f'<div data-place hidden data-run="{esc(run.id) if run else ""}" data-step="{step}"></div>'
     return place + words_frame.stepper(step, finished_steps(run), reachable_steps(run))
 
 

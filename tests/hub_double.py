@@ -36,7 +36,12 @@ ACCOUNTS = {  # token → account
     ALICE: {"name": "alice", "role": "write", "orgs": ["acme"]},
     ALICE_READS: {"name": "alice", "role": "read", "orgs": ["acme"]},
     BOB: {"name": "bob", "role": "write", "orgs": []},
-    CAROL: {"name": "carol", "role": "fineGrained", "orgs": ["acme"], "may": {"acme": ["repo.write"]}},
+    CAROL: {
+        "name": "carol",
+        "role": "fineGrained",
+        "orgs": ["acme"],
+        "may": {"acme": ["repo.write"], "carol/one": ["repo.write"]},
+    },
 }
 
 
@@ -136,10 +141,10 @@ class HubDouble:
             raise Refused(401, "Invalid credentials in Authorization header")
         return ACCOUNTS[token]
 
-    def writer(self, request: Request, owner: str) -> None:
+    def writer(self, request: Request, owner: str, repo_id: str = "") -> None:
         who = self.account(request)
         mine = owner == who["name"] or owner in who["orgs"]
-        may = who["role"] == "write" or "repo.write" in who.get("may", {}).get(owner, ())
+        may = who["role"] == "write" or any("repo.write" in who.get("may", {}).get(n, ()) for n in (owner, repo_id))
         if not (mine and may):
             raise Refused(403, f"Forbidden: you don't have the right to write to {owner}")
 
@@ -151,7 +156,7 @@ class HubDouble:
         if repo is None or (repo.private and parts["owner"] not in (who["name"], *who["orgs"])):
             raise Refused(404 if signed_in else 401, "Repository not found", "RepoNotFound")
         if write:
-            self.writer(request, parts["owner"])
+            self.writer(request, parts["owner"], repo.id)
         return repo
 
     # --- routes ---
@@ -283,6 +288,8 @@ class HubDouble:
                 repo.files[value["path"]] = self.store(base64.b64decode(value["content"]))
             elif item["key"] == "lfsFile":
                 repo.files[value["path"]] = value["oid"]
+            elif item["key"] == "deletedFile":
+                del repo.files[value["path"]]
         repo.commits.append(_sha1(f"{repo.id}{len(repo.commits)}"))
         url = f"{self.url}/{repo.id}/commit/{repo.commits[-1]}"
         return JSONResponse({"success": True, "commitOid": repo.commits[-1], "commitUrl": url, "hookOutput": ""})

@@ -18,7 +18,7 @@ from finetune_core.files import write_json
 from finetune_core.job import Said
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
-from finetune_core.sweep import Trial, ranked, read_space, sentence, swept, usual_space
+from finetune_core.sweep import Sweep, Trial, ranked, read_space, sentence, swept, usual_space
 from finetune_ui import beforehand, form, words_beforehand
 from finetune_ui.beforehand import Drawn
 from finetune_ui.frame import Page
@@ -164,6 +164,10 @@ def test_values_with_commas_are_tried_and_the_rest_stays_as_it_is():
     assert space == {"learning_rate": [1e-4, 2e-4], "method": ["lora", "full"]}
 
 
+def test_a_list_in_brackets_is_one_value():
+    assert read_space(["lora_target_modules=[q_proj,v_proj]"]) == (["lora_target_modules=[q_proj,v_proj]"], {})
+
+
 def test_a_value_that_the_recipe_refuses_is_told_before_anything_starts():
     with pytest.raises(FinetuneError, match="lora_r"):
         read_space(["lora_r=8,many"])
@@ -307,6 +311,57 @@ def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs
 
     trial = _try(recipe.replace(method="qlora"), {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
     assert trial.outcome == "failed" and "4 bits" in trial.problem
+
+
+def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monkeypatch):
+    """On a machine with a GPU a second passes between its lock and its first line."""
+    from filelock import FileLock
+
+    from finetune_core import preflight
+    from finetune_core.sweep import _try
+
+    run = Run.create(runs_dir, recipe)
+    lock = FileLock(run.path / "worker.lock")
+    monkeypatch.setattr(preflight, "create_run", lambda *_, **__: run)
+    monkeypatch.setattr(launch, "start", lambda *_, **__: lock.acquire())
+
+    def later(_seconds):
+        run.tell("done", outcome="finished", seconds=1.0)
+        lock.release()
+
+    monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=later))
+    assert _try(recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool).outcome == "finished"
+
+
+@pytest.fixture
+def failed_sweep(recipe, runs_dir, tmp_path, monkeypatch, capsys):
+    """A sweep whose only trial fails, over the folder of an earlier one: (exit code, what it said, the table it began
+    with)."""
+    folder, began = tmp_path / "job", []
+    folder.mkdir()
+    (folder / "report.json").write_text('{"trials": [{"run": "earlier"}]}')
+
+    def work(*_, on_change, **__):
+        began.append((folder / "report.json").exists())
+        trials = [Trial("a", {"lora_r": 8}, "failed", problem="It did not fit. Choose a smaller model.")]
+        on_change(found := Sweep({"lora_r": [8]}, 1, trials, sentence(trials, {})))
+        return found
+
+    monkeypatch.setattr("finetune_core.sweep.sweep", work)
+    file = tmp_path / "recipe.yaml"
+    recipe.save(file)
+    code = main(["sweep", str(file), "lora_r=8,", "--json", "--into", str(folder), "--runs-dir", str(runs_dir)])
+    return code, json.loads(capsys.readouterr().out), began
+
+
+def test_a_sweep_in_which_nothing_finished_has_failed_and_says_why(failed_sweep):
+    code, found, _ = failed_sweep
+    assert code == 1
+    assert found["sentence"] == "No trial came to its end. It did not fit. Choose a smaller model."
+
+
+def test_the_table_of_an_earlier_sweep_is_gone_when_the_next_begins(failed_sweep):
+    assert failed_sweep[2] == [False]
 
 
 def test_the_table_is_escaped_and_offers_the_settings(runs_dir):

@@ -14,7 +14,7 @@ from finetune_ui import begin
 
 def test_start_makes_one_run_for_a_double_click(looks, tiny_boxes, seen, runs_dir, monkeypatch):
     started = []
-    monkeypatch.setattr(begin.launch, "start", lambda run, _token: started.append(run))
+    monkeypatch.setattr(begin.launch, "start", lambda run, _token, options: started.append(run))
     draft = begin.new_draft()
     first = begin.press(looks, runs_dir, "check", draft, *tiny_boxes)
     second = begin.press(looks, runs_dir, "check", draft, *tiny_boxes)
@@ -23,7 +23,7 @@ def test_start_makes_one_run_for_a_double_click(looks, tiny_boxes, seen, runs_di
 
 
 def test_another_recipe_of_the_same_draft_is_another_run(looks, tiny_boxes, seen, runs_dir, monkeypatch):
-    monkeypatch.setattr(begin.launch, "start", lambda *_: None)
+    monkeypatch.setattr(begin.launch, "start", lambda *_, **__: None)
     changed = list(tiny_boxes)
     changed[box_at("lora_r")] = "4"
     runs = {begin.press(looks, runs_dir, "check", "draft", *boxes)[0] for boxes in (tiny_boxes, changed)}

@@ -49,7 +49,10 @@ def test_the_best_comes_first_and_what_was_not_proved_last(runs):
     found = side_by_side([look_at(run) for run in runs])
     assert [run["id"].rpartition("-")[2] for run in found["runs"]] == ["better", "worse", "unproved"]
     assert found["settings"]["learning_rate"] == [1e-3, 1e-4, 1e-3]
-    assert found["sentence"] == "The first is better than every other, by more than chance."
+    assert found["sentence"] == (
+        "The first is better than the second, by more than chance. The third was not proved on the same rows in the "
+        "same way."
+    )
 
 
 def test_the_difference_is_paired_over_the_rows_that_both_answered(runs):
@@ -62,6 +65,37 @@ def test_runs_that_were_scored_differently_are_not_paired(runs):
     runs[0].write_report(report)
     assert pair_up(look_at(runs[1]), look_at(runs[0])) is None
     assert pair_up(look_at(runs[1]), look_at(runs[2])) is None
+
+
+def seen(runs_dir, tail, scores=BETTER, kind="label", **values):
+    run = make_run(runs_dir, tail, scores, **values)
+    run.write_report(run.report() | {"metric_kind": kind})
+    return look_at(run)
+
+
+def test_scores_of_different_metrics_are_not_ranked_together(runs_dir):
+    """A loss of 0.3 nats is neither better nor worse than 100 % right."""
+    runs = [seen(runs_dir, "loss", kind="loss"), seen(runs_dir, "worse", WORSE), seen(runs_dir, "better")]
+    found = side_by_side(runs)
+    assert [run["id"].rpartition("-")[2] for run in found["runs"]] == ["better", "worse", "loss"]
+    assert [pair["second"] for pair in found["pairs"]] == [runs[1].id]
+
+
+def test_losses_of_different_base_models_are_not_compared(runs_dir):
+    """Nats per token say nothing where the tokens are others."""
+    one = seen(runs_dir, "this", WORSE, "loss", model_name_or_path="a/one")
+    other = seen(runs_dir, "other", BETTER, "loss", model_name_or_path="b/other")
+    same = seen(runs_dir, "same", BETTER, "loss", model_name_or_path="a/one")
+    assert pair_up(one, other) is None and pair_up(one, same)["better"] is True
+
+
+def test_a_run_that_does_better_on_the_common_rows_is_told(runs_dir):
+    fewer = WORSE[:20]
+    long = seen(runs_dir, "long", fewer + ((0, 0, 1),) * 90)
+    short = seen(runs_dir, "short", ((0, 0, 1),) * 10 + WORSE[:10])
+    said = side_by_side([long, short])
+    assert said["pairs"][0]["better"] is False
+    assert said["sentence"] == "On the rows that both answered, the second did better than the first."
 
 
 def test_equal_runs_are_told_to_be_equal(runs_dir):

@@ -12,6 +12,7 @@ from finetune_core.recipe import STARTER_MODEL, Recipe
 from finetune_core.run import Run
 from finetune_core.takeaway.card import card
 from finetune_core.takeaway.facts import Facts, Licence, base_licence, gather
+from finetune_core.takeaway.kept import about
 
 REPORT = {
     "n": 50,
@@ -88,6 +89,12 @@ def test_the_parity_stands_there():
     assert "20 of 20" in card(FACTS, "merged") and "Are these files" not in card(replace(FACTS, parity=None), "merged")
 
 
+def test_a_card_of_a_training_in_4_bits_does_not_call_the_full_precision_model_the_one_that_was_trained():
+    four_bits = card(replace(FACTS, recipe=Recipe(method="qlora")), "adapter")
+    assert "on its base model in full precision" in four_bits and "as it was trained was asked" not in four_bits
+    assert "as it was trained was asked" in card(FACTS, "adapter")
+
+
 def test_a_licence_is_inherited_and_never_invented():
     text = card(replace(FACTS, licence=Licence()), "merged")
     assert "license" not in front(text) and "Not known." in text
@@ -125,6 +132,21 @@ def test_the_snippet_is_a_program(to):
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "snippet", "exec")
     assert '.from_pretrained("alice/acme")' in code and "Be brief." in code
+
+
+def test_no_word_of_the_rows_leaves_beside_the_weights(runs_dir):
+    secret = "zaak-Jansen-4711"
+    run = Run.create(runs_dir, Recipe())
+    rivals = [{**REPORT["rivals"][0], "name": "system", "note": f"Answer with exactly one of these: {secret}."}]
+    said = {"note": f"Your check: KeyError: {secret}", "metric_kind": "check", "judge": {"error": {"problem": secret}}}
+    run.write_report({**REPORT, **said, "rivals": rivals, "rows": [{"prompt": secret}]})
+    passed = [{"code": "rare-label", "says": f"{secret} stands in one row.", "rows": 1}]
+    write_jsonl(run.path / "data" / "train.jsonl", [])
+    (run.path / "data" / "card.json").write_text(json.dumps(DATA | {"labels": {secret: 3}, "warnings_passed": passed}))
+    left = about(run)
+    assert secret not in json.dumps(left)
+    assert left["report"]["rivals"][0]["score"] == 0.24
+    assert left["data"]["warnings_passed"] == [{"code": "rare-label", "rows": 1}]
 
 
 def test_facts_are_read_from_a_run(runs_dir):

@@ -53,5 +53,28 @@ def test_what_cannot_work_is_refused_within_seconds_and_makes_no_run(recipe, run
     assert not list(runs_dir.glob("*/recipe.yaml"))
 
 
+@pytest.mark.parametrize("name", ["tail", "id", "folder"])
+def test_train_takes_a_run_by_its_folder_its_id_or_its_end(recipe, runs_dir, monkeypatch, name):
+    from finetune_core import cli
+    from finetune_core.run import Run
+
+    run, trained = Run.create(runs_dir, recipe, tail="x7Kq"), []
+    monkeypatch.setattr("finetune_core.train.train", lambda run, **_: trained.append(run.id) or "finished")
+    given = {"tail": "x7Kq", "id": run.id, "folder": str(run.path)}[name]
+    assert cli.main(["train", given, "--runs-dir", str(runs_dir)]) == 0
+    assert trained == [run.id]
+
+
+def test_a_presets_name_is_never_a_run(recipe, runs_dir):
+    from finetune_core.recipe import list_presets
+    from finetune_core.run import Run
+    from finetune_core.verbs import _run_named
+
+    name = list_presets()[0].name
+    (runs_dir / f"run-{name}").mkdir(parents=True)
+    recipe.save(runs_dir / f"run-{name}" / "recipe.yaml")
+    assert Run.find(runs_dir, name) and _run_named(runs_dir, name) is None
+
+
 def test_a_wrong_verb_is_a_usage_error(runs_dir):
     assert command("fly", runs_dir=runs_dir).returncode == 2

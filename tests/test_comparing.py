@@ -9,7 +9,7 @@ from test_prove import make_report
 from tuned import make_tuned_run
 
 from finetune_core import launch
-from finetune_core.cli import main
+from finetune_core.cli import main, parser
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Said
 from finetune_ui import comparing, words_comparing
@@ -34,16 +34,22 @@ def test_boxes_left_empty_ask_for_nothing_special():
 @pytest.mark.parametrize(
     ("choices", "flags"),
     [
-        ({"system": "Be exact."}, ["--system-prompt", "Be exact."]),
+        ({"system": "Be exact."}, ["--system-prompt=Be exact."]),
         ({"examples": "8", "rows": " 40 "}, ["--examples", "8", "--rows", "40"]),
         ({"metric": "json"}, ["--metric", "json"]),
         ({"forgetting": False}, ["--no-forgetting"]),
         ({"judge_url": "http://127.0.0.1:8000/v1", "judge_model": "big", "judge_key": "sk-secret"},
-         ["--judge", "http://127.0.0.1:8000/v1", "--judge-model", "big"]),
+         ["--judge", "http://127.0.0.1:8000/v1", "--judge-model=big"]),
     ],
 )  # fmt: skip
 def test_choices_become_flags_and_a_key_never_does(choices, flags):
     assert Choices(**choices).options() == flags
+
+
+def test_a_prompt_that_begins_with_a_dash_is_still_a_prompt():
+    flags = Choices(system="-kort", judge_url="http://x/v1", judge_model="--big").options()
+    options = parser().parse_args(["evaluate", "run", *flags])
+    assert (options.system_prompt, options.judge_model) == ("-kort", "--big")
 
 
 @pytest.mark.parametrize(

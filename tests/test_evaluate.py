@@ -102,7 +102,7 @@ def test_quick_asks_base_and_tuned_only(proved_again):
 
 
 def test_a_stop_ends_the_comparison_and_keeps_what_is_done(proof_run, proof_chatter, proof_report, monkeypatch):
-    from finetune_core.evaluate import evaluate
+    from finetune_core.evaluate import Asked, evaluate
 
     turns, generate = [], proof_chatter.generate
 
@@ -112,7 +112,7 @@ def test_a_stop_ends_the_comparison_and_keeps_what_is_done(proof_run, proof_chat
 
     monkeypatch.setattr(proof_chatter, "generate", counted)
     try:
-        stopped = evaluate(proof_run, proof_chatter, should_stop=lambda: len(turns) > 2)
+        stopped = evaluate(proof_run, proof_chatter, asked=Asked(again=True), should_stop=lambda: len(turns) > 2)
     finally:
         proof_run.write_report(proof_report)
     assert stopped["complete"] is False and [rival["name"] for rival in stopped["rivals"]] == ["base", "tuned"]

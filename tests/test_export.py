@@ -147,6 +147,24 @@ def test_the_adapter_is_exported_as_it_was_trained(run, tmp_path):
     assert "training_args.bin" not in made["files"]
 
 
+def test_both_sides_of_a_comparison_compute_in_the_same_format_whatever_memory_is_left(run, tmp_path, monkeypatch):
+    """torch keeps what the first model took, so a second look at the free memory would choose another."""
+    from finetune_core import model
+    from finetune_core.machine import Machine
+
+    looks, loaded, freed, load = [], [], [], model.load_base
+
+    def shrinking():
+        looks.append(1)
+        return Machine(cores=2, memory_gb=8, available_gb=8 if len(looks) == 1 else 0, gpus=(), kind="cpu")
+
+    monkeypatch.setattr("finetune_core.takeaway.export.this_machine", shrinking)
+    monkeypatch.setattr(model, "load_base", lambda *at, **how: loaded.append(how["dtype"]) or load(*at, **how))
+    monkeypatch.setattr(model, "free_memory", lambda: freed.append(len(loaded)))
+    assert export(run, "adapter", tmp_path / "adapter")["parity"]["passed"]
+    assert loaded == ["float32", "float32"] and freed == [1]
+
+
 def test_a_fully_tuned_model_is_exported_whole(runs_dir, tiny_model_dir, tmp_path):
     run = make_tuned_run(runs_dir, tiny_model_dir, method="full", max_new_tokens=6)
     made = export(run, "merged", tmp_path / "out")  # it has no rows: plain questions are asked

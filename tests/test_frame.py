@@ -7,6 +7,8 @@ import time
 import pytest
 from page_helpers import make_run
 
+from finetune_core.recipe import Recipe
+from finetune_core.run import Run
 from finetune_ui import frame
 
 
@@ -71,3 +73,10 @@ def test_the_rail_reads_a_report_once_for_each_version(runs_dir, monkeypatch):
 def test_an_address_cannot_lead_out_of_the_runs_folder(name, runs_dir):
     make_run(runs_dir)
     assert frame.find(runs_dir, name) is None
+
+
+def test_a_folder_with_an_odd_name_is_no_markup(tmp_path):
+    run = Run(tmp_path / 'x" onfocus="alert(1)')
+    run.path.mkdir()
+    Recipe().save(run.path / "recipe.yaml")
+    assert 'onfocus="' not in frame.draw_path(run, "choose")

@@ -155,3 +155,38 @@ def test_a_character_cut_off_by_the_end_is_shown_as_such(tuned_chatter):
     pieces = TextPieces(tuned_chatter.tokenizer.backend)
     coffee = tuned_chatter.tokenizer.backend.encode("☕").ids
     assert (pieces.add(coffee[0]), pieces.rest()) == ("", "\ufffd")
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_batch_that_does_not_fit_into_memory_is_asked_in_halves(tuned_chatter, monkeypatch, after):
+    import torch
+
+    asked = prompts(tuned_chatter)
+    whole = tuned_chatter.generate("tuned", asked, max_new_tokens=12, references=[[5, 6]] * len(asked))
+    forward, sizes, told = Decoding._forward, [], []
+
+    def small_memory(self, model, tokens, *rest):
+        sizes.append(len(tokens))
+        if len(tokens) > 2 and len(sizes) > after:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, model, tokens, *rest)
+
+    monkeypatch.setattr(Decoding, "_forward", small_memory)
+    halved = tuned_chatter.generate(
+        "tuned", asked, max_new_tokens=12, references=[[5, 6]] * len(asked), on_tokens=lambda *now: told.append(now)
+    )
+    assert max(sizes) == 5 and ids(halved) == ids(whole)
+    assert [answer.finish_reason for answer in halved] == [answer.finish_reason for answer in whole]
+    assert [answer.reference.loss for answer in halved] == [pytest.approx(a.reference.loss, rel=1e-4) for a in whole]
+    assert told[-1][0] == len(asked)
+
+
+def test_a_single_prompt_that_does_not_fit_into_memory_is_told(tuned_chatter, monkeypatch):
+    import torch
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Decoding, "_forward", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        tuned_chatter.generate("tuned", prompts(tuned_chatter), max_new_tokens=4)

@@ -94,6 +94,36 @@ def test_discard_ends_the_worker_and_leaves_nothing(slow, runs_dir):
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
 
 
+def test_discard_ends_an_export_that_goes_on(recipe, runs_dir):
+    import sys
+
+    from finetune_core.run import Run
+
+    run = Run.create(runs_dir, recipe)
+    code = "import sys, time; from pathlib import Path; from finetune_core.job import Job\n"
+    code += "with Job(Path(sys.argv[1]), 'take-merged').working(): time.sleep(60)"
+    job = launch.taking(run, "merged")
+    launch.start_job(job, [sys.executable, "-c", code, str(run.path)])
+    pid = job.said().pid
+    launch.discard(run)
+    assert not run.path.exists()
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_a_worker_that_ends_at_once_is_told_with_what_to_do(recipe, runs_dir, monkeypatch):
+    import sys
+
+    from finetune_core.errors import FinetuneError
+    from finetune_core.run import Run
+
+    run = Run.create(runs_dir, recipe)
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", "raise SystemExit('no such module')"])
+    with pytest.raises(FinetuneError) as told:
+        launch.start(run)
+    assert "no such module" in told.value.problem
+    assert told.value.fix.startswith("Start it again") and str(run.log_path) in told.value.fix
+
+
 @pytest.mark.slow
 def test_the_token_is_nowhere_in_the_run(recipe, runs_dir):
     token = "hf_" + "Zq9" * 11

@@ -78,3 +78,27 @@ def test_a_smaller_memory_gives_the_same_likelihoods(proof_chatter, monkeypatch)
     assert [[one.loss for one in item] for item in parts] == [
         [pytest.approx(one.loss, rel=1e-4) for one in item] for item in whole
     ]
+
+
+def test_likelihoods_that_do_not_fit_into_memory_are_read_in_halves(proof_chatter, monkeypatch):
+    import torch
+
+    from finetune_core.proof import likelihood
+
+    asked = [likelihood.Asked([5, 6, 7 + i], [[9, 10], [11]]) for i in range(9)]
+    batch, sizes, done = likelihood._batch, [], []
+
+    def small_memory(model, items, *rest):
+        sizes.append(len(items))
+        if len(items) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return batch(model, items, *rest)
+
+    with likelihood.borrowed(proof_chatter, "base") as model:
+        whole = likelihood.likelihoods(model, asked, pad_id=0)
+        monkeypatch.setattr(likelihood, "_batch", small_memory)
+        halved = likelihood.likelihoods(model, asked, pad_id=0, on_done=done.append)
+    assert sizes == [9, 4, 2, 2, 2, 2, 1] and done[-1] == 9
+    assert [[one.loss for one in item] for item in halved] == [
+        [pytest.approx(one.loss, rel=1e-4) for one in item] for item in whole
+    ]

@@ -126,21 +126,21 @@ def test_what_is_pushed_answers_the_same_elsewhere(kind, hub, run, push, tmp_pat
 
 
 def test_only_the_result_is_sent(hub, push):
-    push("alice/only")
+    assert push("alice/only")[0] == 0
     sent = set(hub.repos["alice/only"].files)
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "recipe.yaml"} <= sent
     assert not [name for name in sent if name.endswith((".bin", ".pt", ".log", ".jsonl"))]
 
 
 def test_the_card_on_the_hub_loads_the_repository_by_its_name(hub, push):
-    push("alice/carded")
+    assert push("alice/carded")[0] == 0
     text = hub.object(hub.repos["alice/carded"].files["README.md"]).read_text()
     assert 'AutoPeftModelForCausalLM.from_pretrained("alice/carded")' in text
     assert "base_model: alice/tiny" in text and "base_model_relation: adapter" in text
 
 
 def test_a_second_push_sends_no_file_again(hub, push):
-    push("alice/twice")
+    assert push("alice/twice")[0] == 0
     before = hub.sent("PUT /_lfs")
     code, said, _ = push("alice/twice")
     assert code == 0, said
@@ -148,7 +148,7 @@ def test_a_second_push_sends_no_file_again(hub, push):
 
 
 def test_a_push_that_was_cut_off_goes_on(hub, push):
-    push("alice/cut-a")  # the weights are there for all repositories of this Hub: take them out
+    assert push("alice/cut-a")[0] == 0  # the weights are there for all repositories of this Hub: take them out
     sha = hub.repos["alice/cut-a"].files["adapter_model.safetensors"]
     hub.object(sha).unlink()
     hub.drop("PUT /_lfs", times=9)
@@ -184,6 +184,12 @@ def test_a_fine_grained_token_may_write_where_it_says(hub, push):
     assert code == 0, said
 
 
+def test_a_token_of_one_repository_may_write_there_and_nowhere_else(hub, push, tmp_path):
+    hub.add("carol/one", tmp_path, private=True)
+    code, said, _ = push("carol/one", token=CAROL)
+    assert code == 0, said
+
+
 def test_a_name_without_an_owner_goes_to_the_own_account(push):
     assert push("short")[1]["repo_id"] == "alice/short"
 
@@ -191,7 +197,24 @@ def test_a_name_without_an_owner_goes_to_the_own_account(push):
 def test_a_public_repository_is_not_filled_by_a_private_push(hub, push, tmp_path):
     hub.add("alice/open", tmp_path)
     assert push("alice/open")[1]["error"]["code"] == "repo-public"
-    assert push("alice/open", "--public")[0] == 0
+    code, said, _ = push("alice/open", "--public")
+    assert code == 0 and said["private"] is False
+
+
+def test_a_public_push_into_a_private_repository_says_that_it_is_private(hub, push):
+    assert push("alice/hidden")[0] == 0
+    code, said, _ = push("alice/hidden", "--public")
+    assert code == 0 and said["private"] is hub.repos["alice/hidden"].private is True
+
+
+def test_merged_weights_take_the_place_of_the_adapter_and_the_other_way_round(hub, push):
+    kinds = {"adapter_config.json", "adapter_model.safetensors"}, {"config.json", "model.safetensors"}
+    assert push("alice/both")[0] == 0
+    hub.repos["alice/both"].files["notes.md"] = hub.store(b"mine")
+    for options, (here, gone) in ((["--merged"], kinds[::-1]), ([], kinds)):
+        assert push("alice/both", *options)[0] == 0
+        files = set(hub.repos["alice/both"].files)
+        assert here <= files and not gone & files and "notes.md" in files
 
 
 MANY = """
@@ -233,7 +256,7 @@ def test_a_hub_that_hangs_is_said_within_five_seconds(hub, run, home):
 
 
 def test_the_token_is_in_no_file_and_in_nothing_that_was_said(run, home, push):
-    push("alice/secret")
+    assert push("alice/secret")[0] == 0
     for folder in (run.path, home):
         for file in folder.rglob("*"):
             if file.is_file():
@@ -265,7 +288,7 @@ except FinetuneError as error:
 def test_a_pushed_run_is_opened_on_another_machine(hub, push, tmp_path, run):
     run.write_report({"n": 6, "rivals": [], "rows": [{"prompt": "private words"}]})
     shutil.rmtree(run.path / "exports", ignore_errors=True)
-    push("alice/opened")
+    assert push("alice/opened")[0] == 0
     said = from_root(hub, tmp_path / "home", PULL, "alice/opened", str(tmp_path / "runs"))
     assert (said["status"], said["has"]) == ("finished", True)
     opened = Path(said["path"])

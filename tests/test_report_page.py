@@ -47,3 +47,12 @@ def test_the_page_of_a_report_without_rows_is_still_a_page():
 
     page = report_page({"verdict": {"sentence": "Nothing."}, "rivals": [], "rows": []}, Progress(), Recipe(), "run")
     assert "Nothing." in page and page.endswith("</html>\n")
+
+
+def test_numbers_that_are_none_do_not_become_markup():
+    from finetune_core.progress import Progress
+
+    areas = {"facts": {"before": "<script>", "after": 1, "n": 2}}
+    report = {"verdict": {}, "rivals": [], "rows": [], "forgetting": {"sentence": "It lost.", "areas": areas}}
+    with pytest.raises(ValueError, match="invalid literal"):
+        report_page(report, Progress(), Recipe(), "run")

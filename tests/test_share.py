@@ -13,8 +13,8 @@ from tuned import make_tuned_run
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
-from finetune_core.takeaway.kept import exports_dir, kept
-from finetune_ui import share, taking, words_take
+from finetune_core.takeaway.kept import exports_dir, kept, sizes
+from finetune_ui import share, taking, words, words_take
 from finetune_ui.frame import Page
 
 TOKEN = "hf_page0123456789abcdefghij"
@@ -85,8 +85,10 @@ def test_the_clocks_of_share_go_while_it_is_open(run, runs_dir):
 
 
 def test_each_card_says_how_large_it_gets(run):
-    text = shown(share.show(run))
-    assert "adapter" in text and "whole weights" in text and "8 bits" in text and "kB" in text
+    text, found = shown(share.show(run)), sizes(run)
+    assert set(found) == {"adapter", "merged", "f16", "q8_0", "q4_0"} and len(set(found.values())) == 5
+    for kind in ("adapter", "merged", "f16", "q8_0"):
+        assert words.size(found[kind]) in text, kind
 
 
 def test_nothing_is_sent_to_the_page_while_nothing_changed(run, runs_dir):

@@ -134,6 +134,7 @@ def test_the_owner_of_a_run_sees_it(program, run):
     assert run.id in told and SECRET in told and "yours to use" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", [BOB, None, "hf_unknown0123456789"], ids=["signed in", "nobody", "unknown token"])
 def test_no_handler_shows_or_changes_anothers_run(program, run, token):
     visit, before = Visit(program, token), files(run.path)
@@ -149,6 +150,7 @@ def test_a_token_that_a_caller_sends_along_is_no_sign_in(program, run):
     assert SECRET not in Visit(program, BOB).open(run.id, oauth_token=ALICE)
 
 
+@pytest.mark.slow
 def test_a_page_of_another_site_does_not_get_what_the_cookie_would_open(program, run):
     assert SECRET not in Visit(program, ALICE, origin="https://evil.example").open(run.id)
     assert SECRET in Visit(program, ALICE, origin=program.url).open(run.id)
@@ -166,6 +168,7 @@ def look_at(visit: Visit, model: str) -> str:
     return told
 
 
+@pytest.mark.slow
 def test_a_private_model_is_not_given_from_the_cache_to_who_may_not_read_it(program, hub, tiny_model_dir):
     hub.add("alice/tiny", tiny_model_dir, private=True)
     assert "Ready" in look_at(Visit(program, ALICE), "alice/tiny")

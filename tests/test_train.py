@@ -257,3 +257,16 @@ def test_the_stop_of_an_earlier_worker_stops_no_other(recipe, runs_dir):
     run = create_run(recipe, runs_dir)
     (run.path / "stop").touch()
     assert train(run) == "finished"
+
+
+def test_a_comparison_that_fails_costs_a_warning_and_not_the_training(recipe, runs_dir, monkeypatch):
+    import torch
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("finetune_core.evaluate.evaluate", no_memory)
+    run = run_in_process(recipe.replace(evaluate=True, max_steps=2), runs_dir)
+    [warning] = [event.data for event in run.events() if event.kind == "warning"]
+    assert run.status() == "finished" and run.has_result()
+    assert "ran out of memory" in warning["says"] and f"evaluate {run.id}" in warning["says"]

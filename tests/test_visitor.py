@@ -104,7 +104,7 @@ class Seen:
 def pressed(on_acme, runs_dir, monkeypatch):
     """What Start does for a visitor: (answer, what was started)."""
     started = []
-    monkeypatch.setattr(begin.launch, "start", lambda run, token=None: started.append((run, token)))
+    monkeypatch.setattr(begin.launch, "start", lambda run, token=None, options=(): started.append((run, token)))
     monkeypatch.setattr(begin.preflight, "create_run_from", lambda _seen, *more: Run.create(
         more[0], Recipe(), None, *more[1:]))  # fmt: skip
     looks = Seen()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from ..errors import FinetuneError
 from ..render import ChatTokenizer
-from .generate import Answer, Decoding, Likelihood, Memory, Sampling, TextPieces, batches
+from .batches import in_batches
+from .generate import Answer, Decoding, Likelihood, Memory, Sampling, TextPieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -128,7 +129,7 @@ class Chatter:
         references: Sequence[Sequence[int]] | None = None,
         **sampling: Unpack[Sampling],
     ) -> list[Answer]:
-        """Answers to prompts (token ids), in their order, written in batches of like length.
+        """Answers to prompts (token ids), in their order, written in batches of like length that fit into memory.
 
         references: token ids (or none) for each prompt; their likelihood comes with the answers, and what the model
         writes just like them costs no step.
@@ -140,8 +141,12 @@ class Chatter:
         reasons = ["cancelled"] * len(prompts)
         seconds = [0.0] * len(prompts)
         likelihoods: list[Likelihood | None] = [None] * len(prompts)
-        ended = written = 0
-        for group in batches([len(prompt) for prompt in prompts], *self._most(name)):
+
+        def write(group: list[int]) -> None:
+            for row in group:  # what memory cut off is written anew
+                ids[row], reasons[row] = [], "cancelled"
+            ended = sum(reason != "cancelled" for reason in reasons)
+            written = sum(map(len, ids)) + reasons.count("stop")
             began = time.monotonic()
             decoding = Decoding([prompts[row] for row in group], pad_id=self.tokenizer.pad_id, **sampling)
             going = set(range(len(group)))
@@ -171,6 +176,8 @@ class Chatter:
                     on_tokens(ended, written)
             for place in going:
                 seconds[group[place]] = time.monotonic() - began
+
+        in_batches([len(prompt) for prompt in prompts], *self._most(name), write)
         texts = [self.tokenizer.backend.decode(answer, skip_special_tokens=True) for answer in ids]
         return [Answer(*parts) for parts in zip(ids, texts, reasons, seconds, likelihoods, strict=True)]
 

@@ -272,23 +272,6 @@ def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
     return next((place for place in range(limit) if first[place] != last[place]), max(0, limit))
 
 
-def batches(lengths: Sequence[int], most_rows: int, most_tokens: int) -> list[list[int]]:
-    """Row numbers in batches of rows of like length, longest first: at most so many rows, and tokens with padding.
-
-    >>> batches([3, 9, 4, 8], most_rows=2, most_tokens=100)
-    [[1, 3], [2, 0]]
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    grouped: list[list[int]] = []
-    for row in order:
-        group = grouped[-1] if grouped else None
-        if group and len(group) < most_rows and lengths[group[0]] * (len(group) + 1) <= most_tokens:
-            group.append(row)
-        else:
-            grouped.append([row])
-    return grouped
-
-
 def measure(logits: torch.Tensor, answer: Sequence[int]) -> Likelihood:
     """From [at least len(answer), vocabulary] logits; the first row predicts the answer's first token."""
     wanted = torch.tensor(answer, device=logits.device)

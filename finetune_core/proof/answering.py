@@ -17,6 +17,7 @@ from .rivals import Rival
 
 if TYPE_CHECKING:
     from ..answers.chatter import Chatter
+    from .kept_answers import KeptAnswers
     from .likelihood import Asked as Target
 
 Scorer = Callable[[Contest, Sequence[str]], dict[str, list[float]]]  # scores by series, one for each row
@@ -33,12 +34,16 @@ def hold(
     should_stop: Callable[[], bool] | None = None,
     targets: Sequence[Target | None] = (),
     alone: int = 0,
+    kept: KeptAnswers | None = None,
 ) -> list[Entry]:
     """Let every rival answer every row. One that was stopped half-way is left out.
 
     targets: each row's reference as it is trained; base and tuned read it along with the question. alone: so many rows
-    are also asked one by one, for the time that a single request takes.
+    are also asked one by one, for the time that a single request takes. kept: what the base model said before is not
+    asked again.
     """
+    from .kept_answers import answers_of
+
     entries: list[Entry] = []
     if contest.metric.kind == "loss":
         return entries
@@ -50,24 +55,28 @@ def hold(
         def progress(ended: int, written: int, turn: int = turn, title: str = rival.title) -> None:
             tell((turn + ended / max(1, len(contest.rows))) / len(line_up), title)
 
-        answers = chatter.generate(
+        references = references_for(targets, prompts) if rival.name in QUICK and targets else None
+        answers, known = answers_of(
+            chatter,
             rival.model,
+            kept,
             prompts,
             max_new_tokens=contest.max_new_tokens,
             on_tokens=progress,
             should_stop=should_stop,
-            references=references_for(targets, prompts) if rival.name in QUICK and targets else None,
+            references=references,
         )
         if any(answer.finish_reason == "cancelled" for answer in answers):
             break
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began + sum(answers[place].seconds for place in known)
         scores = (scorer or score_answers)(contest, [answer.text for answer in answers])
         single = [
             chatter.generate(rival.model, [prompt], max_new_tokens=contest.max_new_tokens)[0].seconds
             for prompt in prompts[:alone]
         ]
         latency = statistics.median(single) if single else None
-        entries.append(Entry(rival, answers, [len(prompt) for prompt in prompts], scores, seconds, latency))
+        lengths = [len(prompt) for prompt in prompts]
+        entries.append(Entry(rival, answers, lengths, scores, seconds, latency, len(known)))
     return entries
 
 
@@ -119,20 +128,24 @@ def references_for(targets: Sequence[Target | None], prompts: Sequence[list[int]
 
 
 def measure_loss(
-    chatter: Chatter, targets: Sequence[Target | None], names: Sequence[str], entries: Sequence[Entry] = ()
+    chatter: Chatter,
+    targets: Sequence[Target | None],
+    names: Sequence[str],
+    entries: Sequence[Entry] = (),
+    kept: KeptAnswers | None = None,
 ) -> dict[str, list[float]]:
-    """Nats per token of each row's reference, by model; what was measured along with the answers is not done again."""
-    from .likelihood import likelihoods
+    """Nats per token of each row's reference, by model; what was measured along with the answers, or is kept of the
+    base model, is not done again."""
+    from .kept_answers import likelihoods_of
 
     losses: dict[str, list[float]] = {}
     for name in names:
         answers = next((entry.answers for entry in entries if entry.rival.name == name), [None] * len(targets))
         known = [None if answer is None else answer.reference for answer in answers]
-        left = [place for place, target in enumerate(targets) if target is not None and known[place] is None]
         if name not in chatter.names() or not any(targets):
             continue
-        with chatter.borrow(name) as model:
-            found = likelihoods(model, [targets[place] for place in left], pad_id=chatter.tokenizer.pad_id)
+        left = [place for place, target in enumerate(targets) if target is not None and known[place] is None]
+        found = likelihoods_of(chatter, name, kept, [targets[place] for place in left])
         for place, (one,) in zip(left, found, strict=True):
             known[place] = one
         losses[name] = [one.per_token for one in known if one is not None]

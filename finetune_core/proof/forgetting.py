@@ -9,33 +9,38 @@ from typing import TYPE_CHECKING, Any
 from ..answers.generate import Answer
 from ..render import ChatTokenizer, render_many, render_prompt
 from .intervals import difference_interval
-from .likelihood import Asked, likelihoods, split_answer
+from .kept_answers import answers_of, likelihoods_of
+from .likelihood import Asked, split_answer
 from .probe import AREAS, Item, follows, load_probe
 
 if TYPE_CHECKING:
     from ..answers.chatter import Chatter
+    from .kept_answers import KeptAnswers
 
 PROBE_TOKENS = 32  # longest answer to a rule item or an open one
 
 
 def measure_forgetting(
-    chatter: Chatter, tuned: str = "tuned", on_fraction: Callable[[float], None] | None = None
+    chatter: Chatter,
+    tuned: str = "tuned",
+    on_fraction: Callable[[float], None] | None = None,
+    kept: KeptAnswers | None = None,
 ) -> dict[str, Any]:
-    """Ask base and tuned the probe; kept, lost and the drift, as a part of the report."""
+    """Ask base and tuned the probe; kept, lost and the drift, as a part of the report. kept: of the base model."""
     began = time.monotonic()
     tell = on_fraction or (lambda fraction: None)
     probe = load_probe()
     right: dict[str, dict[str, bool]] = {}
     written: dict[str, dict[str, Answer]] = {}
     for turn, name in enumerate(("base", tuned)):
-        written[name] = write_answers(chatter, name, probe)
+        written[name] = write_answers(chatter, name, probe, kept)
         tell(0.5 * turn + 0.15)
         right[name] = {item.id: follows(item.rule, written[name][item.id].text) for item in probe if item.rule}
-        right[name] |= choose_answers(chatter, name, [item for item in probe if item.right])
+        right[name] |= choose_answers(chatter, name, [item for item in probe if item.right], kept)
         tell(0.5 * turn + 0.4)
     scored = [item for item in probe if item.area != "open"]
     found = kept_and_lost([right["base"][item.id] for item in scored], [right[tuned][item.id] for item in scored])
-    drift = measure_drift(chatter, tuned, probe, written["base"])
+    drift = measure_drift(chatter, tuned, probe, written["base"], kept)
     tell(1.0)
     return found | {
         "areas": {
@@ -85,27 +90,31 @@ def kept_and_lost(before: Sequence[bool], after: Sequence[bool]) -> dict[str, An
     }
 
 
-def write_answers(chatter: Chatter, name: str, probe: Sequence[Item]) -> dict[str, Answer]:
+def write_answers(
+    chatter: Chatter, name: str, probe: Sequence[Item], kept: KeptAnswers | None = None
+) -> dict[str, Answer]:
     """What the model writes for items with a rule and for open ones, by id."""
     items = [item for item in probe if not item.right]
     prompts = [render_prompt(item.messages, chatter.tokenizer) for item in items]
-    answers = chatter.generate(name, prompts, max_new_tokens=PROBE_TOKENS)
+    answers, _ = answers_of(chatter, name, kept, prompts, max_new_tokens=PROBE_TOKENS)
     return {item.id: answer for item, answer in zip(items, answers, strict=True)}
 
 
-def choose_answers(chatter: Chatter, name: str, items: Sequence[Item]) -> dict[str, bool]:
+def choose_answers(
+    chatter: Chatter, name: str, items: Sequence[Item], kept: KeptAnswers | None = None
+) -> dict[str, bool]:
     """For each item: is the right answer likelier than every wrong one, each completed to the end of the turn?"""
     tokenizer = chatter.tokenizer
-    asked = [with_answers(item, tokenizer) for item in items]
-    with chatter.borrow(name) as model:
-        found = likelihoods(model, asked, pad_id=tokenizer.pad_id)
+    found = likelihoods_of(chatter, name, kept, [with_answers(item, tokenizer) for item in items])
     return {
         item.id: all(right.loss < other.loss for other in wrong)
         for item, (right, *wrong) in zip(items, found, strict=True)
     }
 
 
-def measure_drift(chatter: Chatter, tuned: str, probe: Sequence[Item], written: dict[str, Answer]) -> dict[str, Any]:
+def measure_drift(
+    chatter: Chatter, tuned: str, probe: Sequence[Item], written: dict[str, Answer], kept: KeptAnswers | None = None
+) -> dict[str, Any]:
     """How the tuned model judges the base model's own answers: the share of tokens it would have chosen too, and how
     many nats less likely each became (for answers drawn from the base model this estimates the KL divergence)."""
     tokenizer = chatter.tokenizer
@@ -115,8 +124,7 @@ def measure_drift(chatter: Chatter, tuned: str, probe: Sequence[Item], written: 
         return {"tokens": 0, "same": None, "nats": None, "sentence": ""}
     judged = {}
     for name in ("base", tuned):
-        with chatter.borrow(name) as model:
-            judged[name] = [one for (one,) in likelihoods(model, asked, pad_id=tokenizer.pad_id)]
+        judged[name] = [one for (one,) in likelihoods_of(chatter, name, kept, asked)]
     tokens = sum(one.tokens for one in judged[tuned])
     same = sum(one.likeliest for one in judged[tuned]) / tokens
     nats = (sum(one.loss for one in judged[tuned]) - sum(one.loss for one in judged["base"])) / tokens

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..answers.batches import in_batches
 from ..answers.generate import (
     MOST_LOGITS,
     SHARED_MINIMUM,
     Likelihood,
     _arguments,
     _can_be_cut,
-    batches,
     measure,
     shared_beginning,
 )
@@ -62,14 +62,17 @@ def likelihoods(
     found: list[list[Likelihood]] = [[] for _ in asked]
     done = 0
     alone = bool(getattr(model, "_is_stateful", False))  # padding would become part of a recurrent state
-    lengths = [len(item.prompt) + max(map(len, item.answers)) * len(item.answers) for item in asked]
-    for group in batches(lengths, 1 if alone else MOST_ROWS, MOST_TOKENS):
-        items = [asked[place] for place in group]
-        for place, results in zip(group, _batch(model, items, pad_id, alone), strict=True):
+
+    def read(group: list[int]) -> None:
+        nonlocal done
+        for place, results in zip(group, _batch(model, [asked[place] for place in group], pad_id, alone), strict=True):
             found[place] = results
         done += len(group)
         if on_done:
             on_done(done)
+
+    lengths = [len(item.prompt) + max(map(len, item.answers)) * len(item.answers) for item in asked]
+    in_batches(lengths, 1 if alone else MOST_ROWS, MOST_TOKENS, read)
     return found
 
 

@@ -38,6 +38,7 @@ class Entry:
     scores: dict[str, list[float]]
     seconds: float
     latency: float | None = None  # seconds of one request answered alone
+    kept: int = 0  # answers that were known from an earlier comparison
 
 
 def write_up(contest: Contest, entries: Sequence[Entry], loss: dict[str, list[float]]) -> dict[str, Any]:
@@ -161,6 +162,7 @@ def _summary(entry: Entry, contest: Contest) -> dict[str, Any]:
         "mean_length": round(float(np.mean(lengths)), 1) if n else 0.0,
         "stop_rate": sum(answer.finish_reason == "stop" for answer in entry.answers) / max(1, n),
         "seconds": round(entry.seconds, 2),
+        "answers_kept": entry.kept,
         "seconds_per_request": None if entry.latency is None else round(entry.latency, 3),
     }
     if contest.metric.kind == "label" and n:

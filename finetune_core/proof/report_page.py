@@ -157,8 +157,8 @@ def _forgetting(found: Mapping[str, Any] | None) -> str:
     if not found:
         return ""
     body = "".join(
-        f"<tr><th scope=row>{esc(area.capitalize())}</th><td>{part['before']} of {part['n']}</td>"
-        f"<td>{part['after']} of {part['n']}</td></tr>"
+        f"<tr><th scope=row>{esc(area.capitalize())}</th><td>{int(part['before'])} of {int(part['n'])}</td>"
+        f"<td>{int(part['after'])} of {int(part['n'])}</td></tr>"
         for area, part in (found.get("areas") or {}).items()
     )
     drift = (found.get("drift") or {}).get("sentence", "")

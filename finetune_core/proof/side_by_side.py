@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from ..run import Run
 from .verdict import compare
 
 FEWEST_COMMON_ROWS = 5
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 NOT_LEARNED = ("accept_warnings", "sample_prompt", "evaluate")  # settings that change nothing about what is learned
 
 
@@ -36,7 +38,7 @@ def side_by_side(runs: Sequence[Seen]) -> dict[str, Any]:
 
     Paired differences are only made between runs that were scored in the same way on the same rows.
     """
-    ordered = sorted(runs, key=_rank)
+    ordered = _ranked(runs)
     best = ordered[0] if ordered else None
     pairs = [pair for other in ordered[1:] if (pair := pair_up(best, other))] if best else []
     return {
@@ -88,7 +90,7 @@ def pair_up(first: Seen, second: Seen) -> dict[str, Any] | None:
     """The paired difference of two tuned models on the rows that both answered; None if they cannot be compared."""
     a, b = first.report or {}, second.report or {}
     kind = a.get("metric_kind")
-    if kind is None or kind != b.get("metric_kind") or kind == "check":  # two checks may be two different ones
+    if kind is None or kind == "check" or _scale(first) != _scale(second):  # two checks may be two different ones
         return None
     mine, theirs = _scores(a), _scores(b)
     common = [key for key in mine if key in theirs]
@@ -116,26 +118,59 @@ def _scores(report: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _rank(run: Seen) -> tuple[bool, float, float]:
-    """Best first: by score (of a loss, less is better), then by the lowest validation loss."""
-    report = run.report or {}
-    score = tuned_of(report).get("score")
-    validation = min((loss for _, loss in run.progress.eval_loss), default=float("inf"))
-    if score is None:
-        return True, 0.0, validation
-    return False, score if report.get("metric_kind") == "loss" else -score, validation
+def _ranked(runs: Sequence[Seen]) -> list[Seen]:
+    """Best first, within what can be ranked together: the scale of most runs first, what was not proved last."""
+    scales = [_scale(run) for run in runs]
+
+    def rank(place: int) -> tuple[bool, int, int, float]:
+        run, scale = runs[place], scales[place]
+        score = tuned_of(run.report or {}).get("score")
+        validation = min((loss for _, loss in run.progress.eval_loss), default=math.inf)
+        worst_last = validation if score is None else score if scale[0] == "loss" else -score
+        return score is None, -scales.count(scale), scales.index(scale), worst_last
+
+    return [runs[place] for place in sorted(range(len(runs)), key=rank)]
+
+
+def _scale(run: Seen) -> tuple[str, ...]:
+    """What its score can be ranked with: the same metric; of a loss per token, only that of the same base model."""
+    kind = str((run.report or {}).get("metric_kind") or "")
+    scored = tuned_of(run.report or {}).get("score") is not None
+    model = (run.recipe.model_name_or_path, run.recipe.model_revision or "")
+    return (kind,) if scored and kind != "loss" else (kind if scored else "", *model)
 
 
 def _sentence(ordered: Sequence[Seen], pairs: Sequence[Mapping[str, Any]]) -> str:
-    """What can be said about the best of them."""
+    """What can be said about the first of them, naming only runs that were compared with it."""
     if len(ordered) < 2:
         return "Choose at least two runs."
     if not pairs:
         return "These runs were not proved on the same rows in the same way, so only their curves can be compared."
-    open_pairs = [pair for pair in pairs if pair["better"] is not True]
-    if not open_pairs:
-        others = "the other" if len(ordered) == 2 else "every other"
-        return f"The first is better than {others}, by more than chance."
-    if len(open_pairs) == len(pairs):
-        return f"No difference that {pairs[0]['n']} rows can show: take the cheaper one."
-    return "The first is better than some, but not all, by more than chance."
+    places = {run.id: place for place, run in enumerate(ordered)}
+    found: dict[bool | None, list[int]] = {True: [], None: [], False: []}
+    for pair in pairs:
+        found[pair["better"]].append(places[pair["second"]])
+    parts = []
+    if found[True]:
+        everyone = len(found[True]) == len(ordered) - 1 > 1
+        others = "every other" if everyone else "the other" if len(ordered) == 2 else _named(found[True])
+        parts.append(f"The first is better than {others}, by more than chance.")
+    if found[None]:
+        rows = f"{min(pair['n'] for pair in pairs if pair['better'] is None)} rows"
+        whom = "" if len(found[None]) == len(ordered) - 1 else f" between the first and {_named(found[None])}"
+        parts.append(f"No difference{whom} that {rows} can show: take the cheaper one.")
+    if found[False]:
+        parts.append(f"On the rows that both answered, {_named(found[False])} did better than the first.")
+    if missing := sorted(set(range(1, len(ordered))) - {places[pair["second"]] for pair in pairs}):
+        was = "was" if len(missing) == 1 else "were"
+        parts.append(f"{_named(missing).capitalize()} {was} not proved on the same rows in the same way.")
+    return " ".join(parts)
+
+
+def _named(places: Sequence[int]) -> str:
+    """
+    >>> _named([1]), _named([1, 2, 3])
+    ('the second', 'the second, the third and the fourth')
+    """
+    names = [f"the {ORDINALS[place]}" if place < len(ORDINALS) else f"number {place + 1}" for place in sorted(places)]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -26,7 +26,7 @@ class Account:
     name: str
     organisations: tuple[str, ...]
     role: str  # "read", "write", "fineGrained"; "" where the Hub does not say (signed in by OAuth)
-    scopes: dict[str, tuple[str, ...]]  # of a fine-grained token: what it may do, by user or organisation
+    scopes: dict[str, tuple[str, ...]]  # of a fine-grained token: what it may do, by user, organisation or repository
 
     def full_name(self, repo_id: str) -> str:
         """owner/name for a name of one's own."""
@@ -41,7 +41,8 @@ class Account:
                 f"Call it {self.name}/{repo_id.split('/')[-1]}, or sign in with an account that may write there.",
                 code="not-yours",
             )
-        may = self.role in ("write", "admin", "") or "repo.write" in self.scopes.get(owner, ())
+        allowed = (*self.scopes.get(owner, ()), *self.scopes.get(repo_id, ()))
+        may = self.role in ("write", "admin", "") or "repo.write" in allowed
         if not may:
             raise FinetuneError(
                 f"This token of {self.name} may read on the Hub, but not write to {owner}.", SIGN_IN, "token-read-only"

@@ -45,7 +45,7 @@ def card(facts: Facts, to: str, repo_id: str | None = None, files: Sequence[str]
         "## What it learned from\n\n" + _data(facts),
         "## How it was trained\n\n" + _recipe(facts),
         "## How it is asked\n\n" + _template(facts),
-        "## Are these files what was trained?\n\n" + _parity(facts.parity) if facts.parity else "",
+        "## Are these files what was trained?\n\n" + _parity(facts.parity, facts.recipe.method) if facts.parity else "",
         "## Limits\n\n" + _limits(facts),
         "## Licence\n\n" + _licence(facts),
         f"Made with Fijn as run `{facts.run_id}`; every setting is in `recipe.yaml`.",
@@ -246,11 +246,17 @@ def _template(facts: Facts) -> str:
     )
 
 
-def _parity(parity: Mapping[str, Any]) -> str:
+def _parity(parity: Mapping[str, Any], method: str) -> str:
+    tuned = "the tuned model as it was trained was asked the same."
+    if method == "qlora":
+        tuned = (
+            "the same was asked of the adapter on its base model in full precision. The training and the scores above "
+            "had that base model in 4 bits, so these files may answer a little differently from what was scored."
+        )
     rows = (parity.get("by_file") or {"": parity}).items()
     lines = [
         f"Before they were kept, these files were loaded again and asked {parity['compared']} {parity['split']} "
-        "prompts, and the tuned model as it was trained was asked the same.",
+        f"prompts, and {tuned}",
         "",
         "| | run by | same greedy answers | log-probability of an answer's tokens, mean difference |",
         "|---|---|---|---|",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -109,12 +108,13 @@ def _make(
         for file in result_files(run):
             shutil.copyfile(file, making / file.name)
         copy_licence(base, making)
-    reference = _ask_tuned(run, base, say)
+    dtype = _comparing_dtype(run, base)  # once: both sides in the same, whatever memory is free later
+    reference = _ask_tuned(run, base, dtype, say)
     if to == "gguf":
         return _make_gguf(run, merged, making, kinds, reference, say)
     name = merged_dtype(run) if whole else "adapter"
     say("stage", name="comparing", fraction=0.5, says="asking the exported files")
-    chatter = _whole(run, making) if whole else _with_adapter(run, base, making)
+    chatter = _whole(run, making, dtype) if whole else _with_adapter(run, base, making, dtype)
     found = _compare(run, chatter, reference, name, say)
     return {}, require(found).as_dict()
 
@@ -162,13 +162,14 @@ def _make_gguf(
     return {"ollama": ollama}, {**worst, "by_file": found}
 
 
-def _ask_tuned(run: Run, base: Path, say: Tell) -> Reference:
-    """The tuned model (adapter on base) on held-out prompts, in float32 where that fits."""
+def _ask_tuned(run: Run, base: Path, dtype: str, say: Tell) -> Reference:
+    """The tuned model (adapter on base, which is not in 4 bits here) on held-out prompts. Its memory is free again."""
+    from ..model import free_memory
     from .traces import held_rows, prompts_of, trace
 
     say("stage", name="comparing", fraction=0.0, says="asking the tuned model")
     full = run.recipe.method == "full"
-    chatter = _whole(run, run.result_dir) if full else _with_adapter(run, base, run.result_dir)
+    chatter = _whole(run, run.result_dir, dtype) if full else _with_adapter(run, base, run.result_dir, dtype)
     split, rows = held_rows(run)
     prompts = prompts_of(rows, chatter.tokenizer)
     if not prompts:
@@ -179,7 +180,7 @@ def _ask_tuned(run: Run, base: Path, say: Tell) -> Reference:
         )
     traces = trace(chatter, "tuned", prompts, max_new_tokens=_most_tokens(run), on_fraction=_telling(say, 0.0))
     del chatter
-    gc.collect()
+    free_memory()
     return Reference(rows, split, prompts, traces)
 
 
@@ -199,27 +200,28 @@ def _compare(run: Run, chatter: Chatter, reference: Reference, name: str, say: T
     return judge(reference.traces, traces, name, engine="transformers", split=reference.split)
 
 
-def _with_adapter(run: Run, base: Path, adapter: Path) -> Chatter:
+def _with_adapter(run: Run, base: Path, adapter: Path, dtype: str) -> Chatter:
     """The base model with an adapter over it, and the adapter folder's own tokenizer and template."""
     from ..answers.chatter import AdapterModels, Chatter
     from ..model import load_base
     from ..render import load_tokenizer
 
-    model = load_base(base, dtype=_dtype(run, base), attn_implementation=run.recipe.attn_implementation or "sdpa")
+    model = load_base(base, dtype=dtype, attn_implementation=run.recipe.attn_implementation or "sdpa")
     return Chatter(AdapterModels(model, {"tuned": adapter}), load_tokenizer(adapter), ["tuned"])
 
 
-def _whole(run: Run, folder: Path) -> Chatter:
+def _whole(run: Run, folder: Path, dtype: str) -> Chatter:
     from .traces import chatter_of
 
-    return chatter_of(folder, _dtype(run, folder), run.recipe.attn_implementation or "sdpa")
+    return chatter_of(folder, dtype, run.recipe.attn_implementation or "sdpa")
 
 
-def _dtype(run: Run, weights: Path) -> str:
+def _comparing_dtype(run: Run, base: Path) -> str:
     """What to compute in while comparing: float32 shows what the export changed and nothing else, if it fits."""
     machine = this_machine()
     free = machine.gpus[0].free_gb if machine.gpus else machine.available_gb
-    return "float32" if 1.3 * 4 * count_weights(weights) < free * GIB else merged_dtype(run)
+    weights = count_weights(run.result_dir if run.recipe.method == "full" else base)
+    return "float32" if 1.3 * 4 * weights < free * GIB else merged_dtype(run)
 
 
 def _most_tokens(run: Run) -> int:

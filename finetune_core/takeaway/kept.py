@@ -35,11 +35,7 @@ def about(run: Run) -> dict[str, Any]:
     events = run.events()
     last = {kind: [event.data for event in events if event.kind == kind][-1:] for kind in ("start", "done")}
     start, done = ((last[kind] or [{}])[0] for kind in ("start", "done"))
-    report = run.report()
-    if report:
-        base = shareable_recipe(run.recipe).model_name_or_path
-        settings = {**(report.get("settings") or {}), "model_name_or_path": base}
-        report = {**report, "rows": [], "settings": settings}
+    report = _without_words(run, report) if (report := run.report()) else None
     data = read_json(run.path / "data" / "card.json") or {}
     source = data.get("source") or {}
     if source.get("place") not in ("hub", "starter"):
@@ -47,12 +43,30 @@ def about(run: Run) -> dict[str, Any]:
     return {
         "run": run.id,
         "report": report,
-        "data": {**data, "labels": None} if data else None,
+        "data": {**data, "labels": None, "warnings_passed": _codes(data)} if data else None,
         "start": {key: start[key] for key in ("machine", "versions") if key in start},
         "done": {
             key: done[key] for key in ("outcome", "seconds", "steps", "best_step", "train_seconds") if key in done
         },
     }
+
+
+def _without_words(run: Run, report: dict[str, Any]) -> dict[str, Any]:
+    """A report without its rows and without what may quote them: what rivals were told, what a check or judge said."""
+    base = shareable_recipe(run.recipe).model_name_or_path
+    return {
+        **report,
+        "rows": [],
+        "rivals": [{**rival, "note": ""} for rival in report.get("rivals") or ()],
+        "note": "" if report.get("metric_kind") == "check" else report.get("note", ""),
+        "judge": None if "error" in (report.get("judge") or ()) else report.get("judge"),
+        "settings": {**(report.get("settings") or {}), "model_name_or_path": base},
+    }
+
+
+def _codes(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The warnings that were passed by their codes; in their words they quote answers."""
+    return [{"code": passed.get("code"), "rows": passed.get("rows")} for passed in data.get("warnings_passed") or ()]
 
 
 def result_files(run: Run) -> list[Path]:

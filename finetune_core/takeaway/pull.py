@@ -1,8 +1,9 @@
-"""`pull`: open a run that was pushed to the Hub on this machine, with its proof, to chat with it and go on."""
+"""`pull`: open a run that was pushed to the Hub on this machine, with its proof: to chat with it and to take it along.
+
+Its rows stay where it was trained, so it is not trained any further here."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import Any
 
 from ..errors import FinetuneError
 from ..events import append_event
+from ..files import read_json, write_json
 from ..recipe import Recipe
 from ..run import Run
 from . import account
 from .kept import ABOUT, RESULT_FILES
+from .told import taken
 
 Tell = Callable[..., Any]
 
@@ -45,7 +48,7 @@ def pull(
         recipe = Recipe.load(folder / "recipe.yaml")
         if not is_adapter and recipe.method != "full":  # merged: nothing is left to lay over a base model
             recipe = recipe.model_copy(update={"method": "full"})
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = read_json(folder / ABOUT) or {}
         run = Run.create(runs_dir, recipe)
         try:
             _fill(run, folder, about, repo_id)
@@ -60,15 +63,14 @@ def _fill(run: Run, folder: Path, about: dict[str, Any], repo_id: str) -> None:
     for file in folder.iterdir():
         if file.is_file() and file.name not in ("recipe.yaml", "README.md", ABOUT, "parity.json"):
             shutil.copyfile(file, run.result_dir / file.name)
-    if isinstance(about.get("data"), dict):
+    told = taken(about)
+    if data := told.get("data"):
         (run.path / "data").mkdir()
-        (run.path / "data" / "card.json").write_text(json.dumps(about["data"], indent=1), encoding="utf-8")
-    if isinstance(about.get("report"), dict):
-        run.write_report(about["report"])
-    start = about.get("start") if isinstance(about.get("start"), dict) else {}
-    done = about.get("done") if isinstance(about.get("done"), dict) else {}
-    append_event(run.diary, "start", **{**start, "pulled_from": repo_id})
-    append_event(run.diary, "done", **{"outcome": "finished", "seconds": 0.0, **done, "run": run.id})
+        write_json(run.path / "data" / "card.json", data)
+    if report := told.get("report"):
+        run.write_report(report)
+    append_event(run.diary, "start", **told.get("start", {}), pulled_from=repo_id)
+    append_event(run.diary, "done", **{"outcome": "finished", "seconds": 0.0, **told.get("done", {}), "run": run.id})
 
 
 def _download(repo_id: str, revision: str | None, folder: Path, token: str | None) -> None:

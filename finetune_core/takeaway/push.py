@@ -18,6 +18,7 @@ from .kept import RESULT_FILES, exports_dir, kept
 
 Tell = Callable[..., Any]
 FRESH = {".gitattributes"}  # what a new repository holds
+OF_ONE_KIND = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json"]  # adapter, merged
 
 
 def push(
@@ -31,6 +32,7 @@ def push(
 ) -> dict[str, Any]:
     """Put the adapter or the merged weights into a repository: {url, repo_id, private, parity, files, bytes}.
 
+    What the other of the two left in it goes. private: of a new repository; one that is there stays as it is.
     token: of the account, else HF_TOKEN or the local login. What is there already is not sent again, so a push that
     was cut off goes on where it stopped. Raises FinetuneError; name, token and rights are checked within seconds.
     """
@@ -44,7 +46,7 @@ def push(
     repo_id = me.full_name(repo_id)
     me.require_write(repo_id)
     account.require_name(repo_id)
-    _require_ours(run, repo_id, private, token or "")
+    is_private = _require_ours(run, repo_id, private, token or "")
     if to == "adapter" and run.recipe.method != "full" and hub.looks_local(run.recipe.model_name_or_path):
         raise FinetuneError(
             "An adapter needs its base model, and this one's is a folder on this machine that nobody else can load.",
@@ -62,7 +64,7 @@ def push(
     return {
         "url": url,
         "repo_id": repo_id,
-        "private": private,
+        "private": is_private,
         "to": to,
         "files": made["files"],
         "bytes": made["bytes"],
@@ -78,11 +80,14 @@ def kept_export(run: Run, to: str, tell: Tell) -> dict[str, Any]:
     return export(run, to, exports_dir(run, to), tell=tell)
 
 
-def _require_ours(run: Run, repo_id: str, private: bool, token: str) -> None:
-    """A name is free, holds nothing yet, or holds this very run. Raises FinetuneError (repo-taken, repo-public)."""
+def _require_ours(run: Run, repo_id: str, private: bool, token: str) -> bool:
+    """A name is free, holds nothing yet, or holds this very run. Returns whether it will be private.
+
+    A repository that is there stays as it is. Raises FinetuneError (repo-taken, repo-public).
+    """
     there = account.repository(repo_id, token)
     if there is None:
-        return
+        return private
     names = {str(file.get("rfilename")) for file in there.get("siblings") or ()}
     ours = (there.get("cardData") or {}).get("fijn_run") == run.id
     if names - FRESH and not ours:
@@ -95,6 +100,7 @@ def _require_ours(run: Run, repo_id: str, private: bool, token: str) -> None:
             "Make it private on its Settings page, choose another name, or push it as public.",
             code="repo-public",
         )
+    return bool(there.get("private"))
 
 
 def _upload(folder: Path, repo_id: str, private: bool, token: str, run_id: str) -> str:
@@ -105,9 +111,14 @@ def _upload(folder: Path, repo_id: str, private: bool, token: str, run_id: str) 
     api = HfApi(token=token, library_name="fijn")
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        for patterns in (["README.md"], list(RESULT_FILES)):  # the card first: it says whose a half-sent one is
+        # the card first: it says whose a half-sent one is; then what an earlier push of another kind left there goes
+        for patterns, gone in ((["README.md"], None), (list(RESULT_FILES), OF_ONE_KIND)):
             api.upload_folder(
-                repo_id=repo_id, folder_path=folder, allow_patterns=patterns, commit_message=f"Fijn run {run_id}"
+                repo_id=repo_id,
+                folder_path=folder,
+                allow_patterns=patterns,
+                delete_patterns=gone,
+                commit_message=f"Fijn run {run_id}",
             )
     except Exception as error:
         raise account.told(error) from error
