@@ -63,7 +63,7 @@ def test_a_path_that_is_typed_is_never_sent_to_the_hub(path, monkeypatch):
 
 
 def test_a_name_is_looked_up_while_it_is_typed(monkeypatch):
-    monkeypatch.setattr(hub, "search", lambda kind, typed: [hub.HubItem(f"{kind}/{typed}")])
+    monkeypatch.setattr(hub, "search", lambda kind, typed, token=None: [hub.HubItem(f"{kind}/{typed}")])
     assert names.search_models(SimpleNamespace(input_value="Qwen2.5-0.5"))["choices"] == ["model/Qwen2.5-0.5"]
 
 

@@ -94,7 +94,7 @@ def test_likelihoods_that_do_not_fit_into_memory_are_read_in_halves(proof_chatte
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return batch(model, items, *rest)
 
-    with likelihood.borrowed(proof_chatter, "base") as model:
+    with proof_chatter.borrow("base") as model:
         whole = likelihood.likelihoods(model, asked, pad_id=0)
         monkeypatch.setattr(likelihood, "_batch", small_memory)
         halved = likelihood.likelihoods(model, asked, pad_id=0, on_done=done.append)

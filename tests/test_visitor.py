@@ -141,8 +141,9 @@ def test_no_look_at_prompts_or_settings_is_started_for_others(on_acme, runs_dir,
     monkeypatch.setattr(launch, "_spawn", lambda *_, **__: pytest.fail("started"))
     boxes = form.to_boxes(Recipe())
     with asked_by(token):
-        assert "for its owner" in beforehand.ask_prompts(runs_dir, *boxes)[1]
-        assert "for its owner" in beforehand.ask_settings(runs_dir, "1e-4", "", "", "2", *boxes)[1]
+        drawn = beforehand.Drawn()
+        assert "for its owner" in beforehand.ask_prompts(runs_dir, drawn, *boxes)[0]
+        assert "for its owner" in beforehand.ask_settings(runs_dir, drawn, "1e-4", "", "", "2", *boxes)[3]
 
 
 def test_a_look_at_prompts_is_its_owners(on_acme, runs_dir):
