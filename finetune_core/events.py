@@ -29,13 +29,18 @@ def append_event(path: Path, kind: str, /, **data: Any) -> Event:
     if kind not in KINDS:
         raise ValueError(f"unknown event kind {kind!r}; one of {', '.join(KINDS)}")
     event = Event(kind, time.time(), data)
+    write_event(path, event)
+    return event
+
+
+def write_event(path: Path, event: Event) -> None:
+    """Append a line as it is: one that another machine wrote keeps its time."""
     with path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, 2)
             if file.read(1) != b"\n":
                 file.write(b"\n")
         file.write(event.as_json().encode("utf-8", "replace") + b"\n")
-    return event
 
 
 def read_events(path: Path) -> list[Event]:
