@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import verbs, verbs_answer, verbs_away, verbs_plan, verbs_proof
+from . import verbs, verbs_answer, verbs_away, verbs_jobs, verbs_plan, verbs_proof
 from .errors import FinetuneError, explain, redact
 from .output import Output, own_stdout
 from .run import default_runs_dir
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     one = recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
     one.add_argument("--no-evaluate", action="store_true", help="leave the test rows unseen, whatever the recipe says")
     one.add_argument("--then-serve", action="store_true", help="go on as `serve` with the models that were compared")
+    verbs_jobs.register(verb, one)
     verb("runs", verbs.runs, "list the runs")
     run_verb("stop", verbs.stop, "stop after this step and keep what was learned")
     run_verb("delete", verbs.delete, "delete a run's folder")

@@ -29,29 +29,42 @@ def append_event(path: Path, kind: str, /, **data: Any) -> Event:
     if kind not in KINDS:
         raise ValueError(f"unknown event kind {kind!r}; one of {', '.join(KINDS)}")
     event = Event(kind, time.time(), data)
+    write_event(path, event)
+    return event
+
+
+def write_event(path: Path, event: Event) -> None:
+    """Append a line as it is: one that another machine wrote keeps its time."""
     with path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, 2)
             if file.read(1) != b"\n":
                 file.write(b"\n")
         file.write(event.as_json().encode("utf-8", "replace") + b"\n")
-    return event
 
 
 def read_events(path: Path) -> list[Event]:
     """All complete lines, oldest first. A line that is still being written, or was cut by a crash, is left out."""
+    return events_from(path, 0)[0]
+
+
+def events_from(path: Path, place: int) -> tuple[list[Event], int]:
+    """The complete lines from this place (in bytes) on, and the place behind them."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(place)
+            content = file.read()
     except FileNotFoundError:
-        return []
+        return [], place
+    *lines, unfinished = content.split(b"\n")
     events = []
-    for line in content.split(b"\n")[:-1]:
+    for line in lines:
         try:
             data = json.loads(line)
             events.append(Event(data.pop("kind"), data.pop("time"), data))
         except (ValueError, KeyError, AttributeError):
             continue
-    return events
+    return events, place + len(content) - len(unfinished)
 
 
 def plain(value: Any) -> Any:

@@ -23,6 +23,7 @@ from . import hub
 from .errors import FinetuneError, redact
 from .files import read_json
 from .job import Job
+from .jobs.sent import sent_of
 from .locks import is_held
 from .recipe import Recipe, group_of
 from .run import Run
@@ -88,6 +89,10 @@ def fetching(runs_dir: Path) -> dict[str, Any] | None:
 def stop(run: Run) -> None:
     """Ask the worker to stop after this step and keep what was learned."""
     if not run.is_alive():
+        if sent_of(run):  # nobody here follows its job, which may go on nevertheless
+            from .jobs.follow import stop as stop_job
+
+            return stop_job(run)
         raise FinetuneError("This run is not going on.", "There is nothing to stop.", code="not-running")
     (run.path / "stop").touch()
 
@@ -95,6 +100,8 @@ def stop(run: Run) -> None:
 def kill(run: Run, wait_seconds: float = 10.0) -> None:
     """End the worker now, with its children; returns when its lock (and so its memory) is free."""
     pids = [event.data.get("pid") for event in run.events() if event.kind == "start"][-1:]
+    if sent := sent_of(run):
+        pids = [sent.pid]
     if not run.is_alive() or not pids or not pids[0]:
         return
     _end(int(pids[0]), wait_seconds)
@@ -104,7 +111,11 @@ def kill(run: Run, wait_seconds: float = 10.0) -> None:
 
 
 def discard(run: Run) -> None:
-    """End the worker and the jobs that go on with its result, and delete the folder."""
+    """End the worker, its job on rented hardware and the jobs that go on with its result, and delete the folder."""
+    if sent_of(run):
+        from .jobs.follow import cancel
+
+        cancel(run)
     kill(run)
     for job in (comparison(run), *(taking(run, what) for what in TAKEN)):
         end_job(job)

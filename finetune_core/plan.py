@@ -13,6 +13,7 @@ from .machine import Machine
 from .memory import corrected, memory_parts
 from .packing import filled_share, packs_exactly, padded_share
 from .recipe import Recipe, Suggestion
+from .sharing import share
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
 # we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
@@ -109,17 +110,26 @@ def make_plan(
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     values |= _packing(recipe, facts, kept, longest, rows_per_step, machine, reasons)
     per_step = values["gradient_accumulation_steps"] * values["per_device_train_batch_size"]
+    processes = recipe.num_processes
+    shared = share(recipe.replace(**values))
+    rows_at_once = shared.recipe.per_device_train_batch_size  # in one process
     if values["packing"]:
-        slots = values["packing_length"] * values["per_device_train_batch_size"]
+        slots = values["packing_length"] * rows_at_once
         bins = math.ceil(sum(kept) / (values["packing_length"] * filled_share(kept, values["packing_length"])))
         steps_per_epoch = math.ceil(bins / per_step)
     else:
-        slots = max(kept) * values["per_device_train_batch_size"]
+        slots = max(kept) * rows_at_once
         steps_per_epoch = math.ceil(len(kept) / per_step)
     steps = math.ceil(steps_per_epoch * recipe.num_train_epochs) if recipe.max_steps < 0 else recipe.max_steps
     steps = max(steps, 1)
 
-    available = machine.gpus[0].free_gb if machine.gpus else machine.available_gb
+    available = (
+        min(gpu.free_gb for gpu in machine.gpus[:processes]) if machine.gpus else machine.available_gb / processes
+    )
+    if processes > 1:
+        reasons.append(shared.says)
+    elif len(machine.gpus) > 1:
+        reasons.append(f"{len(machine.gpus)} GPUs here: num_processes={len(machine.gpus)} shares each step among them.")
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
         without = corrected(
@@ -139,8 +149,10 @@ def make_plan(
     tokens = sum(kept)
     computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
     rate = measured_rate or default_rate(machine, computes_in)
-    share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
-    per_token = flops_per_token(facts, recipe.method, checkpointing, share, tokens / len(kept))
+    if machine.gpus:  # processes on a CPU share its cores
+        rate *= processes
+    trained_share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
+    per_token = flops_per_token(facts, recipe.method, checkpointing, trained_share, tokens / len(kept))
     if not values["packing"]:
         per_token /= padded_share(kept, values["per_device_train_batch_size"], values["gradient_accumulation_steps"])
     tokens_per_second = rate / per_token
@@ -233,7 +245,7 @@ def _packing(
         return plain
     cap = 8192 if machine.gpus else 1024
     wanted = rows_per_step * mean
-    length = recipe.packing_length or max(longest, min(cap, math.ceil(wanted / 64) * 64))
+    length = recipe.packing_length or max(longest, min(cap, math.ceil(wanted / recipe.num_processes / 64) * 64))
     length = max(length, room)
     if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
         return plain  # rows of one length: nothing to gain

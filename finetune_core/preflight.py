@@ -151,6 +151,15 @@ def _facts(folder: Path, recipe: Recipe) -> ModelFacts:
 
 
 def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
+    places = len(machine.gpus) if machine.gpus else 1 if machine.kind == "mps" else machine.cores
+    if recipe.num_processes > places:
+        has = f"{places} GPU" if machine.kind != "cpu" else f"{places} core"
+        raise FinetuneError(
+            f"{recipe.num_processes} processes need as many places to compute; this machine has "
+            f"{has}{'s' if places != 1 else ''}.",
+            f"Set num_processes to {places} or less.",
+            code="too-many-processes",
+        )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(
             "QLoRA keeps the weights in 4 bits, which needs an NVIDIA GPU; this machine has none.",

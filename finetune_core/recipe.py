@@ -115,6 +115,9 @@ class Recipe(BaseModel):
     max_steps: int = option(-1, "Training", "Stop after this many steps, whatever the epochs say. -1: no limit.", ge=-1)
     per_device_train_batch_size: int = option(8, "Training", "Rows in one pass through the model.", ge=1, le=1024)
     gradient_accumulation_steps: int = option(1, "Training", "Passes that are added up into one step.", ge=1, le=1024)
+    num_processes: int = option(
+        1, "Training", "Processes of this machine, one a GPU, that share the rows of each step.", ge=1, le=64
+    )
     max_length: int = option(1024, "Training", "Tokens of a row that are read; longer rows are cut.", ge=8, le=1048576)
     packing: bool | None = option(
         None, "Training", "Put several short rows into one, without mixing them. Empty: where it is exact and pays."

@@ -29,7 +29,9 @@ def probe(seen: Preflight, seconds: float) -> tuple[int, float, float]:
     """
     asked = seen.plan.recipe
     folder = fetch_model(asked.model_name_or_path, asked.model_revision)
-    recipe = asked.replace(max_steps=10_000, early_stopping=False, eval_steps=20_000, save_steps=20_000)
+    recipe = asked.replace(
+        num_processes=1, max_steps=10_000, early_stopping=False, eval_steps=20_000, save_steps=20_000
+    )
     rows = [row for row, _ in zip(seen.prepared.train, range(MOST_ROWS), strict=False)]
     clock, machine = _Clock(seconds), this_machine()
     with tempfile.TemporaryDirectory() as scratch:

@@ -19,6 +19,7 @@ from .events import Event
 from .files import write_json
 from .ladder import step_down
 from .machine import take_one_gpu, this_machine
+from .processes import learn_together
 from .recipe import Recipe
 from .run import Run
 from .turn import StoppedWaiting
@@ -62,7 +63,7 @@ def train(
         try:
             tell("start", command=["train", run.id], pid=os.getpid(), machine=this_machine().title, versions=versions())
             with alone(run.path.parent, partial(tell, "stage", name=WAITING), (run.path / "stop").exists):
-                outcome, facts = _train(run, tell, token, evaluate, on_compared)
+                outcome, facts = _train(run, tell, token, evaluate, on_event, on_compared)
         except StoppedWaiting:
             outcome, facts = "stopped", {}
         except (KeyboardInterrupt, SystemExit):
@@ -78,14 +79,21 @@ def train(
 
 
 def _train(
-    run: Run, tell: Tell, token: str | None, prove: bool, on_compared: Callable[[Chatter], None] | None
+    run: Run,
+    tell: Tell,
+    token: str | None,
+    prove: bool,
+    on_event: Callable[[Event], None] | None,
+    on_compared: Callable[[Chatter], None] | None,
 ) -> tuple[str, dict[str, Any]]:
     recipe = run.recipe
     tell("stage", name="fetching")
-    take_one_gpu()
+    if recipe.num_processes == 1:
+        take_one_gpu()
     from .model import fetch_model, require_same_gpu
 
-    require_same_gpu(this_machine())
+    if recipe.num_processes == 1:
+        require_same_gpu(this_machine())
 
     folder = fetch_model(
         recipe.model_name_or_path,
@@ -94,37 +102,31 @@ def _train(
         on_progress=_fraction_teller(tell, "fetching"),
     )
     tell("stage", name="preparing data")
-    from .render import load_tokenizer
+    from .render import load_tokenizer, render_each
 
     tokenizer = load_tokenizer(folder)
     train_rows, validation_rows = _rows(run, recipe, tokenizer, token, tell)
 
     tell("stage", name="loading the model")
-    from .trainer import encode
-    from .watching import sample_messages
-
-    encoded = encode(train_rows, tokenizer, recipe.max_length)
-    watched = encode(validation_rows, tokenizer, recipe.max_length)
-    if len(encoded) == 0:
-        raise FinetuneError(
-            "No row has an answer within max_length, so there is nothing to learn.",
-            "Raise max_length, or check the rows.",
-            code="nothing-to-learn",
+    if recipe.num_processes > 1:
+        outcome, facts = _learn_what_fits(
+            recipe,
+            tell,
+            lambda recipe: learn_together(run, recipe, folder, on_event),
+            lambda: max(
+                len(row.input_ids)
+                for rows in (train_rows, validation_rows)
+                for row in render_each(rows, tokenizer, recipe.max_length)
+            ),
         )
-    if validation_rows and len(watched) == 0:
-        tell(
-            "warning",
-            code="no-validation",
-            says="No validation row has an answer within max_length, so there is no validation loss to watch.",
+    else:
+        sets, sample = rows_to_learn(recipe, train_rows, validation_rows, tokenizer, tell)
+        outcome, facts = _learn_what_fits(
+            recipe,
+            tell,
+            lambda recipe: learn(run, recipe, folder, tokenizer, sets, sample, tell),
+            lambda: max(len(ids) for rows in sets if rows for ids in rows["input_ids"]),
         )
-    sets = encoded, watched if len(watched) else None
-    sample = sample_messages(recipe, validation_rows or train_rows, tokenizer)
-    outcome, facts = _learn_what_fits(
-        recipe,
-        tell,
-        lambda recipe: _learn(run, recipe, folder, tokenizer, sets, sample, tell),
-        max(len(ids) for rows in sets if rows for ids in rows["input_ids"]),
-    )
     if outcome == "finished" and recipe.evaluate and prove:
         _compare(run, tell, on_compared)
     return outcome, facts
@@ -203,19 +205,44 @@ def read_rows(path: Path) -> list[dict]:
         return [json.loads(line) for line in lines if line.strip()]
 
 
-def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any], longest: int) -> Any:
+def rows_to_learn(
+    recipe: Recipe, train_rows: list[dict], validation_rows: list[dict], tokenizer: ChatTokenizer, tell: Tell
+) -> tuple[tuple[Any, Any], list[dict]]:
+    """The encoded training and validation rows (None: none to watch), and the conversation to answer meanwhile."""
+    from .trainer import encode
+    from .watching import sample_messages
+
+    encoded = encode(train_rows, tokenizer, recipe.max_length)
+    watched = encode(validation_rows, tokenizer, recipe.max_length)
+    if len(encoded) == 0:
+        raise FinetuneError(
+            "No row has an answer within max_length, so there is nothing to learn.",
+            "Raise max_length, or check the rows.",
+            code="nothing-to-learn",
+        )
+    if validation_rows and len(watched) == 0:
+        tell(
+            "warning",
+            code="no-validation",
+            says="No validation row has an answer within max_length, so there is no validation loss to watch.",
+        )
+    sample = sample_messages(recipe, validation_rows or train_rows, tokenizer)
+    return (encoded, watched if len(watched) else None), sample
+
+
+def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any], longest: Callable[[], int]) -> Any:
     """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
     from importlib.util import find_spec
 
     while True:
         try:
             return learn(recipe)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, FinetuneError) as error:
             told = explain(error)
             if told.code != "out-of-memory":
                 raise
             has_4bit = this_machine().kind == "cuda" and find_spec("bitsandbytes") is not None
-            lower = step_down(recipe, longest, has_4bit)
+            lower = step_down(recipe, longest(), has_4bit)
             if lower is None:
                 raise told from error
             recipe, rung = lower
@@ -239,7 +266,7 @@ def _free_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _learn(
+def learn(
     run: Run,
     recipe: Recipe,
     folder: Path,
@@ -248,7 +275,10 @@ def _learn(
     sample: list[dict],
     tell: Tell,
 ) -> tuple[str, dict[str, Any]]:
-    """One training to its end. `rows`: the encoded training and validation rows."""
+    """One training to its end. `rows`: the encoded training and validation rows.
+
+    Of several processes (recipe.num_processes), each comes here, with its share of a step; the first one saves.
+    """
     from .model import save_tokenizer
     from .trainer import build_trainer, dry_run
     from .watching import Diary
@@ -263,16 +293,18 @@ def _learn(
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     seconds = time.monotonic() - began
 
-    tell("stage", name="saving")
     stopped = (run.path / "stop").exists()
+    if not trainer.is_world_process_zero():
+        return ("stopped" if stopped else "finished"), {}
+    tell("stage", name="saving")
     result = run.result_dir
     beside = result.with_name(result.name + ".part")
     trainer.model.save_pretrained(beside, safe_serialization=True)
     save_tokenizer(tokenizer, folder, beside)
     _name_base(beside, recipe)
     _swap(beside, result)
-    as_planned = recipe == run.recipe  # after a step down, the plan's estimates are of another training
-    if as_planned and diary.real_tokens >= MEASURED_TOKENS and diary.busy_seconds >= MEASURED_SECONDS:
+    by_itself = recipe == run.recipe and recipe.num_processes == 1  # else it is not what the plan estimated
+    if by_itself and diary.real_tokens >= MEASURED_TOKENS and diary.busy_seconds >= MEASURED_SECONDS:
         spent = diary.real_tokens, diary.busy_seconds, diary.peak_gb
         measured.remember(run.plan() or {}, recipe, folder, machine, *spent)
     facts = {

@@ -16,6 +16,7 @@ from peft import LoraConfig
 from torch import nn
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, PrinterCallback, set_seed
 from transformers.pytorch_utils import Conv1D
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from .errors import FinetuneError
@@ -51,7 +52,8 @@ def build_trainer(
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
     score_trained_tokens_only()
-    trainer = SFTTrainer(
+    kind = SFTTrainer if recipe.num_processes == 1 else SharedTrainer
+    trainer = kind(
         model=model,
         args=sft_config(recipe, output_dir, machine, validation_set is not None),
         train_dataset=train_set,
@@ -63,6 +65,25 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)  # the diary says it better
     fuse_adapters(trainer.model)
     return trainer
+
+
+class SharedTrainer(SFTTrainer):
+    """A training that several processes share sees the rows in the order of one process, step by step.
+
+    transformers would group the rows by length in batches of one process's share, and each process would draw the
+    order of an epoch from random numbers of its own, which part as soon as one drops out more than another.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.accelerator.rng_types = ["torch"]  # at the start of an epoch, everybody has those of the first
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler(step, lengths=[len(ids) for ids in rows["input_ids"]])
 
 
 def dry_run(trainer: SFTTrainer) -> None:
@@ -144,6 +165,8 @@ def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validatio
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=machine.kind != "cpu",
+        ddp_backend="gloo" if machine.kind == "cpu" and recipe.num_processes > 1 else None,
+        ddp_find_unused_parameters=False if recipe.num_processes > 1 else None,  # every adapter meets every token
         push_to_hub=False,
     )
     config._n_gpu = min(config.n_gpu, 1)  # with several in sight, Trainer would wrap the model in DataParallel

@@ -51,8 +51,11 @@ def check(options: argparse.Namespace, out: Output) -> int:
 
 
 def train(options: argparse.Namespace, out: Output) -> int:
+    from . import verbs_jobs
     from .train import train as work
 
+    if run := verbs_jobs.run_for_jobs(options, out):
+        return verbs_jobs.train(run, options, out)
     run = _run_to_train(options, out)
     out.say(f"Run {run.id}")
     loaded: list[Chatter] = []
@@ -60,10 +63,10 @@ def train(options: argparse.Namespace, out: Output) -> int:
     def show(event: Event) -> None:
         if out.as_json:
             out.json(json.loads(event.as_json()))
-        elif words := _line(event):
+        elif words := line_of(event):
             out.say(words)
 
-    with _ctrl_c_stops(run):
+    with ctrl_c_stops(run):
         try:
             outcome = work(
                 run,
@@ -243,7 +246,7 @@ def needs_result(run: Run) -> None:
         )
 
 
-def _line(event: Event) -> str:
+def line_of(event: Event) -> str:
     data = event.data
     match event.kind:
         case "stage":
@@ -285,7 +288,7 @@ def _signed_in() -> bool:
 
 
 @contextmanager
-def _ctrl_c_stops(run: Run) -> Iterator[None]:
+def ctrl_c_stops(run: Run) -> Iterator[None]:
     """The first Ctrl-C asks for a stop that keeps what was learned; the second ends at once."""
 
     def ask(*_: object) -> None:

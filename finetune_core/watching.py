@@ -59,9 +59,18 @@ class Diary(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         wait_for_device()
         self.busy_seconds += time.monotonic() - self._mark
-        if (self.run.path / "stop").exists():
+        if self._is_asked_to_stop(args.device):
             control.should_training_stop = True
             control.should_save = True
+
+    def _is_asked_to_stop(self, device: torch.device) -> bool:
+        """The `stop` file; of several processes the first one looks, so that all stop after the same step."""
+        asked = (self.run.path / "stop").exists()
+        if not torch.distributed.is_initialized():
+            return asked
+        said = torch.tensor(int(asked), device=device)
+        torch.distributed.broadcast(said, 0)
+        return bool(said)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}
@@ -114,7 +123,8 @@ class Diary(TrainerCallback):
     @torch.no_grad()
     def _sample(self, step: int) -> None:
         """The fixed prompt's answer, greedy; a short one, so that watching costs little."""
-        if not self.sample_ids or self._model is None:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        if not self.sample_ids or self._model is None or rank > 0:
             return
         was_training = self._model.training
         self._model.eval()

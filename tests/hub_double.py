@@ -4,7 +4,7 @@
         environment = hub.environment(tmp_path)     # for a child process: the client reads it at import
         hub.fail("POST .*/commit/", 429)            # trouble on request
 
-Not covered: Xet (the environment switches it off), data sets, jobs.
+Not covered: Xet (the environment switches it off), data sets; jobs are in hub_jobs.py.
 """
 
 from __future__ import annotations

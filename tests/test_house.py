@@ -39,7 +39,9 @@ def test_panels_do_not_import_each_other(panel):
 @pytest.mark.parametrize(
     "module",
     ["finetune_core", "finetune_core.run", "finetune_core.launch", "finetune_core.preflight", "finetune_core.data",
-     "finetune_core.check", "finetune_core.render", "finetune_core.cli", "finetune_core.starter", "finetune_ui"],
+     "finetune_core.check", "finetune_core.render", "finetune_core.cli", "finetune_core.starter",
+     "finetune_core.jobs.follow", "finetune_core.jobs.hardware",
+     "finetune_ui"],
 )  # fmt: skip
 def test_importing_it_leaves_torch_out(module):
     code = f"import sys, {module}; print([m for m in ('torch','gradio') if m in sys.modules])"

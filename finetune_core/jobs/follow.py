@@ -1,0 +1,259 @@
+"""Follow a job from here: its diary, its log and its result come into the run folder, as if it had run on this machine.
+
+Who follows holds the run's lock. A follower that dies leaves the job as it is; the next one takes it up where the
+diary ends, because each of the job's lines has a number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import FinetuneError, redact
+from ..events import KINDS, Event, plain, write_event
+from ..run import Run
+from ..takeaway import account
+from . import hub_jobs
+from .hub_jobs import OVER
+from .inside import event_in
+from .sent import Sent, ask_to_stop, send, sent_of
+
+Tell = Callable[..., Event]
+ENDS = ("done", "error")
+PASSING = ("hub-away", "hub-slow", "hub-trouble", "hub-busy")  # the job goes on without us
+STOP_SECONDS = 900.0  # for a job to end by itself after a stop, and keep its result, before it is cancelled
+AWAY_SECONDS = 30.0  # between two tries while the Hub is away
+AWAY_TRIES = 20
+
+
+def follow(run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None) -> str:
+    """Start the run's job, or take up the one that goes on, and stay until it is over: "finished" or "stopped".
+
+    Raises FinetuneError after writing it into the diary, as train does; where only the Hub is away from here, the
+    diary stays open, because the job goes on.
+    """
+    token = _require_token(token)
+    with run.lock():
+        (run.path / "stop").unlink(missing_ok=True)
+        mirror = Mirror(run, on_event)
+        sent = replace(_require_sent(run), pid=os.getpid())
+        sent.save(run)
+        try:
+            if not _is_to_be_followed(run, sent, token):
+                sent = replace(sent, job_id="", since=len(run.events()))
+                mirror.tell("stage", name="waiting for its turn", says=f"sending the rows to {sent.repo_id} (private)")
+                sent = send(run, sent, token)
+                mirror.tell("stage", name="waiting for its turn", says=f"HF Jobs: {sent.title}, job {sent.job_id}")
+            stage, says = _watch(run, sent, token, mirror)
+            _fetch_result(run, sent, token)
+            return _ended(run, sent, stage, says, mirror)
+        except FinetuneError as error:
+            told = any(event.kind in ENDS for event in run.events()[sent.since :])
+            if not told and error.code not in PASSING:
+                mirror.tell("error", **error.as_dict(), run=run.id)
+            raise
+
+
+def stop(run: Run, token: str | None = None) -> None:
+    """Stop a job that nobody here follows: one that waits is cancelled, one that learns keeps what it learned.
+
+    Raises FinetuneError (not-running) if it is over.
+    """
+    sent, token = _require_sent(run), _require_token(token)
+    stage = _stage(sent, token)[0] if sent.job_id else "DELETED"
+    if stage in OVER:
+        raise FinetuneError("This run's job is over.", "Resume the run to fetch its result.", code="not-running")
+    if stage == "RUNNING":
+        ask_to_stop(sent, token)
+    else:
+        hub_jobs.cancel(token, sent.namespace, sent.job_id)
+
+
+def cancel(run: Run, token: str | None = None) -> None:
+    """End the run's job, if it may still go on: it costs money. Raises FinetuneError if that is not sure."""
+    sent, last = _require_sent(run), run.events()[-1:]
+    ended = last and last[0].kind in ENDS and ("remote" in last[0].data or last[0].data.get("code") == "job-died")
+    if not sent.job_id or ended:
+        return
+    token = _require_token(token)
+    if _stage(sent, token)[0] not in OVER:
+        hub_jobs.cancel(token, sent.namespace, sent.job_id)
+
+
+def _is_to_be_followed(run: Run, sent: Sent, token: str) -> bool:
+    """Whether the newest job goes on, or is over and its end has not come here yet. Else a new one is started."""
+    if not sent.job_id:
+        return False
+    if _stage(sent, token)[0] not in OVER:
+        return True
+    last = run.events()[-1]
+    if last.kind == "done":
+        return last.data.get("outcome") == "finished" or ("remote" in last.data and not run.has_result())
+    return last.kind != "error"
+
+
+def _stage(sent: Sent, token: str) -> tuple[str, str]:
+    try:
+        return hub_jobs.stage(token, sent.namespace, sent.job_id)
+    except FinetuneError as error:
+        if error.code == "no-job":
+            return "DELETED", ""
+        raise
+
+
+def _watch(run: Run, sent: Sent, token: str, mirror: Mirror) -> tuple[str, str]:
+    """Hand on the job's log until it is over: (its last stage, what the Hub says)."""
+    api, away = hub_jobs.client(token), 0
+    with _stopping(run, sent, token):
+        while True:
+            try:
+                mirror.begin(sent.job_id)
+                lines = api.fetch_job_logs(job_id=sent.job_id, namespace=sent.namespace, follow=True, token=token)
+                for line in lines:
+                    mirror.take(sent.job_id, line)
+                stage, says = _stage(sent, token)
+                if stage in OVER:
+                    return stage, says
+                away = 0
+            except FinetuneError as error:
+                if error.code not in PASSING or away >= AWAY_TRIES:
+                    raise
+            except Exception as error:
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                if status == 404:
+                    return _stage(sent, token)
+                if status in (401, 403) or away >= AWAY_TRIES:
+                    raise account.told(error) from error
+            if away == 1:
+                mirror.tell("warning", code="hub-away", says="The Hub is away; the job goes on. Trying again.")
+            away += 1
+            time.sleep(AWAY_SECONDS if away > 1 else 1.0)
+
+
+@contextmanager
+def _stopping(run: Run, sent: Sent, token: str) -> Iterator[None]:
+    """Pass a wish to stop on to the job; one that waits, or does not end by itself, is cancelled."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            if (run.path / "stop").exists():
+                with contextlib.suppress(FinetuneError):  # tried again in a second
+                    if _stage(sent, token)[0] == "RUNNING":
+                        ask_to_stop(sent, token)
+                        over.wait(STOP_SECONDS)
+                    if not over.is_set() and _stage(sent, token)[0] not in OVER:
+                        hub_jobs.cancel(token, sent.namespace, sent.job_id)
+                    return
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _fetch_result(run: Run, sent: Sent, token: str) -> None:
+    """The tuned weights and the proof from the private repository; checkpoints stay there for a resume."""
+    from huggingface_hub import snapshot_download
+
+    name = run.result_dir.name
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=run.path) as inbox:
+        wanted = [f"run/{name}/*", "run/report*"]
+        hub_jobs.ask(
+            lambda: snapshot_download(sent.repo_id, local_dir=inbox, allow_patterns=wanted, token=token),
+            seconds=None,
+            about_jobs=False,
+        )
+        for file in (Path(inbox) / "run").glob("*"):
+            shutil.rmtree(run.path / file.name, ignore_errors=True)
+            file.replace(run.path / file.name)
+
+
+def _ended(run: Run, sent: Sent, stage: str, says: str, mirror: Mirror) -> str:
+    last = next((event for event in reversed(run.events()[sent.since :]) if event.kind in ENDS), None)
+    if last is not None and last.kind == "done":
+        return str(last.data.get("outcome", "finished"))
+    if last is not None:
+        raise FinetuneError(last.data["problem"], last.data["fix"], code=last.data["code"])
+    if stage == "CANCELED" and (run.path / "stop").exists():
+        mirror.tell("done", outcome="stopped", seconds=0.0, run=run.id)
+        return "stopped"
+    how = {
+        "CANCELED": "The job was cancelled on the Hub",
+        "DELETED": "The Hub does not know this job any more",
+    }.get(stage, "The job ended before the training did, as it does at its time-out or when its machine is lost")
+    raise FinetuneError(
+        f"{how}{f' ({redact(says)})' if says else ''}.",
+        f"Resume: a new job goes on from the last checkpoint in {sent.repo_id}. The job's own page is {_page(sent)}.",
+        code="job-died",
+    )
+
+
+def _page(sent: Sent) -> str:
+    from ..hub import endpoint
+
+    return f"{endpoint()}/jobs/{sent.namespace}/{sent.job_id}"
+
+
+def _require_token(token: str | None) -> str:
+    token = token or account.find_token()
+    if not token:
+        raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
+    return token
+
+
+def _require_sent(run: Run) -> Sent:
+    sent = sent_of(run)
+    if sent is None:
+        raise FinetuneError("This run belongs to this machine.", "Start a new one with --on jobs.", code="not-a-job")
+    return sent
+
+
+class Mirror:
+    """The run's diary and log, as the job's lines come in; a line that is there already is left out."""
+
+    def __init__(self, run: Run, on_event: Callable[[Event], None] | None):
+        self.run, self.on_event = run, on_event
+        self._have = {event.data["remote"] for event in run.events() if "remote" in event.data}
+        self._is_new = True  # what comes now was not here before
+
+    def begin(self, job_id: str) -> None:
+        """The job's log comes from its first line again."""
+        self._is_new = not any(remote.startswith(f"{job_id}:") for remote in self._have)
+
+    def tell(self, kind: str, /, **data: Any) -> Event:
+        event = self.run.tell(kind, **data)
+        if self.on_event:
+            self.on_event(event)
+        return event
+
+    def take(self, job_id: str, line: str) -> None:
+        found = event_in(line.rstrip("\r\n"))
+        if found is None:
+            if not self._is_new:
+                return
+            with self.run.log_path.open("a", encoding="utf-8") as log:
+                log.write(redact(line.rstrip("\r\n")) + "\n")
+            return
+        number, said = found
+        remote = f"{job_id}:{number}"
+        if remote in self._have or said["kind"] not in KINDS:
+            return
+        self._have.add(remote)
+        self._is_new = True
+        kind = str(said.pop("kind"))
+        said.pop("pid", None)  # of a process there; here it would be somebody else's
+        event = Event(kind, float(said.pop("time", time.time())), plain(said) | {"remote": remote})
+        write_event(self.run.diary, event)
+        if self.on_event:
+            self.on_event(event)

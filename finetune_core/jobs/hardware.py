@@ -1,0 +1,131 @@
+"""What can be rented now and at what price, and what this training would cost on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import FinetuneError
+from ..machine import Gpu, Machine
+from ..plan import Plan
+from ..preflight import Preflight, plan_for
+from .hub_jobs import ask, client
+
+CAPABILITY = {"T4": 7.5, "L4": 8.9, "L40S": 8.9, "A10G": 8.6, "A100": 8.0, "H100": 9.0, "H200": 9.0}
+NEWER = 8.9  # what has come since then computes in bfloat16
+USABLE = 0.92  # of a card's memory; the rest is the driver's
+START_SECONDS = 420  # image, Python packages, the model's weights
+PROOF_SHARE = 0.5  # of the training's time, for the comparison after it
+MARGIN = 2.0  # the time-out over the estimate
+LEAST_TIMEOUT = 1800
+
+
+@dataclass(frozen=True)
+class Flavor:
+    name: str  # the Hub's: "l4x1"
+    title: str
+    dollars_per_minute: float
+    machine: Machine
+
+    def as_dict(self) -> dict[str, Any]:
+        gpus = self.machine.gpus
+        return {
+            "flavor": self.name,
+            "title": self.title,
+            "gpus": len(gpus),
+            "gpu_memory_gb": gpus[0].total_gb if gpus else None,
+            "cores": self.machine.cores,
+            "memory_gb": self.machine.memory_gb,
+            "dollars_per_hour": round(self.dollars_per_minute * 60, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    flavor: Flavor
+    plan: Plan
+    seconds: float  # from start to end, with what is not training
+    timeout_seconds: int
+
+    @property
+    def dollars(self) -> float:
+        return self.seconds / 60 * self.flavor.dollars_per_minute
+
+    @property
+    def dollars_at_most(self) -> float:
+        """If it ran until its time-out."""
+        return self.timeout_seconds / 60 * self.flavor.dollars_per_minute
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.flavor.as_dict() | {
+            "fits": self.plan.fits,
+            "seconds": round(self.seconds),
+            "timeout_seconds": self.timeout_seconds,
+            "dollars": round(self.dollars, 3),
+            "dollars_at_most": round(self.dollars_at_most, 3),
+        }
+
+
+def list_flavors(token: str) -> list[Flavor]:
+    """As the Hub lists them now, cheapest first. Raises FinetuneError if it cannot be asked."""
+    found = ask(lambda: client(token).list_jobs_hardware(token=token))
+    return sorted((flavor_of(item) for item in found), key=lambda flavor: flavor.dollars_per_minute)
+
+
+def flavor_of(item: Any) -> Flavor:
+    """From the Hub's words for it ("8 vCPU", "24 GB")."""
+    minutes = {"second": 1 / 60, "minute": 1, "hour": 60}[item.unit_label]
+    gpus: tuple[Gpu, ...] = ()
+    if item.accelerator is not None:
+        model, memory = item.accelerator.model, _number(item.accelerator.vram)
+        card = Gpu(model, memory, memory * USABLE, CAPABILITY.get(model, NEWER))
+        gpus = (card,) * int(_number(item.accelerator.quantity) or 1)
+    memory = _number(item.ram)
+    machine = Machine(
+        int(_number(item.cpu)), memory, memory * 0.9, gpus, cpu_bf16=False, kind="cuda" if gpus else "cpu"
+    )
+    return Flavor(item.name, item.pretty_name, item.unit_cost_usd / minutes, machine)
+
+
+def estimate(seen: Preflight, flavor: Flavor) -> Estimate:
+    plan = plan_for(seen.recipe, seen.facts, seen.diagnosis, flavor.machine)
+    proof = PROOF_SHARE if plan.recipe.evaluate else 0.0
+    seconds = START_SECONDS + plan.seconds * (1 + proof)
+    timeout = max(LEAST_TIMEOUT, round(MARGIN * (START_SECONDS + plan.seconds * (1 + plan.time_error) * (1 + proof))))
+    return Estimate(flavor, plan, seconds, timeout)
+
+
+def choose(seen: Preflight, flavors: Sequence[Flavor], name: str = "") -> Estimate:
+    """The flavor asked for, else the GPU on which this training costs least. Raises FinetuneError if none fits."""
+    if name:
+        named = [flavor for flavor in flavors if flavor.name == name]
+        if not named:
+            raise FinetuneError(
+                f"The Hub rents out no hardware called {name!r}.",
+                f"Choose one of {', '.join(flavor.name for flavor in flavors)}.",
+                code="no-flavor",
+            )
+    else:
+        named = [flavor for flavor in flavors if len(flavor.machine.gpus) == max(1, seen.recipe.num_processes)]
+    fitting = [made for flavor in named if (made := estimate(seen, flavor)).plan.fits != "no"]
+    if not fitting:
+        where = named[0].title if name and named else "any GPU that the Hub rents out"
+        raise FinetuneError(
+            f"This training does not fit on {where}.",
+            "Choose a larger one (`python -m finetune_core hardware` lists them), a smaller model, or method: qlora.",
+            code="does-not-fit",
+        )
+    return min(fitting, key=lambda made: made.dollars)
+
+
+def machine_to_look_with(flavors: Sequence[Flavor], name: str) -> Machine:
+    """Of the hardware asked for, or of a GPU: what a recipe may ask of it is known before the rows are read."""
+    named = [flavor for flavor in flavors if flavor.name == name] or [f for f in flavors if f.machine.gpus]
+    return (named or list(flavors))[-1].machine
+
+
+def _number(text: str) -> float:
+    found = re.search(r"[\d.]+", str(text))
+    return float(found[0]) if found else 0.0

@@ -1,0 +1,128 @@
+"""`train RECIPE --on jobs[:FLAVOR]` and `hardware`: the same training on rented hardware. Heavy imports wait inside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .errors import FinetuneError
+from .events import Event
+from .output import Output
+from .recipe import resolve_recipe
+from .run import Run
+
+HERE = "here"
+
+
+def register(verb: Any, train: argparse.ArgumentParser) -> None:
+    """Add the verb `hardware`, and to `train` where it shall run."""
+    train.add_argument(
+        "--on",
+        default=HERE,
+        metavar="here|jobs[:FLAVOR]",
+        help="this machine, or Hugging Face Jobs by the minute",
+    )
+    train.add_argument("--yes", action="store_true", help="agree to the price and to the rows going to the Hub")
+    verb("hardware", hardware, "what Hugging Face Jobs rents out now, and its price")
+
+
+def hardware(options: argparse.Namespace, out: Output) -> int:
+    from .jobs.hardware import list_flavors
+
+    found = [flavor.as_dict() for flavor in list_flavors(_token())]
+    lines = [f"{each['flavor']:18}${each['dollars_per_hour']:<9.2f}an hour  {each['title']}" for each in found]
+    out.give(found, "\n".join(lines))
+    return 0
+
+
+def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
+    """The run that this `train` means to have on Jobs: a new one, or an earlier one of there; None for this machine.
+
+    Raises FinetuneError (not-agreed) with the price before anything is made, unless --yes was given.
+    """
+    from .jobs.sent import sent_of
+
+    given = options.recipe
+    if (Path(given) / "recipe.yaml").is_file() or (options.runs_dir / given / "recipe.yaml").is_file():
+        run = Run.find(options.runs_dir, given)
+        return run if sent_of(run) else None
+    where, _, flavor = options.on.partition(":")
+    if where == HERE and not flavor:
+        return None
+    if where != "jobs":
+        raise FinetuneError(f"{options.on!r} is no place to train.", "Write --on jobs or --on jobs:l4x1.", code="usage")
+    return _new_run(options, out, flavor)
+
+
+def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
+    from .jobs.hardware import choose, list_flavors, machine_to_look_with
+    from .jobs.sent import Sent, label_of, require_can_travel
+    from .preflight import create_run_from, look
+    from .takeaway import account
+    from .train import write_data
+
+    recipe = resolve_recipe(options.recipe, options.overrides)
+    require_can_travel(recipe)
+    token = _token()
+    me = account.sign_in(token)
+    me.require_write(f"{me.name}/fijn")  # the private repository's owner
+    flavors = list_flavors(token)
+    with out.progress() as show:
+        seen = look(recipe, token=token, on_progress=show, machine=machine_to_look_with(flavors, flavor))
+    made = choose(seen, flavors, flavor)
+    rows = sum(len(part) for part in (seen.prepared.train, seen.prepared.validation, seen.prepared.test))
+    says = (
+        f"{made.flavor.title} (${made.flavor.dollars_per_minute * 60:.2f} an hour): about {made.seconds / 60:.0f} "
+        f"minutes and ${made.dollars:.2f}; it is ended after {made.timeout_seconds / 60:.0f} minutes, so "
+        f"${made.dollars_at_most:.2f} at most. Your {rows} rows go to a private repository of {me.name} on the Hub "
+        f"and to the job; checkpoints and the result are kept there too."
+    )
+    if not options.yes:
+        raise FinetuneError(says, f"To agree, add --yes (and --on jobs:{made.flavor.name}).", code="not-agreed")
+    out.say(says)
+    run = create_run_from(replace(seen, plan=made.plan), options.runs_dir)
+    write_data(seen.prepared, run.path / "data", (run.plan() or {}).get("passed"))
+    name = f"{me.name}/fijn-{label_of(run)}"
+    Sent(made.flavor.name, made.flavor.title, made.timeout_seconds, me.name, name).save(run)
+    return run
+
+
+def train(run: Run, options: argparse.Namespace, out: Output) -> int:
+    """Follow it to its end; the exit code."""
+    from .jobs.follow import follow
+    from .verbs import GOOD, REFUSED, STOPPED, ctrl_c_stops, line_of
+
+    out.say(f"Run {run.id}")
+    told = []
+
+    def show(event: Event) -> None:
+        told.append(event.kind)
+        if out.as_json:
+            out.json(json.loads(event.as_json()))
+        elif words := line_of(event):
+            out.say(words)
+
+    with ctrl_c_stops(run):
+        try:
+            outcome = follow(run, on_event=show)
+        except FinetuneError as error:
+            if not out.as_json:
+                raise
+            if "error" not in told[-1:]:
+                out.json({"error": error.as_dict(), "run": run.id})
+            return REFUSED
+    if out.as_json and "done" not in told:  # it was over before we looked
+        out.json(json.loads(run.events()[-1].as_json()))
+    return STOPPED if outcome == "stopped" else GOOD
+
+
+def _token() -> str:
+    from .takeaway import account
+
+    token = account.find_token()
+    if not token:
+        raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
+    return token
