@@ -18,7 +18,7 @@ DATA_DIR = PRESETS_DIR / "data"
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 STARTER_DATA = "shop-messages"
 
-ROLES = ("messages", "prompt", "completion", "text", "system", "context", "label")
+ROLES = ("messages", "prompt", "completion", "text", "system", "context", "label", "chosen", "rejected", "desired")
 
 
 def option(default: Any, group: str, description: str, **limits: Any) -> Any:

@@ -17,7 +17,11 @@ ROLE_WORDS = {
     "system": "the system prompt",
     "context": "context for the question",
     "label": "the label to learn",
+    "chosen": "the better answer, which is learned",
+    "rejected": "the worse answer",
+    "desired": "the verdict: is the answer good?",
 }
+OTHER_ROLES = ("chosen", "rejected", "desired")  # of rows made for other ways to learn
 READY_WORDS = {"ready": ("good", "ready"), "needs-mapping": ("warn", "needs mapping"), "not-fit": ("", "not fit")}
 OBJECTIVE_WORDS = {
     "sft": ("Answering", "sft"),
@@ -48,13 +52,15 @@ def rows_card(
 ) -> str:
     """Where the rows came from, what they are, what they are fit for; columns and prompts that can be changed."""
     first, *others = [_fit(objective, *state) for objective, state in readiness.items()] or [""]
+    drop_downs = "".join(_role(role, columns, roles.get(role, "")) for role in wanted) if columns else ""
+    unnamed = [role for role in OTHER_ROLES if role not in wanted] if drop_downs else []
+    other_roles = "".join(_role(role, columns, "") for role in unnamed)
     more = (
         '<details class="reasons"><summary>Fit for other ways to learn</summary>'
-        f'<ul class="fits told">{"".join(others)}</ul></details>'
+        f'<ul class="fits told">{"".join(others)}</ul><div class="roles">{other_roles}</div></details>'
         if others
         else ""
     )
-    drop_downs = "".join(_role(role, columns, roles.get(role, "")) for role in wanted) if columns else ""
     lines = [_line("system_prompt", "System prompt to add", "none: rows keep their own", recipe.system_prompt)]
     if drop_downs:
         example = next(iter(columns))

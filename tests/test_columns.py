@@ -62,3 +62,25 @@ def test_a_template_makes_the_prompt(tmp_path):
 def test_a_template_with_an_unknown_column_is_an_error(tmp_path):
     (tmp_path / "x.jsonl").write_text(lines([{"word": "cat", "target": "kat"}]))
     assert prepared_from(tmp_path / "x.jsonl", template="{wrod}").findings[0].code == "no-such-column"
+
+
+def test_pairs_of_a_better_and_a_worse_answer_can_have_any_column_names(tmp_path):
+    rows = [{"vraag": sentence(i), "beste": f"goed {i}", "slechtste": "nee"} for i in range(6)]
+    (tmp_path / "x.jsonl").write_text(lines(rows))
+    named = {"prompt": "vraag", "chosen": "beste", "rejected": "slechtste"}
+    prepared = prepared_from(tmp_path / "x.jsonl", columns=named)
+    assert said(prepared.train[0]) == [("user", rows[0]["vraag"]), ("assistant", "goed 0")]
+    assert dict(prepared.mapping) == named and readiness(prepared)["dpo"][0] == "ready"
+
+
+def test_of_answers_with_a_verdict_the_good_ones_are_learned_whatever_the_columns_are_called(tmp_path):
+    rows = [{"ask": sentence(i), "told": f"answer {i}", "thumb": "ja" if i % 2 else "nee"} for i in range(8)]
+    (tmp_path / "x.jsonl").write_text(lines(rows))
+    named = {"prompt": "ask", "completion": "told", "desired": "thumb"}
+    prepared = prepared_from(tmp_path / "x.jsonl", columns=named)
+    learned = {said(row)[-1][1] for row in prepared.train}
+    assert learned == {f"answer {i}" for i in range(1, 8, 2)} and readiness(prepared)["kto"][0] == "ready"
+
+
+def test_a_verdict_without_a_question_and_an_answer_still_needs_its_columns():
+    assert columns.as_wished({"desired": "thumb"}, None, {"thumb": "ja"}) is None

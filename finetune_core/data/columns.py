@@ -133,6 +133,8 @@ def as_wished(columns: Mapping[str, str], template: str | None, row: Mapping[str
     if "messages" in columns:
         shape = _conversation_shape(row.get(columns["messages"])) or "messages"
         return ColumnMap(shape, dict(columns))
+    if "chosen" in columns or "desired" in columns:
+        return _as_preferred(known, columns)
     if "text" in columns and not columns.keys() & {"completion", "label"}:
         return ColumnMap("text", {"text": columns["text"]})
     roles = {role: column for role, column in (known.roles if known else {}).items() if role in ROLES}
@@ -147,6 +149,18 @@ def as_wished(columns: Mapping[str, str], template: str | None, row: Mapping[str
         return None
     roles.pop("messages", None)
     return ColumnMap("mapped" if columns else known.shape if known else "mapped", roles)
+
+
+def _as_preferred(known: ColumnMap | None, columns: Mapping[str, str]) -> ColumnMap | None:
+    """Preference pairs or verdicts, as the recipe names their columns; None while one is missing."""
+    roles = dict(known.roles if known else {}) | dict(columns)
+    shape, wanted = (
+        ("preference", ("prompt", "context", "system", "chosen", "rejected"))
+        if "chosen" in columns
+        else ("kto", ("prompt", "context", "system", "completion", "desired"))
+    )
+    missing = shape == "kto" and not {"prompt", "completion"} <= roles.keys()
+    return None if missing else ColumnMap(shape, {role: roles[role] for role in wanted if role in roles})
 
 
 def as_label(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from ..recipe import Recipe
-from .columns import ColumnMap
+from .columns import ColumnMap, as_label
 
 ROLES = {  # exact names of OpenAI, ShareGPT and their descendants
     "system": "system", "developer": "system",
@@ -20,6 +20,7 @@ ROLES = {  # exact names of OpenAI, ShareGPT and their descendants
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
     "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
+DESIRED = ("true", "1", "yes", "good", "ja", "goed", "👍")  # verdicts of an answer to learn
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio", "video", "video_url", "file")
 PLACEHOLDER = re.compile(r"(?<!\{)\{([^{}\n]+)\}(?!\})")  # {column}, and not {{anything}}
@@ -80,7 +81,7 @@ class Converter:
         elif mapping.shape == "preference":
             messages = self._preferred(raw, roles)
         else:
-            if mapping.shape == "kto" and str(raw.get(roles["desired"])).strip().casefold() != "true":
+            if mapping.shape == "kto" and as_label(raw.get(roles["desired"])).casefold() not in DESIRED:
                 raise Refused("not-desired")
             messages = self._asked(raw, roles) + self._answered(raw.get(roles["completion"]), roles["completion"])
         system = self._system(raw, roles)
