@@ -14,7 +14,7 @@ from .data.duplicates import row_text
 from .data.findings import Finding, Tally, count_rows, verdict, with_fix
 from .data.languages import language_of
 from .data.lengths import length_findings
-from .data.measure import measure
+from .data.measure import measure, misfits
 from .data.problems import check_fixes
 from .errors import FinetuneError
 from .recipe import Recipe, Suggestion
@@ -49,6 +49,7 @@ class Diagnosis:
     token_lengths: array = field(repr=False, default_factory=lambda: array("q"))  # train, validation, test, uncut
     answer_starts: array = field(repr=False, default_factory=lambda: array("q"))  # index of the first trained token
     answer_ends: array = field(repr=False, default_factory=lambda: array("q"))  # index behind the last one
+    concerned: dict[str, np.ndarray] = field(repr=False, default_factory=dict)  # repair → numbers of rows it is about
 
     def split_lengths(self) -> tuple[list[int], list[int]]:
         """Tokens of the training rows, and of the validation rows."""
@@ -121,6 +122,8 @@ def check(
         token_lengths=array("q", measures.lengths.tobytes()),
         answer_starts=array("q", measures.answer_starts.tobytes()),
         answer_ends=array("q", measures.answer_ends.tobytes()),
+        concerned={fix: np.sort(measures.numbers[which]) for fix, which in misfits(measures).items()}
+        | {"mask-personal-data": np.sort(np.array(reader.personal, dtype=np.int64))},
     )
 
 
@@ -209,6 +212,7 @@ class _Reader:
         self.template = tokenizer.template
         self.opening = _prompt_opens(tokenizer)
         self.tally = Tally()
+        self.personal = array("q")  # numbers of rows with personal data or keys
         self.languages: dict[str, int] = {}
         self.answers: dict[str, int] = {}
         self.seen = 0
@@ -216,11 +220,15 @@ class _Reader:
 
     def look(self, number: int, row: dict[str, Any]) -> None:
         text = row_text(row)
-        if personal.find_secrets(text):
+        contents = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]
+        has_secrets = any(personal.find_secrets(content) for content in contents)
+        kinds = {kind for content in contents for kind, *_ in personal.find_personal(content)}
+        if has_secrets:
             self.tally.add("secrets", self.prepared.place(number))
-        kinds = {kind for kind, *_ in personal.find_personal(text[:200_000])}
         if kinds:
             self.tally.add("personal-data", self.prepared.place(number), " and ".join(sorted(kinds)))
+        if has_secrets or kinds:
+            self.personal.append(number)
         if self.opening and "messages" in row and not _says_first(row, self.opening):
             self.tally.add("prompt-differs", self.prepared.place(number))
         if row.get("tools") and "tools" not in self.template.supports:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,6 +73,7 @@ class Looks:
         self._last_of: dict[str, str] = {}  # who asked -> the key that they wait for
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="look")
+        self._quick = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trial")  # does not wait for whole looks
 
     def ask(self, recipe: Recipe, who: str = "", wait_seconds: float = 0.0) -> Look:
         """The look at this recipe, begun if nobody did. `who` waits for one look at a time: an older one is dropped."""
@@ -99,6 +100,15 @@ class Looks:
                 look.unwanted.set()
                 look.error = FinetuneError("The check was cancelled.", "Start it again when you like.", CANCELLED)
                 look.ended.set()
+
+    def leave(self, recipe: Recipe) -> None:
+        """Nobody waits for this look any more; one that has ended stays known."""
+        with self._lock:
+            self._drop(_key(recipe, visitor.now()))
+
+    def soon(self, look: Look, key: Hashable, make: Callable[[], T]) -> Future[T]:
+        """What `make` gives for these rows, made once and beside the page, which asks again until it is done."""
+        return look.once(key, lambda: self._quick.submit(make))
 
     def again(self, recipe: Recipe) -> None:
         """Forget what is known, so that the next `ask` looks anew."""

@@ -30,8 +30,9 @@ def shared_with_train(keys: Keys, splits: np.ndarray, pairs: np.ndarray) -> Shar
     """Of a data set with its own splits; `pairs` are near rows."""
     is_other = splits > 0
     train = ~is_other
-    exact = is_other & np.isin(keys.exact, keys.exact[train])
-    folded = is_other & np.isin(keys.folded, keys.folded[train])
+    exact, folded = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=bool)
+    exact[is_other] = np.isin(keys.exact[is_other], keys.exact[train])
+    folded[is_other] = np.isin(keys.folded[is_other], keys.folded[train])
     across = pairs[is_other[pairs[:, 0]] != is_other[pairs[:, 1]]] if len(pairs) else pairs
     touched = np.zeros(len(keys), dtype=bool)
     touched[across.ravel()] = True

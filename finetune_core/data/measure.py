@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import FinetuneError
 from ..recipe import Recipe
 from ..render import IGNORED, render_each, render_many
+from .problems import TOKEN_FIXES
 from .rows import Rows
 
 if TYPE_CHECKING:
@@ -143,6 +144,17 @@ def excerpt(row: dict[str, Any], max_length: int) -> tuple[dict[str, Any], float
     return row | {"messages": kept}, size / taken
 
 
+def misfits(measures: Measures) -> dict[str, np.ndarray]:
+    """Repair → which rows it leaves out (booleans)."""
+    is_refused = np.isin(measures.numbers, list(measures.refused))
+    return {
+        "drop-refused": is_refused,
+        "drop-too-long": measures.lengths > measures.max_length,
+        "drop-nothing-trained": (measures.trained_kept == 0) & ~is_refused,
+        "drop-special-tokens": np.isin(measures.numbers, list(measures.special)),
+    }
+
+
 def without_misfits(
     prepared: Prepared,
     tokenizer: ChatTokenizer,
@@ -153,15 +165,9 @@ def without_misfits(
     measures = measure(prepared.splits(), tokenizer, recipe.max_length, on_progress)
     kept = np.ones(len(measures.numbers), dtype=bool)
     dropped = Counter(prepared.dropped)
-    is_refused = np.isin(measures.numbers, list(measures.refused))
-    for fix, why, which in (
-        ("drop-refused", "template-refuses", is_refused),
-        ("drop-too-long", "too-long", measures.lengths > recipe.max_length),
-        ("drop-nothing-trained", "trains-nothing", (measures.trained_kept == 0) & ~is_refused),
-        ("drop-special-tokens", "special-tokens", np.isin(measures.numbers, list(measures.special))),
-    ):
+    for fix, which in misfits(measures).items():
         if fix in recipe.fixes:
-            dropped[why] += int((kept & which).sum())
+            dropped[TOKEN_FIXES[fix]] += int((kept & which).sum())
             kept &= ~which
     parts, first = {}, 0
     for name, rows in prepared.splits().items():

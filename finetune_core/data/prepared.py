@@ -13,17 +13,19 @@ import numpy as np
 
 from ..recipe import Recipe
 from .columns import SHAPES
-from .duplicates import Keys, groups, near_pairs, repeats
+from .duplicates import groups, near_pairs, repeats
 from .findings import Finding, Place
 from .hubdata import choices
-from .intake import Intake, Places, take_in
+from .intake import Intake, take_in
 from .labels import LabelTable, find_labels, one_spelling, unseen_labels
-from .leaks import duplicate_findings, later_of, leak_findings, shared_with_train, with_split
+from .leaks import duplicate_findings, leak_findings, with_split
 from .overview import readiness, source_findings
-from .problems import FIXES, check_fixes, problem_findings
+from .problems import FIXES, TOKEN_FIXES, check_fixes, problem_findings
+from .rewriting import rewriting
 from .rows import Rows, write_csv, write_rows
 from .source import Source, SourceFile, open_source
 from .split import SPLITS, split
+from .staying import Doubles, find_doubles, staying
 from .unpack import save_pasted
 
 if TYPE_CHECKING:
@@ -57,14 +59,15 @@ class Prepared:
     findings: tuple[Finding, ...]
     dropped: dict[str, int]  # why → how many
     rows: int  # read
+    intake: Intake = field(repr=False)
+    doubles: Doubles = field(repr=False)
+    pairs: np.ndarray = field(repr=False)  # near rows, by their numbers
     shapes: dict[str, int] = field(default_factory=dict)
     proposal: dict[str, str] = field(default_factory=dict)  # role → column, where names were not known
     repaired: dict[str, int] = field(default_factory=dict)  # repair → rows it changed
     labels: LabelTable | None = None  # where the answers are few and short
     own_splits: tuple[str, ...] = ()  # splits that the data brought along
     settings: dict[str, Any] = field(default_factory=dict)
-    keys: Keys | None = field(default=None, repr=False)
-    places: Places | None = field(default=None, repr=False)
     measures: Measures | None = field(default=None, repr=False)  # where rows were left out by their tokens
 
     def splits(self) -> dict[str, Rows]:
@@ -72,7 +75,7 @@ class Prepared:
 
     def place(self, number: int) -> Place:
         """Where a row came from, by its number in Rows.numbers."""
-        return self.places[number] if self.places is not None else Place(number + 1, number + 1)
+        return self.intake.places[number]
 
     def card(self) -> dict[str, Any]:
         """The data card: what was read, what was left out and why, what is where."""
@@ -120,45 +123,33 @@ def prepare(
     return prepared
 
 
-TOKEN_FIXES = ("drop-too-long", "drop-nothing-trained", "drop-refused", "drop-special-tokens")
-
-
 def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) -> Prepared:
-    keys, rows, dropped = intake.keys, intake.rows, Counter(intake.dropped)
+    keys, dropped = intake.keys, Counter(intake.dropped)
     findings = source_findings(source, intake, recipe) + problem_findings(intake.tally, intake.total, recipe)
-    kept = np.ones(len(keys), dtype=bool)
     own = tuple(name for number, name in enumerate(SPLITS) if (intake.splits == number).any())
-
+    rows = as_repaired(intake.rows, recipe)
     labels = find_labels(rows, keys)
+
+    tell(0.62, "looking for duplicates")
+    pairs = np.empty((0, 2), dtype=np.int64)
+    if 2 <= len(keys) <= MAX_NEAR_ROWS:
+        again = repeats(with_split(intake.folded, np.maximum(intake.splits, 0)))
+        pairs = near_pairs(intake.rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
+    elif len(keys) > MAX_NEAR_ROWS:
+        findings.append(NEAR_NOT_SOUGHT)
+    doubles = find_doubles(keys, intake.splits, pairs, labels)
     if labels is not None:
-        more, conflicts = labels.findings(keys, intake.places, recipe)
-        findings += more
-        if "drop-conflicts" in recipe.fixes:
-            _drop(kept, conflicts, "conflicting-labels", dropped)
+        findings += labels.findings(doubles.conflicts, intake.places, recipe)
         if "trim-labels" in recipe.fixes and labels.variants:
             rows = rows.changed(one_spelling(labels))
             intake.repaired["trim-labels"] = sum(labels.variants.values())
-
-    tell(0.62, "looking for duplicates")
     in_split = np.maximum(intake.splits, 0)
-    again = repeats(with_split(keys.folded, in_split))
-    pairs = np.empty((0, 2), dtype=np.int64)
-    if 2 <= len(keys) <= MAX_NEAR_ROWS:
-        pairs = near_pairs(rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
-    elif len(keys) > MAX_NEAR_ROWS:
-        findings.append(NEAR_NOT_SOUGHT)
-    near = later_of(pairs, in_split, len(keys))
-    shared = shared_with_train(keys, intake.splits, pairs)
-    findings += duplicate_findings(intake, again, near, in_split, recipe) + leak_findings(intake, shared, recipe)
-    if "drop-duplicates" in recipe.fixes:
-        _drop(kept, again, "duplicates", dropped)
-    if "drop-near-duplicates" in recipe.fixes:
-        _drop(kept, near, "near-duplicates", dropped)
-    if "drop-leaks" in recipe.fixes:
-        _drop(kept, shared.in_train, "leaks", dropped)
+    findings += duplicate_findings(intake, doubles.again, doubles.near, in_split, recipe)
+    findings += leak_findings(intake, doubles.shared, recipe)
 
     tell(0.88, "splitting")
-    numbers = _sampled(np.flatnonzero(kept), in_split, recipe, dropped)
+    numbers, gone = staying(doubles, intake.splits, recipe)
+    dropped.update(gone)
     parts = _split(numbers, groups(keys, pairs), in_split, own, labels, recipe)
     if labels is not None and (count := unseen_labels(labels, parts["train"], _others(parts))):
         findings.append(_unseen(count))
@@ -179,29 +170,16 @@ def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) 
         own_splits=own,
         settings=recipe.model_dump(include={"fixes", "columns", "template", "system_prompt", "max_rows", "seed",
                                             "validation_size", "test_size"}),
-        keys=keys,
-        places=intake.places,
+        intake=intake,
+        doubles=doubles,
+        pairs=pairs,
     )  # fmt: skip
 
 
-def _drop(kept: np.ndarray, which: np.ndarray, why: str, dropped: Counter[str]) -> None:
-    """Take rows out and count those that were still in."""
-    gone = int((kept & which).sum())
-    if gone:
-        dropped[why] += gone
-        kept &= ~which
-
-
-def _sampled(numbers: np.ndarray, in_split: np.ndarray, recipe: Recipe, dropped: Counter[str]) -> np.ndarray:
-    """At most max_rows, drawn with the seed; validation and test rows that the data brought along all stay."""
-    if recipe.max_rows is None:
-        return numbers
-    pool, others = numbers[in_split[numbers] == 0], numbers[in_split[numbers] != 0]
-    if len(pool) <= recipe.max_rows:
-        return numbers
-    dropped["max_rows"] += len(pool) - recipe.max_rows
-    drawn = np.random.default_rng(recipe.seed).choice(pool, recipe.max_rows, replace=False)
-    return np.sort(np.concatenate([drawn, others]))
+def as_repaired(rows: Rows, recipe: Recipe) -> Rows:
+    """Rows as read, with the recipe's repairs of their texts; not yet with one spelling for each label."""
+    change = rewriting(recipe.fixes)
+    return rows.changed(change) if change else rows
 
 
 def _split(

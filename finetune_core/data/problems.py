@@ -164,6 +164,12 @@ FIXES = {  # every repair a recipe can name, and what it does
     "first-row-is-header": "take the first row for the names of the columns",
     "first-row-is-data": "take the first row for data",
 }
+TOKEN_FIXES = {  # repairs that leave rows out by their tokens, and why
+    "drop-refused": "template-refuses",
+    "drop-too-long": "too-long",
+    "drop-nothing-trained": "trains-nothing",
+    "drop-special-tokens": "special-tokens",
+}
 WISHES = ("encoding-", "delimiter-")  # followed by a codec, or by comma, semicolon, tab or pipe
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import orjson
 
 from ..recipe import Recipe
 from .columns import ColumnMap, as_label
+from .rewriting import has_consecutive
 
 ROLES = {  # exact names of OpenAI, ShareGPT and their descendants
     "system": "system", "developer": "system",
@@ -55,9 +55,7 @@ class Converter:
     repairs: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        fixes = self.recipe.fixes
-        self.as_text = "numbers-to-text" in fixes
-        self.merge = "merge-consecutive" in fixes
+        self.as_text = "numbers-to-text" in self.recipe.fixes
 
     def convert(self, raw: Mapping[str, Any], mapping: ColumnMap) -> Converted:
         self.notes = []
@@ -224,29 +222,11 @@ class Converter:
             raise Refused("empty-answers")
         if not any(message["role"] in ("user", "tool") for message in messages):
             self.notes.append(("missing-user", ""))
-        pairs = list(itertools.pairwise(messages))
-        if any(first["role"] == second["role"] != "tool" for first, second in pairs):
-            if self.merge:
-                self.repairs.add("merge-consecutive")
-                return _merged(messages)
+        if has_consecutive(messages):
             self.notes.append(("consecutive-turns", ""))
         if any(message["role"] == "system" for message in messages[1:]):
             self.notes.append(("late-system", ""))
         return messages
-
-
-def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turns of one role in a row as one, a blank line between them."""
-    merged: list[dict[str, Any]] = []
-    for message in messages:
-        last = merged[-1] if merged else None
-        same = last is not None and last["role"] == message["role"] != "tool" and "tool_calls" not in last
-        if same and last is not None and last.get("weight", 1) == message.get("weight", 1):
-            content = f"{last['content']}\n\n{message['content']}".strip()
-            merged[-1] = last | message | {"content": content}
-        else:
-            merged.append(message)
-    return merged
 
 
 def _tool_calls(turn: Mapping[str, Any], name: str, content: Any) -> list[dict[str, Any]] | None:
