@@ -100,7 +100,9 @@ def create_run(
 
 
 def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, owner: str = "") -> Run:
-    """The run for what was looked at: the page has looked already when Start is pressed."""
+    """The run for what was looked at, with its rows: what was checked is what is learned, and is not read again."""
+    from .data import write_data
+
     if seen.diagnosis.verdict == "blocked":
         errors = [finding for finding in seen.diagnosis.findings if finding.level == "error"]
         raise FinetuneError(
@@ -113,7 +115,11 @@ def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, ow
         "warnings": [finding.says for finding in warnings],
         "passed": [{"code": finding.code, "says": finding.says, "rows": finding.count} for finding in warnings],
     }
-    return Run.create(runs_dir, seen.plan.recipe, promised, tail, owner)
+
+    def fill(folder: Path) -> None:
+        write_data(seen.prepared, folder / "data", promised["passed"])
+
+    return Run.create(runs_dir, seen.plan.recipe, promised, tail, owner, fill)
 
 
 def model_folder(recipe: Recipe, token: str | None = None) -> Path:

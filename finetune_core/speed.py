@@ -11,10 +11,11 @@ from typing import Any
 from transformers import TrainerCallback
 
 from . import measured
+from .encoded import encode
 from .machine import this_machine
 from .model import fetch_model
 from .preflight import Preflight
-from .trainer import build_trainer, encode
+from .trainer import build_trainer
 from .watching import peak_memory_gb, wait_for_device
 
 LEAST_STEPS = 3  # the first one warms up and is not counted
@@ -35,7 +36,7 @@ def probe(seen: Preflight, seconds: float) -> tuple[int, float, float]:
     rows = [row for row, _ in zip(seen.prepared.train, range(MOST_ROWS), strict=False)]
     clock, machine = _Clock(seconds), this_machine()
     with tempfile.TemporaryDirectory() as scratch:
-        encoded = encode(rows, seen.tokenizer, asked.max_length)
+        encoded = encode(rows, seen.tokenizer, asked.max_length, Path(scratch) / "rows.arrow")
         build_trainer(recipe, folder, Path(scratch), (encoded, None), [clock], machine).train()
     spent = clock.tokens, clock.seconds, peak_memory_gb()
     measured.remember(seen.plan.as_dict(), asked, folder, machine, *spent)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -19,12 +16,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
+from .encoded import token_lengths
 from .errors import FinetuneError
 from .fast import fuse_adapters, score_trained_tokens_only
 from .machine import Machine
 from .model import load_base
 from .recipe import Recipe
-from .render import ChatTokenizer, render_each
 
 
 def build_trainer(
@@ -52,7 +49,7 @@ def build_trainer(
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
     score_trained_tokens_only()
-    kind = SFTTrainer if recipe.num_processes == 1 else SharedTrainer
+    kind = RowsTrainer if recipe.num_processes == 1 else SharedTrainer
     trainer = kind(
         model=model,
         args=sft_config(recipe, output_dir, machine, validation_set is not None),
@@ -67,23 +64,37 @@ def build_trainer(
     return trainer
 
 
-class SharedTrainer(SFTTrainer):
-    """A training that several processes share sees the rows in the order of one process, step by step.
+class RowsTrainer(SFTTrainer):
+    """TRL's trainer, which groups rows by length without reading them: transformers reads each row to measure it.
 
-    transformers would group the rows by length in batches of one process's share, and each process would draw the
-    order of an epoch from random numbers of its own, which part as soon as one drops out more than another.
+    The rows of one step are grouped, whoever computes them: with several processes, transformers would group those of
+    one process's share.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.accelerator.rng_types = ["torch"]  # at the start of an epoch, everybody has those of the first
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         rows = self.train_dataset if train_dataset is None else train_dataset
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(step, lengths=[len(ids) for ids in rows["input_ids"]])
+        return LengthGroupedSampler(step, lengths=token_lengths(rows))
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        seeded = torch.Generator().manual_seed(self.args.seed)
+        return LengthGroupedSampler(self.args.eval_batch_size, lengths=token_lengths(eval_dataset), generator=seeded)
+
+
+class SharedTrainer(RowsTrainer):
+    """A training that several processes share sees the rows in the order of one process, step by step.
+
+    Each process would draw the order of an epoch from random numbers of its own, which part as soon as one drops out
+    more than another.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.accelerator.rng_types = ["torch"]  # at the start of an epoch, everybody has those of the first
 
 
 def dry_run(trainer: SFTTrainer) -> None:
@@ -96,7 +107,7 @@ def dry_run(trainer: SFTTrainer) -> None:
         trainer.model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
     rows = trainer.train_dataset
     size = trainer.args.per_device_train_batch_size
-    lengths = [len(ids) for ids in rows["input_ids"]]
+    lengths = token_lengths(rows)
     longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-size:]
     batch = trainer._prepare_inputs(trainer.data_collator([rows[index] for index in longest]))
     state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
@@ -117,22 +128,6 @@ def dry_run(trainer: SFTTrainer) -> None:
         torch.set_rng_state(state[0])
         if state[1] is not None:
             torch.cuda.set_rng_state_all(state[1])
-
-
-def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Dataset:
-    """Rows as a data set of `input_ids` and `labels` (-100: not trained); rows that train no token are left out."""
-    ids, labels, ends = array("i"), array("i"), array("q", [0])  # four bytes a token: rows may be many
-    for row in render_each(rows, tokenizer, max_length):
-        if row.trained:
-            ids.extend(row.input_ids)
-            labels.extend(row.labels)
-            ends.append(len(ids))
-    offsets = pa.array(np.frombuffer(ends, dtype=np.int64))
-    columns = {
-        name: pa.LargeListArray.from_arrays(offsets, pa.array(np.frombuffer(values, dtype=np.int32)))
-        for name, values in (("input_ids", ids), ("labels", labels))
-    }
-    return Dataset(pa.table(columns))
 
 
 def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validation: bool) -> SFTConfig:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import write_json
 from ..recipe import Recipe
 from .columns import SHAPES
 from .duplicates import groups, near_pairs, repeats
@@ -26,6 +27,7 @@ from .rows import Rows, write_csv, write_rows
 from .source import Source, SourceFile, open_source
 from .split import SPLITS, split
 from .staying import Doubles, find_doubles, staying
+from .streamed import forget_streams
 from .unpack import save_pasted
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from .measure import Measures
 
 __all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "save_pasted",
-           "write_csv", "write_rows", "write_splits"]  # fmt: skip
+           "write_csv", "write_data", "write_rows", "write_splits"]  # fmt: skip
 
 OnProgress = Callable[[float | None, str], None]
 MAX_NEAR_ROWS = 2_000_000  # beyond this near duplicates are not looked for
@@ -229,3 +231,15 @@ def write_splits(prepared: Prepared, folder: Path, as_csv: bool = False) -> list
             (write_csv if as_csv else write_rows)(rows, path)
             written.append(path)
     return written
+
+
+def write_data(prepared: Prepared, folder: Path, passed: list[dict[str, Any]] | None = None) -> None:
+    """A run's rows: train/validation/test.jsonl and, last, card.json. A folder with a card is complete.
+
+    `passed`: the warnings with which the person went on anyway; the card keeps them.
+    """
+    forget_streams()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in prepared.splits().items():
+        write_rows(rows, folder / f"{name}.jsonl")
+    write_json(folder / "card.json", prepared.card() | {"warnings_passed": passed or []})

@@ -21,6 +21,7 @@ import orjson
 from ..files import replacing
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
+SCANNED = 16 * 1024**2  # bytes looked through at a time
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -90,6 +91,20 @@ class RowWriter:
         content = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if starts[-1] else b""
         self._file.close()
         return Rows(content, starts, np.arange(len(starts) - 1))
+
+
+def open_rows(path: Path) -> Rows:
+    """The rows of a file of JSON lines that is ours; none if there is no such file."""
+    if not path.is_file() or not path.stat().st_size:
+        return Rows(b"", np.zeros(1, dtype=np.int64), np.arange(0))
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    ends, size = [], len(content)
+    for begin in range(0, size, SCANNED):
+        piece = np.frombuffer(content[begin : begin + SCANNED], dtype=np.uint8)
+        ends.append(np.flatnonzero(piece == ord("\n")) + begin + 1)
+    starts = np.unique(np.concatenate([[0], *ends, [size]]))
+    return Rows(content, starts, np.flatnonzero(np.diff(starts) > len("{}")))  # a shorter line is blank
 
 
 def as_json_line(row: dict[str, Any]) -> bytes:
