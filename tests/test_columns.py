@@ -84,3 +84,23 @@ def test_of_answers_with_a_verdict_the_good_ones_are_learned_whatever_the_column
 
 def test_a_verdict_without_a_question_and_an_answer_still_needs_its_columns():
     assert columns.as_wished({"desired": "thumb"}, None, {"thumb": "ja"}) is None
+
+
+def test_words_of_longer_names_say_which_column_is_proposed():
+    row = {"vraag_leerling": "Hoe laat is het?", "antwoord_a": "Drie uur.", "antwoord_b": "Geen idee.", "klas": "3B"}
+    assert columns.propose([row] * 5).roles == {"prompt": "vraag_leerling", "completion": "antwoord_a"}
+
+
+@pytest.mark.parametrize(
+    ("more", "level"),
+    [({"soort": lambda i: ("klacht", "vraag")[i % 2]}, "warning"), ({"reactie": lambda i: sentence(i, 20)}, "warning"),
+     ({"url": lambda i: f"https://a.nl/{i}", "when": lambda i: f"2024-{i}"}, "note")],
+)  # fmt: skip
+def test_a_text_beside_what_may_be_its_answer_is_asked_about(tmp_path, more, level):
+    rows = [{"tekst": sentence(i)} | {name: value(i) for name, value in more.items()} for i in range(20)]
+    (tmp_path / "x.jsonl").write_text(lines(rows))
+    finding = next(f for f in prepared_from(tmp_path / "x.jsonl").findings if f.code == "plain-text")
+    assert finding.level == level
+    if level == "warning":
+        answered = prepared_from(tmp_path / "x.jsonl", **finding.suggestion.changes)
+        assert said(answered.train[0])[1] == ("assistant", rows[0][next(iter(more))])

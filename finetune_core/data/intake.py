@@ -13,7 +13,7 @@ import numpy as np
 
 from ..garbage import fewer_collections
 from ..recipe import Recipe
-from .columns import ColumnMap, as_wished, is_weak, propose, unused
+from .columns import ColumnMap, as_wished, is_weak, likely_answers, propose, unused
 from .duplicates import KeyMaker, Keys, row_keys
 from .findings import Place, Tally
 from .json_rows import Record
@@ -58,6 +58,7 @@ class Intake:
     is_weak_guess: bool
     columns: dict[str, str]  # name → type
     ignored: tuple[str, ...]  # columns that nothing reads
+    answers: tuple[str, ...]  # of these, what may be the answers to a text that is read
     missing: tuple[str, ...]  # columns that the recipe names and the rows do not have
     dropped: dict[str, int]
     repaired: dict[str, int]
@@ -235,6 +236,8 @@ def take_in(readings: list[Reading], recipe: Recipe, tell: Tell) -> Intake:
                 tell((number + min(1.0, reading.fraction())) / len(readings), f"{count:,} rows read")
     named = set(recipe.columns.values()) | set(PLACEHOLDER.findall(recipe.template or ""))
     maps = ColumnMap("", {column: column for column in reader.used})
+    ignored = tuple(unused(maps, reader.columns, recipe.template)) if reader.used else ()
+    is_text = set(reader.shapes) == {"text"} and not recipe.columns
     return Intake(
         rows=reader.writer.finish(),
         keys=reader.keys.finish(),
@@ -251,7 +254,8 @@ def take_in(readings: list[Reading], recipe: Recipe, tell: Tell) -> Intake:
         guess=reader.guess if reader.guess and reader.guess.shape in reader.shapes else None,
         is_weak_guess=reader.is_weak_guess,
         columns=reader.columns,
-        ignored=tuple(unused(maps, reader.columns, recipe.template)) if reader.used else (),
+        ignored=ignored,
+        answers=tuple(likely_answers(reader.sampled, ignored)) if is_text else (),
         missing=tuple(sorted(named - reader.columns.keys())) if reader.columns else (),
         dropped=reader.dropped,
         repaired=reader.repaired,
