@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .data.duplicates import row_text
 from .data.findings import Finding, Tally, count_rows, verdict, with_fix
 from .data.languages import language_of
 from .data.lengths import length_findings
-from .data.measure import measure, misfits
+from .data.measure import Measures, measure, misfits
 from .data.problems import check_fixes
 from .errors import FinetuneError
 from .recipe import Recipe, Suggestion
@@ -26,6 +27,7 @@ __all__ = ["Diagnosis", "Finding", "Suggestion", "check", "readiness"]
 
 FEW_ROWS, SMALL_SET = 10, 100
 SAMPLED_LANGUAGES = 500  # rows whose language is looked at
+TOLD = 1000  # rows between two words about progress
 LEVEL_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -49,6 +51,7 @@ class Diagnosis:
     token_lengths: array = field(repr=False, default_factory=lambda: array("q"))  # train, validation, test, uncut
     answer_starts: array = field(repr=False, default_factory=lambda: array("q"))  # index of the first trained token
     answer_ends: array = field(repr=False, default_factory=lambda: array("q"))  # index behind the last one
+    measures: Measures | None = field(repr=False, default=None)
     concerned: dict[str, np.ndarray] = field(repr=False, default_factory=dict)  # repair → numbers of rows it is about
 
     def split_lengths(self) -> tuple[list[int], list[int]]:
@@ -91,9 +94,13 @@ def check(
             prepared.splits(), tokenizer, recipe.max_length, lambda part: tell(part, "counting tokens"), reader.look
         )
     else:
-        for rows in prepared.splits().values():
-            for number, row in zip(rows.numbers.tolist(), rows, strict=True):
-                reader.look(number, row)
+        everything = chain.from_iterable(
+            zip(rows.numbers.tolist(), rows, strict=True) for rows in prepared.splits().values()
+        )
+        for done, (number, row) in enumerate(everything):
+            reader.look(number, row)
+            if done % TOLD == 0:
+                tell(done / len(measures.numbers), "reading")
     sizes = {name: len(rows) for name, rows in prepared.splits().items()}
     findings = [
         *prepared.findings,
@@ -122,6 +129,7 @@ def check(
         token_lengths=array("q", measures.lengths.tobytes()),
         answer_starts=array("q", measures.answer_starts.tobytes()),
         answer_ends=array("q", measures.answer_ends.tobytes()),
+        measures=measures,
         concerned={fix: np.sort(measures.numbers[which]) for fix, which in misfits(measures).items()}
         | {"mask-personal-data": np.sort(np.array(reader.personal, dtype=np.int64))},
     )

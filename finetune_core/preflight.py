@@ -42,13 +42,17 @@ def look(
     token: str | None = None,
     on_progress: Callable[..., None] | None = None,
     machine: Machine | None = None,
+    earlier: Preflight | None = None,
 ) -> Preflight:
     """Read the data as the trainer will, check it, and plan the training. No weights are read or downloaded.
+
+    earlier: of a recipe that reads the same (`data.again.reads_as`); then no row is read or measured again.
 
     Raises FinetuneError for a wrong name, an unreadable file, or a model that cannot be had here.
     """
     from .check import check
     from .data import prepare
+    from .data.again import prepare_again
     from .render import load_tokenizer
 
     machine = machine or this_machine()
@@ -61,7 +65,11 @@ def look(
     def part(start: float, end: float) -> Callable[[float | None, str], None]:
         return lambda share, says: tell(None if share is None else start + (end - start) * share, says)
 
-    prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=part(0.0, READING))
+    prepared = None
+    if earlier is not None and earlier.diagnosis.measures is not None:
+        prepared = prepare_again(earlier.prepared, earlier.diagnosis.measures, recipe, part(0.0, READING))
+    if prepared is None:
+        prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=part(0.0, READING))
     diagnosis = check(prepared, tokenizer, recipe, on_progress=part(READING, 1.0))
     plan = plan_for(recipe, facts, diagnosis, machine)
     return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)

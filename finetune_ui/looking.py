@@ -41,6 +41,7 @@ class Look:
     """One look, as far as it is. `seen` and `error` are set once, before `ended`."""
 
     recipe: Recipe
+    reads: str = ""  # a key of the rows that are read, whatever of them is left out
     fraction: float | None = None
     says: str = ""
     seen: Preflight | None = None
@@ -121,6 +122,14 @@ class Looks:
             look.unwanted.set()
             del self._kept[key]
 
+    def _read_before(self, look: Look, asker: Visitor) -> Preflight | None:
+        """Of the same rows, of which another part was left out."""
+        from finetune_core.data.again import reads_as
+
+        look.reads = _key(reads_as(look.recipe), asker)
+        with self._lock:
+            return next((each.seen for each in self._kept.values() if each.seen and each.reads == look.reads), None)
+
     def _run(self, look: Look, asker: Visitor) -> None:
         def on_progress(fraction: float | None = None, says: str = "") -> None:
             look.fraction, look.says = fraction, says
@@ -130,8 +139,10 @@ class Looks:
         try:
             on_progress()
             require_readable(asker, look.recipe, self._runs_dir)
-            own = {"token": asker.token} if asker.token else {}
-            look.seen = self._look(look.recipe, on_progress=on_progress, **own)
+            more = {"token": asker.token} if asker.token else {}
+            if earlier := self._read_before(look, asker):
+                more["earlier"] = earlier
+            look.seen = self._look(look.recipe, on_progress=on_progress, **more)
         except Cancelled:
             return
         except Exception as error:

@@ -153,3 +153,26 @@ def test_every_repair_finds_something_in_these_rows(looked_at):
 )
 def test_where_only_the_source_can_tell_nothing_is_foretold(looked_at, fixes, fix):
     assert tried(looked_at("chats", fixes), fix) is None
+
+
+@pytest.mark.parametrize("name", ["chats", "labels", "own"])
+@pytest.mark.parametrize(
+    ("fixes", "then"),
+    [((), ("drop-duplicates", "drop-leaks", "drop-conflicts")), (("mask-personal-data",), ("drop-near-duplicates",)),
+     ((), ("drop-too-long", "drop-special-tokens", "drop-duplicates"))],
+)  # fmt: skip
+def test_leaving_rows_out_needs_no_second_reading(looked_at, name, fixes, then, monkeypatch):
+    before, after = looked_at(name, fixes), looked_at(name, (*fixes, *then))
+    monkeypatch.setattr("finetune_core.data.prepare", None)
+    monkeypatch.setattr("finetune_core.check.measure", None)
+    quick = preflight.look(after.recipe, earlier=before)
+    assert quick.diagnosis.as_dict() == after.diagnosis.as_dict() and texts(quick) == texts(after)
+    assert quick.prepared.card() == after.prepared.card() and quick.plan.recipe == after.plan.recipe
+    for one, other in zip(quick.prepared.splits().values(), after.prepared.splits().values(), strict=True):
+        assert list(one) == list(other)
+
+
+def test_rows_that_come_back_unmeasured_are_read_again(looked_at):
+    before, after = looked_at("chats", ("drop-duplicates",)), looked_at("chats")
+    quick = preflight.look(after.recipe, earlier=before)
+    assert quick.diagnosis.as_dict() == after.diagnosis.as_dict()

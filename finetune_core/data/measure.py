@@ -44,8 +44,15 @@ class Measures:
     left_out: set[int] = field(default_factory=set)  # numbers of rows of whose answer the template writes only a part
     estimated: set[int] = field(default_factory=set)  # numbers of rows so long that only their beginning was rendered
 
+    def of(self, numbers: np.ndarray) -> Measures | None:
+        """Of the rows with these numbers, in their order; None if one of them was not measured."""
+        order = np.argsort(self.numbers)
+        places = np.minimum(np.searchsorted(self.numbers, numbers, sorter=order), len(order) - 1)
+        at = order[places] if len(order) else places[:0]
+        return self.take(at) if len(at) == len(numbers) and (self.numbers[at] == numbers).all() else None
+
     def take(self, kept: np.ndarray) -> Measures:
-        """Only these rows (booleans)."""
+        """Only these rows (booleans, or places)."""
         numbers = set(self.numbers[kept].tolist())
         return Measures(
             *(getattr(self, name)[kept] for name in COLUMNS),
@@ -155,14 +162,8 @@ def misfits(measures: Measures) -> dict[str, np.ndarray]:
     }
 
 
-def without_misfits(
-    prepared: Prepared,
-    tokenizer: ChatTokenizer,
-    recipe: Recipe,
-    on_progress: Callable[[float], None] | None = None,
-) -> Prepared:
+def without_misfits(prepared: Prepared, measures: Measures, recipe: Recipe) -> Prepared:
     """Leave out the rows that only the tokenizer can judge, as the recipe's repairs say."""
-    measures = measure(prepared.splits(), tokenizer, recipe.max_length, on_progress)
     kept = np.ones(len(measures.numbers), dtype=bool)
     dropped = Counter(prepared.dropped)
     for fix, which in misfits(measures).items():

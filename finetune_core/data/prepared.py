@@ -15,7 +15,7 @@ from ..files import write_json
 from ..recipe import Recipe
 from .columns import SHAPES
 from .duplicates import groups, near_pairs, repeats
-from .findings import Finding, Place
+from .findings import Finding, Place, Tally
 from .hubdata import choices
 from .intake import Intake, take_in
 from .labels import LabelTable, find_labels, one_spelling, unseen_labels
@@ -116,35 +116,41 @@ def prepare(
         source, readings = open_source(recipe, token, Path(folder), tell)
         intake = take_in(readings, recipe, lambda fraction, words: tell(0.6 * fraction, words))
     source = replace(source, columns=intake.columns)
-    prepared = _assemble(source, intake, recipe, tell)
+    prepared = assemble(source, intake, recipe, tell)
     if tokenizer is not None and any(fix in recipe.fixes for fix in TOKEN_FIXES):
-        from .measure import without_misfits
+        from .measure import measure, without_misfits
 
-        prepared = without_misfits(prepared, tokenizer, recipe, lambda part: tell(0.9 + 0.1 * part, "counting tokens"))
+        splits, length = prepared.splits(), recipe.max_length
+        measures = measure(splits, tokenizer, length, lambda part: tell(0.9 + 0.1 * part, "counting tokens"))
+        prepared = without_misfits(prepared, measures, recipe)
     tell(1.0, "ready")
     return prepared
 
 
-def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) -> Prepared:
+def assemble(
+    source: Source, intake: Intake, recipe: Recipe, tell: OnProgress, before: Prepared | None = None
+) -> Prepared:
+    """What came in, as the recipe wants it. `before`: of the same intake, so that nothing is sought a second time."""
+    met, repaired = Tally(intake.tally), dict(intake.repaired)
+    findings = source_findings(source, replace(intake, tally=met), recipe)  # takes out what it says better itself
+    findings += problem_findings(met, intake.total, recipe)
     keys, dropped = intake.keys, Counter(intake.dropped)
-    findings = source_findings(source, intake, recipe) + problem_findings(intake.tally, intake.total, recipe)
     own = tuple(name for number, name in enumerate(SPLITS) if (intake.splits == number).any())
     rows = as_repaired(intake.rows, recipe)
-    labels = find_labels(rows, keys)
 
     tell(0.62, "looking for duplicates")
-    pairs = np.empty((0, 2), dtype=np.int64)
-    if 2 <= len(keys) <= MAX_NEAR_ROWS:
-        again = repeats(with_split(intake.folded, np.maximum(intake.splits, 0)))
-        pairs = near_pairs(intake.rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
-    elif len(keys) > MAX_NEAR_ROWS:
+    if before is not None:
+        labels, pairs, doubles = before.labels, before.pairs, before.doubles
+    else:
+        labels, pairs = find_labels(rows, keys), _near(intake, tell)
+        doubles = find_doubles(keys, intake.splits, pairs, labels)
+    if len(keys) > MAX_NEAR_ROWS:
         findings.append(NEAR_NOT_SOUGHT)
-    doubles = find_doubles(keys, intake.splits, pairs, labels)
     if labels is not None:
         findings += labels.findings(doubles.conflicts, intake.places, recipe)
         if "trim-labels" in recipe.fixes and labels.variants:
             rows = rows.changed(one_spelling(labels))
-            intake.repaired["trim-labels"] = sum(labels.variants.values())
+            repaired["trim-labels"] = sum(labels.variants.values())
     in_split = np.maximum(intake.splits, 0)
     findings += duplicate_findings(intake, doubles.again, doubles.near, in_split, recipe)
     findings += leak_findings(intake, doubles.shared, recipe)
@@ -167,7 +173,7 @@ def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) 
         rows=intake.total,
         shapes={SHAPES.get(shape, shape): count for shape, count in shapes.items()},
         proposal=dict(intake.guess.roles) if intake.guess else {},
-        repaired=dict(intake.repaired),
+        repaired=repaired,
         labels=labels,
         own_splits=own,
         settings=recipe.model_dump(include={"fixes", "columns", "template", "system_prompt", "max_rows", "seed",
@@ -176,6 +182,14 @@ def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) 
         doubles=doubles,
         pairs=pairs,
     )  # fmt: skip
+
+
+def _near(intake: Intake, tell: OnProgress) -> np.ndarray:
+    """Pairs of near rows; none are sought where there are too many rows."""
+    if not 2 <= len(intake.keys) <= MAX_NEAR_ROWS:
+        return np.empty((0, 2), dtype=np.int64)
+    again = repeats(with_split(intake.folded, np.maximum(intake.splits, 0)))
+    return near_pairs(intake.rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
 
 
 def as_repaired(rows: Rows, recipe: Recipe) -> Rows:

@@ -99,12 +99,12 @@ def open_rows(path: Path) -> Rows:
         return Rows(b"", np.zeros(1, dtype=np.int64), np.arange(0))
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    ends, size = [], len(content)
+    starts, size = [np.zeros(1, dtype=np.int64)], len(content)
     for begin in range(0, size, SCANNED):
         piece = np.frombuffer(content[begin : begin + SCANNED], dtype=np.uint8)
-        ends.append(np.flatnonzero(piece == ord("\n")) + begin + 1)
-    starts = np.unique(np.concatenate([[0], *ends, [size]]))
-    return Rows(content, starts, np.flatnonzero(np.diff(starts) > len("{}")))  # a shorter line is blank
+        starts.append(np.flatnonzero(piece == ord("\n")) + begin + 1)
+    begins = np.concatenate([*starts, [size]])
+    return Rows(content, begins, np.flatnonzero(np.diff(begins) > len("{}")))  # a shorter line is blank
 
 
 def as_json_line(row: dict[str, Any]) -> bytes:
