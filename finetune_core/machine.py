@@ -33,7 +33,7 @@ class Machine:
     memory_gb: float  # GiB, of the machine or of its container
     available_gb: float  # GiB
     gpus: tuple[Gpu, ...] = ()
-    cpu_bf16: bool = False  # fast bfloat16 matrix products: AMX or AVX512-BF16
+    cpu_bf16: bool = False  # fast bfloat16 matrix products: AMX
     kind: str = "cpu"  # "cuda" | "mps" | "cpu"
     disk_free_gb: float = 0.0
 
@@ -184,8 +184,9 @@ def _memory() -> tuple[float, float]:
 
 
 def _cpu_bf16() -> bool:
+    """AMX. With AVX512-BF16 alone, oneDNN multiplied bfloat16 at 0.55 of its rate for float32 (a Xeon without AMX)."""
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         return False
-    return bool({"amx_bf16", "avx512_bf16"} & set(flags.split()))
+    return "amx_bf16" in flags.split()

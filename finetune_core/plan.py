@@ -105,6 +105,9 @@ def make_plan(
                "this machine has no fast bfloat16.")
         )  # fmt: skip
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
+    values["use_liger_kernel"] = recipe.use_liger_kernel or False
+    if values["use_liger_kernel"]:
+        reasons.append("Liger kernels: norms and gates in one pass over memory each.")
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps

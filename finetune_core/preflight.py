@@ -72,6 +72,8 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
     lengths, validation = diagnosis.split_lengths()
     if facts.context < recipe.max_length:
         recipe = recipe.replace(max_length=facts.context)
+    if recipe.use_liger_kernel is None:
+        recipe = recipe.replace(use_liger_kernel=machine.kind == "cuda" and find_spec("liger_kernel") is not None)
     dtype = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
     return make_plan(
         recipe,
@@ -159,6 +161,12 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             f"{has}{'s' if places != 1 else ''}.",
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
+        )
+    if recipe.use_liger_kernel and (machine.kind != "cuda" or find_spec("liger_kernel") is None):
+        raise FinetuneError(
+            "Liger kernels need an NVIDIA GPU and the package liger-kernel.",
+            "Run `pip install liger-kernel` on such a machine, or leave use_liger_kernel empty.",
+            code="no-liger",
         )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(

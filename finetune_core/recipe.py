@@ -128,6 +128,9 @@ class Recipe(BaseModel):
     gradient_checkpointing: bool | None = option(
         None, "Training", "Compute activations twice to save memory (slower). Empty: only when needed."
     )
+    use_liger_kernel: bool | None = option(
+        None, "Training", "Triton kernels of the package liger-kernel (NVIDIA). Empty: where it is installed."
+    )
     weight_decay: float = option(0.0, "Training", "Pull of all trained weights towards zero.", ge=0, le=1)
     max_grad_norm: float = option(1.0, "Training", "Longest step in any direction (gradient clipping).", ge=0)
     seed: int = option(42, "Training", "Draws the splits, the order of rows and the first adapter weights.", ge=0)
