@@ -8,10 +8,12 @@ is that of sdpa with its dense mask (tests/test_packing.py asks each architectur
 from __future__ import annotations
 
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -19,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "packed_rows"
 WIDEST_HEAD = 256  # of flash kernels
+_ASKS_ABOUT_FEWER_KEYS = "enable_gqa" in signature(varlen_attn).parameters  # torch 2.11 takes fewer keys as they are
 
 
 def attend_rows_apart(model: PreTrainedModel) -> bool:
@@ -100,10 +103,8 @@ def _has_flash(device: int) -> bool:
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None, window: int | None
 ) -> tuple[Tensor, None]:
-    from torch.nn.attention.varlen import varlen_attn
-
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (tokens, heads, width)
-    fewer = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
+    fewer = {"enable_gqa": True} if _ASKS_ABOUT_FEWER_KEYS else {}
     back = -1 if window is None else window - 1
     out = varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(back, 0), **fewer)
     return out[None], None

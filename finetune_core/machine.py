@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,17 @@ class Machine:
     cpu_bf16: bool = False  # fast bfloat16 matrix products: AMX
     kind: str = "cpu"  # "cuda" | "mps" | "cpu"
     disk_free_gb: float = 0.0
+    bitsandbytes: bool = False  # whether the package is installed
 
     @property
     def has_bf16(self) -> bool:
         """bfloat16 is real here: hardware does the products in it."""
         return self.gpus[0].has_bf16 if self.gpus else (self.cpu_bf16 or self.kind == "mps")
+
+    @property
+    def has_low_bits(self) -> bool:
+        """Weights in 4 bits and moments in 8 are possible."""
+        return self.kind == "cuda" and self.bitsandbytes
 
     def autocasts(self, method: str, dtype: str) -> bool:
         """Whether float32 weights are multiplied in bfloat16: where all of them move, on a GPU with bfloat16."""
@@ -77,6 +84,7 @@ def this_machine(folder: Path | None = None) -> Machine:
         cpu_bf16=_cpu_bf16(),
         kind=kind,
         disk_free_gb=shutil.disk_usage(_existing(folder or Path.cwd())).free / GIB,
+        bitsandbytes=find_spec("bitsandbytes") is not None,
     )
 
 

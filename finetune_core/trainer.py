@@ -25,6 +25,7 @@ from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
 from .machine import Machine
 from .model import load_base
 from .packing import attends_by_row
+from .precision import FUSED, moment_bytes
 from .recipe import Recipe
 from .render import ChatTokenizer, render_each
 
@@ -108,8 +109,7 @@ def dry_run(trainer: SFTTrainer) -> None:
     state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     was_training = trainer.model.training
     trainer.model.train()
-    moved = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    moments = [torch.empty_like(weight) for weight in moved for _ in range(2)]
+    moments = _room_for_moments(trainer)
     try:
         with trainer.accelerator.autocast():  # which Trainer puts around the model when the training begins
             loss = trainer.compute_loss(trainer.model, batch)
@@ -123,6 +123,17 @@ def dry_run(trainer: SFTTrainer) -> None:
         torch.set_rng_state(state[0])
         if state[1] is not None:
             torch.cuda.set_rng_state_all(state[1])
+
+
+def _room_for_moments(trainer: SFTTrainer) -> list[torch.Tensor]:
+    """As many bytes as the optimizer will hold on the weights' device."""
+    embeddings = {id(module.weight) for module in trainer.model.modules() if isinstance(module, nn.Embedding)}
+    room = []
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
+            each = moment_bytes(trainer.args.optim, str(weight.dtype).removeprefix("torch."), id(weight) in embeddings)
+            room.append(torch.empty(weight.numel() * each, dtype=torch.uint8, device=weight.device))
+    return room
 
 
 def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Dataset:
@@ -165,7 +176,7 @@ def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validatio
         bf16=machine.autocasts(recipe.method, recipe.dtype or "float32"),
         fp16=False,
         use_cpu=machine.kind == "cpu",
-        optim="adamw_torch_fused",
+        optim=recipe.optim or FUSED,
         logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to="none",
