@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,21 +73,8 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
     lengths, validation = diagnosis.split_lengths()
     if facts.context < recipe.max_length:
         recipe = recipe.replace(max_length=facts.context)
-<<<<<<< HEAD
     if recipe.use_liger_kernel is None:
         recipe = recipe.replace(use_liger_kernel=machine.kind == "cuda" and find_spec("liger_kernel") is not None)
-    dtype = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
-    return make_plan(
-        recipe,
-        facts,
-        lengths,
-        machine,
-        measured.rate_here(machine, dtype, facts.parameters),
-        validation,
-        diagnosis.trained_tokens,
-        measured.memory_here(machine, dtype, facts.parameters, recipe.method),
-    )
-=======
 
     def make(kept_in: Formats) -> Plan:
         return make_plan(
@@ -102,7 +90,6 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
         )
 
     return first_that_fits(recipe, machine, make)
->>>>>>> wt-plan
 
 
 def offers(seen: Preflight) -> list[Offer]:

@@ -128,16 +128,14 @@ class Recipe(BaseModel):
     gradient_checkpointing: bool | None = option(
         None, "Training", "Compute activations twice to save memory (slower). Empty: only when needed."
     )
-<<<<<<< HEAD
     use_liger_kernel: bool | None = option(
         None, "Training", "Triton kernels of the package liger-kernel (NVIDIA). Empty: where it is installed."
-=======
+    )
     optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] | None = option(
         None,
         "Training",
         "Optimizer. With 8 bits its moments need a quarter of the memory (NVIDIA GPU, bitsandbytes); paged: they may "
         "lie in the machine's own memory. Empty: 8 bits only when needed.",
->>>>>>> wt-plan
     )
     weight_decay: float = option(0.0, "Training", "Pull of all trained weights towards zero.", ge=0, le=1)
     max_grad_norm: float = option(1.0, "Training", "Longest step in any direction (gradient clipping).", ge=0)
