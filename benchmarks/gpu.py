@@ -49,14 +49,16 @@ SHAPES = {  # of Qwen 2.5 0.5B and 1.5B and of Llama 3.1 8B
            "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
 }  # fmt: skip
 ROWS_A_STEP = 32
+WARM_UP = 8 if torch.cuda.is_available() else 1  # steps
 CUDA = torch.cuda.is_available()
 
 
 class Clock(TrainerCallback):
-    """Real tokens a second: the median over steps, without the first two, until `seconds` of steps are over."""
+    """Real tokens a second: the median over the steps of `seconds`, after those in which kernels are chosen."""
 
     def __init__(self, seconds: float):
-        self.seconds, self.spent, self.steps = seconds, [], 0
+        self.seconds = seconds
+        self.spent: list[float] = []
         self.tokens: list[int] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -69,7 +71,7 @@ class Clock(TrainerCallback):
             torch.cuda.synchronize()
         self.spent.append(time.perf_counter() - self.mark)
         control.should_log = True
-        control.should_training_stop = len(self.spent) > 4 and sum(self.spent) > self.seconds
+        control.should_training_stop = len(self.spent) >= WARM_UP + 5 and sum(self.spent[WARM_UP:]) > self.seconds
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
         if "num_tokens" in (logs or {}):
@@ -78,7 +80,7 @@ class Clock(TrainerCallback):
     def rate(self) -> float:
         """Tokens counted at each log line are those so far."""
         each = [after - before for before, after in zip(self.tokens, self.tokens[1:], strict=False)]
-        pairs = list(zip(each, self.spent[1:], strict=False))[1:]
+        pairs = list(zip(each, self.spent[1:], strict=False))[WARM_UP:]
         return statistics.median(tokens / seconds for tokens, seconds in pairs)
 
 

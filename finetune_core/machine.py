@@ -38,6 +38,7 @@ class Machine:
     kind: str = "cpu"  # "cuda" | "mps" | "cpu"
     disk_free_gb: float = 0.0
     bitsandbytes: bool = False  # whether the package is installed
+    liger: bool = False  # whether the package liger-kernel is installed
 
     @property
     def has_bf16(self) -> bool:
@@ -48,6 +49,11 @@ class Machine:
     def has_low_bits(self) -> bool:
         """Weights in 4 bits and moments in 8 are possible."""
         return self.kind == "cuda" and self.bitsandbytes
+
+    @property
+    def has_liger(self) -> bool:
+        """Its Triton kernels can run here."""
+        return self.kind == "cuda" and self.liger
 
     def autocasts(self, method: str, dtype: str) -> bool:
         """Whether float32 weights are multiplied in bfloat16: where all of them move, on a GPU with bfloat16."""
@@ -85,6 +91,7 @@ def this_machine(folder: Path | None = None) -> Machine:
         kind=kind,
         disk_free_gb=shutil.disk_usage(_existing(folder or Path.cwd())).free / GIB,
         bitsandbytes=find_spec("bitsandbytes") is not None,
+        liger=find_spec("liger_kernel") is not None,
     )
 
 

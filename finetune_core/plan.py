@@ -104,7 +104,7 @@ def make_plan(
     if kept_in.reason:
         reasons.append(kept_in.reason)
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
-    values["use_liger_kernel"] = recipe.use_liger_kernel or False
+    values["use_liger_kernel"] = machine.has_liger if recipe.use_liger_kernel is None else recipe.use_liger_kernel
     if values["use_liger_kernel"]:
         reasons.append("Liger kernels: norms and gates in one pass over memory each.")
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)

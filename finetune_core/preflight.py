@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,8 +72,6 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
     lengths, validation = diagnosis.split_lengths()
     if facts.context < recipe.max_length:
         recipe = recipe.replace(max_length=facts.context)
-    if recipe.use_liger_kernel is None:
-        recipe = recipe.replace(use_liger_kernel=machine.kind == "cuda" and find_spec("liger_kernel") is not None)
 
     def make(kept_in: Formats) -> Plan:
         return make_plan(
@@ -167,7 +164,7 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
         )
-    if recipe.use_liger_kernel and (machine.kind != "cuda" or find_spec("liger_kernel") is None):
+    if recipe.use_liger_kernel and not machine.has_liger:
         raise FinetuneError(
             "Liger kernels need an NVIDIA GPU and the package liger-kernel.",
             "Run `pip install liger-kernel` on such a machine, or leave use_liger_kernel empty.",
