@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from .machine import Machine
+from .precision import FUSED, IN_8_BITS, PAGED
 from .recipe import Recipe, Suggestion
 
 SHORTEST_PACK = 128  # tokens; below this packing stops to pay
 
 
-def gentle_rungs(resolved: Recipe, longest: int, has_4bit: bool) -> list[Suggestion]:
+def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool = False) -> list[Suggestion]:
     """What may be done without asking, in this order: the rows and tokens that are learned stay the same.
 
-    `longest`: tokens of the longest training row, which a pack has to hold.
+    `longest`: tokens of the longest training row, which a pack has to hold. `learned`: there is a checkpoint to go on
+    from, which has its moments in the format of its optimizer.
     """
     rungs = []
     rows = resolved.per_device_train_batch_size
@@ -37,8 +40,22 @@ def gentle_rungs(resolved: Recipe, longest: int, has_4bit: bool) -> list[Suggest
         )
     if not resolved.gradient_checkpointing:
         rungs.append(Suggestion("Gradient checkpointing: slower, less memory", {"gradient_checkpointing": True}))
-    if resolved.method == "lora" and has_4bit:
+    if resolved.method == "lora" and machine.has_low_bits:
         rungs.append(Suggestion("Weights in 4 bits (QLoRA)", {"method": "qlora"}))
+    if resolved.method == "full" and machine.has_low_bits and not learned:
+        rungs += _lighter_formats(resolved, machine)
+    return rungs
+
+
+def _lighter_formats(resolved: Recipe, machine: Machine) -> list[Suggestion]:
+    """For all weights: what is kept of each in fewer bits."""
+    rungs = []
+    if resolved.optim == FUSED:
+        rungs.append(Suggestion("Moments of the optimizer in 8 bits", {"optim": IN_8_BITS}))
+    if resolved.dtype == "float32" and machine.has_bf16:
+        rungs.append(Suggestion("Weights in bfloat16: very small steps are rounded away", {"dtype": "bfloat16"}))
+    if resolved.optim != PAGED:
+        rungs.append(Suggestion("Moments in 8 bits, in the machine's own memory: slower", {"optim": PAGED}))
     return rungs
 
 
@@ -52,7 +69,9 @@ def harder_rungs(resolved: Recipe) -> list[Suggestion]:
     return rungs
 
 
-def step_down(resolved: Recipe, longest: int, has_4bit: bool) -> tuple[Recipe, Suggestion] | None:
+def step_down(
+    resolved: Recipe, longest: int, machine: Machine, learned: bool = False
+) -> tuple[Recipe, Suggestion] | None:
     """The recipe one rung down, and what was changed; None at the foot of the ladder."""
-    rungs = gentle_rungs(resolved, longest, has_4bit)
+    rungs = gentle_rungs(resolved, longest, machine, learned)
     return (resolved.replace(**rungs[0].changes), rungs[0]) if rungs else None

@@ -6,11 +6,11 @@ from typing import Any
 
 from .facts import ModelFacts
 from .machine import GIB, Machine
+from .precision import BYTES, IN_8_BITS, PAGED, moment_bytes
 from .recipe import Recipe
 
 CONTEXT_GB = {"cuda": 0.6, "mps": 0.3, "cpu": 0.65}  # runtime and libraries before any weight is loaded
 LOGIT_TILE = 4096 * 4096  # scores that TRL's fused head holds at once: tokens x vocabulary of one tile
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def adapter_parameters(facts: ModelFacts, rank: int) -> int:
@@ -30,8 +30,9 @@ def memory_parts(
     with their float32 copies, queries, keys and values before and after the rotary embedding, the attention's output
     twice, and of the gated MLP the gate, its activation, the other half and their product. With checkpointing one
     hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Everything moved (`full`) keeps
-    gradients and two moments; float32 weights multiplied in bfloat16 are held in both. In 4 bits are the layers alone:
-    embeddings and head keep their number format. Not counted: scores of an attention without a flash kernel.
+    gradients and two moments; float32 weights multiplied in bfloat16 are held in both. Of a paged optimizer's moments
+    only those count that the machine's own memory has no room for. In 4 bits are the layers alone: embeddings and head
+    keep their number format. Not counted: scores of an attention without a flash kernel.
     """
     size = BYTES[values["dtype"]]
     autocast = machine.autocasts(recipe.method, values["dtype"])
@@ -52,13 +53,27 @@ def memory_parts(
         "weights": base_bytes,
         "adapter": 0 if recipe.method == "full" else trained * 4,
         "gradients": trained * (size if recipe.method == "full" else 4),
-        "optimizer": trained * 8,
+        "optimizer": _moments(recipe.method, values, facts, trained, machine),
         "activations": activations,
         "logits": logits,
         "runtime": CONTEXT_GB[machine.kind] * GIB,
     }
     rounded = {name: round(value / GIB, 3) for name, value in parts.items() if value > 0}
     return rounded | {"total": round(sum(rounded.values()), 3)}
+
+
+def _moments(method: str, values: dict[str, Any], facts: ModelFacts, trained: int, machine: Machine) -> float:
+    """GPU bytes of the two moments of each trained value. Adapters are in float32 whatever the base weights are."""
+    dtype = values["dtype"] if method == "full" else "float32"
+    embedding = facts.vocab_size * facts.hidden_size if method == "full" else 0
+
+    def held(optim: str) -> int:
+        rest = (trained - embedding) * moment_bytes(optim, dtype)
+        return rest + embedding * moment_bytes(optim, dtype, embedding=True)
+
+    if values["optim"] != PAGED:
+        return held(values["optim"])
+    return max(0.0, held(IN_8_BITS) - machine.available_gb * GIB)
 
 
 def corrected(parts: dict[str, float], factor: float | None) -> dict[str, float]:

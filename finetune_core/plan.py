@@ -12,6 +12,7 @@ from .ladder import gentle_rungs, harder_rungs
 from .machine import Machine
 from .memory import corrected, memory_parts
 from .packing import filled_share, packs_exactly, padded_share
+from .precision import Formats, formats
 from .recipe import Recipe, Suggestion
 from .sharing import share
 
@@ -81,8 +82,11 @@ def make_plan(
     validation_lengths: Sequence[int] = (),
     trained_tokens: int | None = None,
     memory_factor: float | None = None,
+    kept_in: Formats | None = None,
 ) -> Plan:
     """Fill in every setting that the person left open, and say what it costs.
+
+    `kept_in`: number formats of weights and moments, the most exact ones if None (`precision.first_that_fits`).
 
     `lengths`, `validation_lengths`: tokens of each row as rendered, uncut; `trained_tokens`: those of the training rows
     that are learned (all, if not known). `measured_rate`: FLOP/s that earlier runs reached here; `memory_factor`: what
@@ -95,16 +99,14 @@ def make_plan(
     longest = max(max(kept), max(watched, default=0))
     values: dict[str, Any] = {}
 
-    values["dtype"] = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
-    if recipe.dtype is None:
-        reasons.append(
-            "bfloat16 weights: this machine multiplies them fast."
-            if values["dtype"] == "bfloat16"
-            else "float32: "
-            + ("all weights move, and small steps need its precision." if machine.has_bf16 else
-               "this machine has no fast bfloat16.")
-        )  # fmt: skip
+    kept_in = kept_in or formats(recipe, machine)[0]
+    values["dtype"], values["optim"] = kept_in.dtype, kept_in.optim
+    if kept_in.reason:
+        reasons.append(kept_in.reason)
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
+    values["use_liger_kernel"] = machine.has_liger if recipe.use_liger_kernel is None else recipe.use_liger_kernel
+    if values["use_liger_kernel"]:
+        reasons.append("Liger kernels: norms and gates in one pass over memory each.")
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
@@ -146,6 +148,8 @@ def make_plan(
     estimate = memory_parts(recipe, values, facts, slots, machine)
     memory = corrected(estimate, memory_factor)
     fits = "no" if memory["total"] > available else "tight" if memory["total"] > 0.85 * available else "fits"
+    if fits != "fits" and machine.kind == "cuda" and not machine.bitsandbytes:
+        reasons.append("With `pip install bitsandbytes`, weights in 4 bits (QLoRA) and moments in 8 would need less.")
     tokens = sum(kept)
     computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
     rate = measured_rate or default_rate(machine, computes_in)
@@ -282,6 +286,6 @@ def _suggestions(resolved: Recipe, longest: int, machine: Machine) -> tuple[Sugg
         Suggestion(rung.says, {"packing_length": rung.changes["packing_length"]})
         if "packing_length" in rung.changes
         else rung
-        for rung in gentle_rungs(resolved, longest, machine.kind == "cuda")
+        for rung in gentle_rungs(resolved, longest, machine)
     ]
     return (*gentle, *harder_rungs(resolved))

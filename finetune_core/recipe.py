@@ -128,6 +128,15 @@ class Recipe(BaseModel):
     gradient_checkpointing: bool | None = option(
         None, "Training", "Compute activations twice to save memory (slower). Empty: only when needed."
     )
+    use_liger_kernel: bool | None = option(
+        None, "Training", "Triton kernels of the package liger-kernel (NVIDIA). Empty: where it is installed."
+    )
+    optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] | None = option(
+        None,
+        "Training",
+        "Optimizer. With 8 bits its moments need a quarter of the memory (NVIDIA GPU, bitsandbytes); paged: they may "
+        "lie in the machine's own memory. Empty: 8 bits only when needed.",
+    )
     weight_decay: float = option(0.0, "Training", "Pull of all trained weights towards zero.", ge=0, le=1)
     max_grad_norm: float = option(1.0, "Training", "Longest step in any direction (gradient clipping).", ge=0)
     seed: int = option(42, "Training", "Draws the splits, the order of rows and the first adapter weights.", ge=0)

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,7 @@ def _learn(
                 return learn_together(run, recipe, folder, on_event)
             return learn(run, recipe, folder, tokenizer, sets, sample_of(run, recipe, tokenizer), tell)
 
-        return _learn_what_fits(recipe, tell, attempt, longest)
+        return _learn_what_fits(run, tell, attempt, longest)
     finally:
         forget_encoded(run)
 
@@ -205,10 +205,9 @@ def _require_own_rows(run: Run) -> None:
         )
 
 
-def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any], longest: int) -> Any:
+def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: int) -> Any:
     """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
-    from importlib.util import find_spec
-
+    recipe = _walked_down(run)
     while True:
         try:
             return learn(recipe)
@@ -216,8 +215,7 @@ def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any],
             told = explain(error)
             if told.code != "out-of-memory":
                 raise
-            has_4bit = this_machine().kind == "cuda" and find_spec("bitsandbytes") is not None
-            lower = step_down(recipe, longest, has_4bit)
+            lower = step_down(recipe, longest, this_machine(), bool(run.checkpoints()))
             if lower is None:
                 raise told from error
             recipe, rung = lower
@@ -228,6 +226,12 @@ def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any],
             changes=rung.changes,
         )
         _free_memory()
+
+
+def _walked_down(run: Run) -> Recipe:
+    """The run's recipe with the rungs that earlier workers of it went down: its checkpoints are of that one."""
+    changes = [event.data["changes"] for event in run.events() if event.data.get("code") == "stepped-down"]
+    return reduce(lambda recipe, each: recipe.replace(**each), changes, run.recipe)
 
 
 def _free_memory() -> None:

@@ -16,11 +16,14 @@ from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
+from .attention import attend_rows_apart
 from .encoded import token_lengths
 from .errors import FinetuneError
-from .fast import fuse_adapters, score_trained_tokens_only
+from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
 from .machine import Machine
 from .model import load_base
+from .packing import attends_by_row
+from .precision import FUSED, moment_bytes
 from .recipe import Recipe
 
 
@@ -42,6 +45,10 @@ def build_trainer(
         quantization="4bit" if recipe.method == "qlora" else None,
         for_training=True,
     )
+    if recipe.packing and attends_by_row(model.config.get_text_config().model_type):
+        attend_rows_apart(model)
+    if recipe.use_liger_kernel:
+        use_liger_kernels(model)
     adapter = lora_config(recipe)
     if adapter is not None:
         _require_targets(model, adapter.target_modules)
@@ -113,8 +120,7 @@ def dry_run(trainer: SFTTrainer) -> None:
     state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     was_training = trainer.model.training
     trainer.model.train()
-    moved = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    moments = [torch.empty_like(weight) for weight in moved for _ in range(2)]
+    moments = _room_for_moments(trainer)
     try:
         with trainer.accelerator.autocast():  # which Trainer puts around the model when the training begins
             loss = trainer.compute_loss(trainer.model, batch)
@@ -128,6 +134,17 @@ def dry_run(trainer: SFTTrainer) -> None:
         torch.set_rng_state(state[0])
         if state[1] is not None:
             torch.cuda.set_rng_state_all(state[1])
+
+
+def _room_for_moments(trainer: SFTTrainer) -> list[torch.Tensor]:
+    """As many bytes as the optimizer will hold on the weights' device."""
+    embeddings = {id(module.weight) for module in trainer.model.modules() if isinstance(module, nn.Embedding)}
+    room = []
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
+            each = moment_bytes(trainer.args.optim, str(weight.dtype).removeprefix("torch."), id(weight) in embeddings)
+            room.append(torch.empty(weight.numel() * each, dtype=torch.uint8, device=weight.device))
+    return room
 
 
 def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validation: bool) -> SFTConfig:
@@ -154,7 +171,7 @@ def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validatio
         bf16=machine.autocasts(recipe.method, recipe.dtype or "float32"),
         fp16=False,
         use_cpu=machine.kind == "cpu",
-        optim="adamw_torch_fused",
+        optim=recipe.optim or FUSED,
         logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to="none",

@@ -53,6 +53,7 @@ FIELD_TITLES = {
     "num_processes": "Processes (GPUs)",
     "max_length": "Longest row",
     "packing_length": "Length of a packed row",
+    "optim": "Optimizer",
     "max_grad_norm": "Gradient clipping",
     "logging_steps": "Log every … steps",
     "eval_steps": "Validate every … steps",
@@ -81,6 +82,9 @@ CHOICE_TITLES = {
     "lora": "LoRA: a small adapter",
     "qlora": "QLoRA: an adapter on 4-bit weights",
     "full": "All weights",
+    "adamw_torch_fused": "AdamW",
+    "adamw_8bit": "AdamW, moments in 8 bits",
+    "paged_adamw_8bit": "AdamW, moments in 8 bits, paged",
 }
 
 FIELD_EXAMPLES = {"columns": "prompt: question, completion: answer", "fixes": "none"}

@@ -13,12 +13,14 @@ from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import memory_parts
 from finetune_core.packing import filled_share, pack_lengths, padded_share
 from finetune_core.plan import default_rate, flops_per_token, make_plan
+from finetune_core.precision import FUSED, IN_8_BITS, Formats
 from finetune_core.recipe import Recipe
 from finetune_ui import words_plan
 
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
 T4 = Machine(cores=4, memory_gb=16, available_gb=12, gpus=(Gpu("Tesla T4", 15, 14.6, 7.5),), kind="cuda")
 A100 = Machine(cores=8, memory_gb=64, available_gb=60, gpus=(Gpu("A100", 80, 79, 8.0),), kind="cuda")
+WITH_BITS = dataclasses.replace(A100, bitsandbytes=True)
 SMALL = ModelFacts(134_515_008, 576, 30, 49152, 1536, 9, 3, 64, True, 8192, model_type="llama")
 LARGE = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, model_type="llama")
 
@@ -80,7 +82,7 @@ def test_each_rung_keeps_the_rows_of_a_step(batch, accumulation):
     recipe = plan(
         packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
     ).recipe  # fmt: skip
-    for rung in gentle_rungs(recipe, 60, has_4bit=True):
+    for rung in gentle_rungs(recipe, 60, WITH_BITS):
         lower = recipe.replace(**rung.changes)
         assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == batch * accumulation
 
@@ -139,26 +141,30 @@ def test_all_weights_move_at_the_speed_of_bfloat16_where_the_gpu_has_it():
 
 
 def test_what_autocast_computes_waits_in_two_bytes():
-    values = {"dtype": "float32", "gradient_checkpointing": False}
+    values = {"dtype": "float32", "optim": FUSED, "gradient_checkpointing": False}
     recipe = Recipe(method="full")
     here, there = (memory_parts(recipe, values, SMALL, 4096, machine)["activations"] for machine in (A100, LAPTOP))
     assert here == pytest.approx(there / 2, abs=0.01)
 
 
 def test_in_4_bits_are_the_layers_alone():
-    values = {"dtype": "bfloat16", "gradient_checkpointing": True}
+    values = {"dtype": "bfloat16", "optim": FUSED, "gradient_checkpointing": True}
     held = memory_parts(Recipe(method="qlora"), values, LARGE, 1024, A100)["weights"] * 1024**3
     assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
 
 
-def test_qlora_without_its_package_is_refused_before_anything_is_fetched(monkeypatch):
+@pytest.mark.parametrize(
+    "asked", [{"method": "qlora"}, {"optim": "adamw_8bit"}, {"optim": "paged_adamw_8bit"}], ids=str
+)
+@pytest.mark.parametrize(("machine", "code"), [(A100, "no-quantization"), (LAPTOP, "no-gpu")], ids=["gpu", "cpu"])
+def test_fewer_bits_without_what_they_need_are_refused_before_anything_is_fetched(asked, machine, code):
     from finetune_core import preflight
     from finetune_core.errors import FinetuneError
 
-    monkeypatch.setattr(preflight, "this_machine", lambda: A100)
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    with pytest.raises(FinetuneError, match="bitsandbytes"):
-        preflight.look(Recipe(method="qlora", model_name_or_path="nobody/nothing"))
+    with pytest.raises(FinetuneError) as refused:
+        preflight.look(Recipe(model_name_or_path="nobody/nothing", **asked), machine=machine)
+    assert refused.value.code == code
+    assert ("pip install bitsandbytes" in refused.value.fix) == (machine is A100)
 
 
 def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
@@ -167,7 +173,7 @@ def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
     while True:
         slots = 500 * recipe.per_device_train_batch_size
         totals.append(memory_parts(recipe, recipe.model_dump(), SMALL, slots, T4)["total"])
-        lower = step_down(recipe, 500, has_4bit=True)
+        lower = step_down(recipe, 500, WITH_BITS)
         if lower is None:
             break
         recipe, rung = lower
@@ -178,7 +184,7 @@ def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
 
 def test_a_pack_is_never_made_shorter_than_its_longest_row():
     recipe = plan(packing=True, packing_length=512).recipe
-    assert all("packing_length" not in rung.changes for rung in gentle_rungs(recipe, 300, has_4bit=False))
+    assert all("packing_length" not in rung.changes for rung in gentle_rungs(recipe, 300, A100))
 
 
 def test_what_does_not_fit_comes_with_suggestions_that_can_be_applied():
@@ -193,17 +199,19 @@ def test_an_earlier_run_corrects_the_next_estimate(tiny_model_dir):
     measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, first.estimate_gb * 1.4)
     parameters = read_facts(tiny_model_dir).parameters
     rate = measured.rate_here(LAPTOP, "float32", parameters)
-    factor = measured.memory_here(LAPTOP, "float32", parameters, "lora")
+    factor = measured.memory_here(LAPTOP, Formats("float32", FUSED), parameters, "lora")
     again = make_plan(first.recipe, SMALL, [60] * 240, LAPTOP, rate, memory_factor=factor)
     assert again.tokens_per_second == pytest.approx(500, rel=0.01)
     assert again.memory_gb["total"] == pytest.approx(first.estimate_gb * 1.4, rel=0.01)
     assert again.rate_is_measured and again.memory_is_measured
 
 
-def test_a_run_of_another_method_corrects_nothing(tiny_model_dir):
+def test_a_run_of_another_method_or_optimizer_corrects_nothing(tiny_model_dir):
     first = plan()
     measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, 2.0)
-    assert measured.memory_here(LAPTOP, "float32", read_facts(tiny_model_dir).parameters, "full") is None
+    parameters = read_facts(tiny_model_dir).parameters
+    assert measured.memory_here(LAPTOP, Formats("float32", FUSED), parameters, "full") is None
+    assert measured.memory_here(LAPTOP, Formats("float32", IN_8_BITS), parameters, "lora") is None
 
 
 def test_the_usual_cards_differ_in_what_they_hold_and_cost():
