@@ -251,7 +251,9 @@ class _Reader:
             if seen := self.tally.get(code):
                 words = {"n": count_rows(seen.count), "where": seen.words(), "opening": self.opening}
                 says = says.format(**words)
-                found.append(Finding(code, "warning", says, seen.rows, seen.count, fix, None, seen.lines))
+                found.append(
+                    Finding(code, "warning", says, seen.rows, seen.count, fix, None, seen.lines, files=seen.files)
+                )
         if seen := self.tally.get("secrets"):
             found.append(
                 Finding(
@@ -264,6 +266,7 @@ class _Reader:
                     "Make the key invalid where it came from, and put [key] in its place.",
                     with_fix(recipe, "mask-personal-data", "Put [key] in its place"),
                     seen.lines,
+                    files=seen.files,
                 )
             )
         if seen := self.tally.get("personal-data"):
@@ -279,6 +282,7 @@ class _Reader:
                     "May the model know and repeat it? If not, put a placeholder in its place.",
                     with_fix(recipe, "mask-personal-data", "Put placeholders in its place"),
                     seen.lines,
+                    files=seen.files,
                 )
             )
         total = sum(self.languages.values())

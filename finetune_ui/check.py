@@ -198,7 +198,7 @@ def find_row(looks: Looks, event: gr.EventData, *boxes: Any) -> tuple[Any, Any]:
     seen, wanted = looks.ask(recipe).seen, int(event.row)
     if seen is None:
         return gr.skip(), gr.skip()
-    index = row_index(seen.prepared, wanted)
+    index = row_index(seen.prepared, wanted, str(event._data.get("file") or ""))
     if index is None:
         return 0, (words_check.row_left_out(wanted), what_it_reads(recipe))
     return index, NOTHING_SAID
@@ -289,13 +289,13 @@ def token_view(seen: Preflight, index: int, said: str = "") -> str:
     found = row_at(seen.prepared, index) or row_at(seen.prepared, 0)
     if found is None:
         return ""
-    split, row, number = found
+    split, row, place = found
     rows = sum(len(part) for part in seen.prepared.splits().values())
     try:
         pieces = render(row, seen.tokenizer, seen.plan.recipe.max_length).pieces()
     except FinetuneError as error:
         pieces, said = [], f"{error.problem} {error.fix}"
-    return words_tokens.tokens(pieces, min(index, rows - 1), rows, number, split, said)
+    return words_tokens.tokens(pieces, min(index, rows - 1), rows, place.row, split, said, place.file)
 
 
 def _repair_words(fix: str) -> str:

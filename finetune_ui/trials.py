@@ -113,6 +113,7 @@ def _drawn(look: Look, trial: Trial, found: Difference) -> Shown:
 
     finding, examples = _finding(look, trial.code), found.examples
     if not examples:  # rows that could not be used before either
-        pairs = zip(finding.rows, finding.examples, strict=False)
-        examples = tuple(Change(row, text, None) for row, text in pairs)
+        files = finding.files or ("",) * len(finding.rows)
+        known = zip(finding.rows, finding.examples, files, strict=False)
+        examples = tuple(Change(row, text, None, file) for row, text, file in known)
     return Shown(trial.code, words_repair.preview(found, examples[: words_repair.SHOWN]))

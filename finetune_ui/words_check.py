@@ -124,10 +124,7 @@ def applied(undo: Sequence[str], repairs: Mapping[str, str]) -> str:
 def _finding(index: int, finding: Any, can_be_tried: bool, trial: Any) -> str:
     tried = trial.html if trial is not None and trial.code == finding.code else ""
     tone = LEVEL_TONES.get(finding.level, "info")
-    rows = "".join(
-        f'<button type="button" class="row-link num" data-row="{row}" aria-label="Show row {row}">{count(row)}</button>'
-        for row in finding.rows[:12]
-    )
+    rows = _row_links(finding)
     more = finding.count - min(len(finding.rows), 12)
     rest = f'<span class="muted num">and {count(more)} more</span>' if finding.rows and more > 0 else ""
     where = (
@@ -154,6 +151,21 @@ def _finding(index: int, finding: Any, can_be_tried: bool, trial: Any) -> str:
         f"{f'<ul class=finding-examples>{examples}</ul>' if examples else ''}"
         f"{where if finding.rows else ''}</div>{button}{tried}</li>"
     )
+
+
+def _row_links(finding: Any) -> str:
+    """The first rows as buttons; where there are several files, each begins with its name."""
+    links, last = [], ""
+    files = finding.files or ("",) * len(finding.rows)
+    for row, file in list(zip(finding.rows, files, strict=True))[:12]:
+        name = f'<span class="muted">{esc(file)}</span>' if file != last else ""
+        label = f"Show row {row}" + (f" of {file}" if file else "")
+        links.append(
+            f'{name}<button type="button" class="row-link num" data-row="{row}" data-file="{esc(file)}" '
+            f'aria-label="{esc(label)}">{count(row)}</button>'
+        )
+        last = file
+    return "".join(links)
 
 
 def unrepaired(fix: str) -> str:

@@ -69,7 +69,7 @@ def test_the_arrows_of_the_token_view_end_at_the_last_row(seen):
 @pytest.mark.parametrize("row", [1, 17, 48])
 def test_a_row_of_the_source_is_found_in_its_split(seen, row):
     index = check.row_index(seen.seen.prepared, row)
-    assert check.row_at(seen.seen.prepared, index)[2] == row
+    assert check.row_at(seen.seen.prepared, index)[2].row == row
 
 
 def test_the_check_is_drawn_in_every_state(seen):

@@ -176,3 +176,22 @@ def test_rows_that_come_back_unmeasured_are_read_again(looked_at):
     before, after = looked_at("chats", ("drop-duplicates",)), looked_at("chats")
     quick = preflight.look(after.recipe, earlier=before)
     assert quick.diagnosis.as_dict() == after.diagnosis.as_dict()
+
+
+def test_what_is_found_is_what_the_repair_would_leave_out_of_the_rows_that_stay(looked_at):
+    kinds = {"duplicates": "drop-duplicates", "near-duplicates": "drop-near-duplicates",
+             "conflicting-labels": "drop-conflicts", "label-variants": "trim-labels"}  # fmt: skip
+    for name, fixes in [("labels", ("drop-conflicts",)), ("chats", ("drop-duplicates",)), ("own", ("drop-leaks",))]:
+        seen = looked_at(name, fixes)
+        counts = {finding.code: finding.count for finding in seen.prepared.findings}
+        found = {code: tried(seen, fix) for code, fix in kinds.items() if fix not in fixes}
+        expected = {code: each.left_out + each.changed for code, each in found.items() if each.left_out + each.changed}
+        assert {code: counts[code] for code in counts if code in found} == expected
+    assert not any(finding.code == "leak" for finding in looked_at("own", ("drop-leaks",)).prepared.findings)
+
+
+def test_a_row_is_told_with_its_file_where_there_are_several(looked_at):
+    seen = looked_at("own")
+    leak = next(finding for finding in seen.prepared.findings if finding.code == "leak")
+    assert set(leak.files) == {"test.jsonl"} and len(leak.files) == len(leak.rows)
+    assert {change.file for change in tried(seen, "drop-leaks").examples} == {"train.jsonl"}

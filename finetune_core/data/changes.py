@@ -28,6 +28,7 @@ class Change:
     row: int  # 1-based, in its file
     before: str | None  # None: it could not be used before
     after: str | None  # None: it is left out
+    file: str = ""  # only where there are several
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def told(
     examples = []
     for number in itertools.islice(gone, SHOWN):
         place, says = before(number)
-        examples.append(Change(place.row, around(says), None))
+        examples.append(Change(place.row, around(says), None, place.file))
     for old, new in itertools.islice(changed, SHOWN):
         place, says = before(old)
         _, then = after(new)
-        examples.append(Change(place.row, around(says, then), around(then, says)))
+        examples.append(Change(place.row, around(says, then), around(then, says), place.file))
     for number in itertools.islice(come, SHOWN):
         place, says = after(number)
-        examples.append(Change(place.row, None, around(says)))
+        examples.append(Change(place.row, None, around(says), place.file))
     return tuple(examples)
 
 

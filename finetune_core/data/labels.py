@@ -31,16 +31,21 @@ class LabelTable:
     numbers: np.ndarray  # of each row: which label, as a number
     is_variant: np.ndarray  # booleans, one a row: in another spelling than the label's
 
-    def findings(self, conflicts: np.ndarray, places: Any, recipe: Recipe) -> list[Finding]:
-        """What to say about the labels. `conflicts`: booleans, one a row."""
-        found = [self._variants(recipe), self._imbalance(), self._rare(), _conflict_finding(conflicts, places, recipe)]
+    def findings(self, conflicts: np.ndarray, kept: np.ndarray, places: Any, recipe: Recipe) -> list[Finding]:
+        """What to say about them. Booleans, one a row: `conflicts` contradict another row, `kept` are not left out."""
+        found = [
+            self._variants(kept, recipe),
+            self._imbalance(),
+            self._rare(),
+            _conflict_finding(conflicts, places, recipe),
+        ]
         return [finding for finding in found if finding is not None]
 
-    def _variants(self, recipe: Recipe) -> Finding | None:
-        if not self.variants or "trim-labels" in recipe.fixes:
+    def _variants(self, kept: np.ndarray, recipe: Recipe) -> Finding | None:
+        count = int((self.is_variant & kept).sum())
+        if not count or "trim-labels" in recipe.fixes:
             return None
         shown = listing((f"{raw!r} → {self.spelling[raw]!r} ({count})" for raw, count in self.variants.items()), 8)
-        count = sum(self.variants.values())
         return Finding(
             "label-variants",
             "warning",
@@ -152,6 +157,7 @@ def _conflict_finding(conflicts: np.ndarray, places: Any, recipe: Recipe) -> Fin
         "Decide which label is right, or leave them all out.",
         with_fix(recipe, "drop-conflicts", "Leave them out"),
         seen.lines,
+        files=seen.files,
     )
 
 

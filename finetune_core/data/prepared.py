@@ -26,7 +26,7 @@ from .rewriting import rewriting
 from .rows import Rows, write_csv, write_rows
 from .source import Source, SourceFile, open_source
 from .split import SPLITS, split
-from .staying import Doubles, find_doubles, staying
+from .staying import Doubles, among, find_doubles, staying, wanted
 from .streamed import forget_streams
 from .unpack import save_pasted
 
@@ -146,14 +146,16 @@ def assemble(
         doubles = find_doubles(keys, intake.splits, pairs, labels)
     if len(keys) > MAX_NEAR_ROWS:
         findings.append(NEAR_NOT_SOUGHT)
+    kept, _ = wanted(doubles, recipe)
+    left = doubles if kept.all() else among(doubles, kept, keys, intake.splits, pairs)
     if labels is not None:
-        findings += labels.findings(doubles.conflicts, intake.places, recipe)
+        findings += labels.findings(left.conflicts, kept, intake.places, recipe)
         if "trim-labels" in recipe.fixes and labels.variants:
             rows = rows.changed(one_spelling(labels))
             repaired["trim-labels"] = sum(labels.variants.values())
     in_split = np.maximum(intake.splits, 0)
-    findings += duplicate_findings(intake, doubles.again, doubles.near, in_split, recipe)
-    findings += leak_findings(intake, doubles.shared, recipe)
+    findings += duplicate_findings(intake, left.again, left.near, in_split, recipe)
+    findings += leak_findings(intake, left.shared, recipe)
 
     tell(0.88, "splitting")
     numbers, gone = staying(doubles, intake.splits, recipe)

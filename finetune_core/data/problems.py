@@ -220,6 +220,7 @@ def _finding(code: str, problem: Problem, seen: Seen, total: int, recipe: Recipe
         with_fix(recipe, repair[0], repair[1]) if repair else None,
         seen.lines,
         tuple(seen.examples),
+        seen.files,
     )
 
 

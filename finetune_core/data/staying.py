@@ -32,13 +32,26 @@ def find_doubles(keys: Keys, splits: np.ndarray, pairs: np.ndarray, labels: Labe
         conflicts=find_conflicts(keys) if labels is not None else np.zeros(len(keys), dtype=bool),
         again=repeats(with_split(keys.folded, in_split)),
         near=later_of(pairs, in_split, len(keys)),
-        shared=shared_with_train(keys, splits, pairs),
+        shared=shared_with_train(keys, splits, pairs, np.ones(len(keys), dtype=bool)),
     )
+
+
+def among(found: Doubles, kept: np.ndarray, keys: Keys, splits: np.ndarray, pairs: np.ndarray) -> Doubles:
+    """Those of the rows that stay (booleans): what there is to say after some were left out."""
+    shared = shared_with_train(keys, splits, pairs, kept)
+    return Doubles(found.conflicts & kept, found.again & kept, found.near & kept, shared)
 
 
 def staying(found: Doubles, splits: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, Counter[str]]:
     """(numbers of the rows that the recipe keeps, in order; why others go → how many)."""
-    kept, dropped = np.ones(len(splits), dtype=bool), Counter()
+    kept, dropped = wanted(found, recipe)
+    numbers = _sampled(np.flatnonzero(kept), splits, recipe, dropped)
+    return numbers, +dropped
+
+
+def wanted(found: Doubles, recipe: Recipe) -> tuple[np.ndarray, Counter[str]]:
+    """(booleans, one a row: no repair leaves it out; why others go → how many), before a sample is drawn."""
+    kept, dropped = np.ones(len(found.again), dtype=bool), Counter()
     for fix, why, which in (
         ("drop-conflicts", "conflicting-labels", found.conflicts),
         ("drop-duplicates", "duplicates", found.again),
@@ -48,8 +61,7 @@ def staying(found: Doubles, splits: np.ndarray, recipe: Recipe) -> tuple[np.ndar
         if fix in recipe.fixes:
             dropped[why] += int((kept & which).sum())
             kept &= ~which
-    numbers = _sampled(np.flatnonzero(kept), splits, recipe, dropped)
-    return numbers, +dropped
+    return kept, dropped
 
 
 def _sampled(numbers: np.ndarray, splits: np.ndarray, recipe: Recipe, dropped: Counter[str]) -> np.ndarray:
