@@ -152,6 +152,9 @@ def size_findings(prepared: Prepared, sizes: dict[str, int]) -> list[Finding]:
     if usable == 0:
         if any(finding.level == "error" for finding in prepared.findings):
             return []  # said by what was read
+        if prepared.dropped.get("not-desired"):
+            return [Finding("nothing-to-learn", "error", "No answer is marked good, so there is nothing to learn.",
+                            fix="Choose another column for the verdict, or none.")]  # fmt: skip
         return [
             Finding(
                 "nothing-to-learn",

@@ -143,8 +143,8 @@ def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: A
     seen = looks.ask(recipe).seen
     if seen is None or event.role not in ROLES or event.column not in ("", *seen.prepared.columns):
         return [undo, *boxes]
-    columns = {**roles_of(seen.prepared), event.role: event.column}
-    columns = {role: column for role, column in columns.items() if column}
+    others = {role: column for role, column in roles_of(seen.prepared).items() if column != event.column}
+    columns = {role: column for role, column in {**others, event.role: event.column}.items() if column}
     return _changed(undo, boxes, {"columns": columns}, words_source.mapped(str(event.role), str(event.column)))
 
 

@@ -223,6 +223,8 @@ def test_only_columns_that_are_there_can_be_mapped(looks, tiny_model_dir, tmp_pa
     looks.ask(form.read(boxes), wait_seconds=30)
     _, *after = check.map_column(looks, said(role="prompt", column="note"), (), *boxes)
     assert form.read(after).columns["prompt"] == "note"
+    _, *after = check.map_column(looks, said(role="prompt", column="antwoord"), (), *boxes)
+    assert form.read(after).columns == {"prompt": "antwoord"}  # a column plays one role
     assert check.map_column(looks, said(role="prompt", column="nothing"), (), *boxes) == [(), *boxes]
 
 

@@ -6,7 +6,9 @@ import pytest
 from make_bad_inputs import lines, sentence
 from prepared_rows import PAIRS, prepared_from, said
 
+from finetune_core.check import check
 from finetune_core.data import columns, readiness
+from finetune_core.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,32 @@ def test_a_text_beside_what_may_be_its_answer_is_asked_about(tmp_path, more, lev
     if level == "warning":
         answered = prepared_from(tmp_path / "x.jsonl", **finding.suggestion.changes)
         assert said(answered.train[0])[1] == ("assistant", rows[0][next(iter(more))])
+
+
+VERDICTS = {"prompt": "ask", "completion": "told", "desired": "thumb"}
+
+
+def verdicts(tmp_path, *thumbs, **recipe):
+    rows = [{"ask": sentence(i), "told": f"answer {i}", "thumb": thumbs[i % len(thumbs)]} for i in range(12)]
+    (tmp_path / "x.jsonl").write_text(lines(rows))
+    return prepared_from(tmp_path / "x.jsonl", **recipe)
+
+
+def test_a_verdict_that_is_neither_good_nor_bad_is_asked_about(tmp_path):
+    prepared = verdicts(tmp_path, "Prima", "onvoldoende", "zozo", columns=VERDICTS)
+    finding = prepared.findings[1]
+    assert (finding.code, finding.level, finding.count) == ("unknown-verdict", "error", 4) and "'zozo'" in finding.says
+    assert prepared.dropped == {"not-desired": 4}
+    left = verdicts(tmp_path, "Prima", "zozo", columns=VERDICTS, **finding.suggestion.changes)
+    assert left.dropped == {"unknown-verdict": 6} and len(left.train) == 6
+
+
+def test_where_every_verdict_is_bad_that_is_what_is_said(tmp_path, tiny_tokenizer):
+    prepared = verdicts(tmp_path, "nee", columns=VERDICTS)
+    found = check(prepared, tiny_tokenizer, Recipe(columns=VERDICTS)).findings
+    assert found[0].code == "nothing-to-learn" and "marked good" in found[0].says
+
+
+def test_a_role_that_still_lacks_its_column_is_named(tmp_path):
+    finding = verdicts(tmp_path, "ja", columns={"prompt": "ask", "desired": "thumb"}).findings[0]
+    assert finding.code == "no-columns" and "which column is the answer" in finding.says

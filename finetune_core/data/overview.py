@@ -19,6 +19,7 @@ KINDS = {  # of a file, in words, and the suffixes that say so
     "jsonl": ("a file of JSON lines", (".jsonl", ".ndjson", ".json")),
     "json": ("a JSON file", (".jsonl", ".ndjson", ".json")),
 }
+ASKED = {"prompt": "the question", "completion": "the answer"}
 EXAMPLE = (
     '{"messages": [{"role": "user", "content": "Is it open today?"}, {"role": "assistant", "content": "Yes, to 6."}]}'
 )
@@ -30,7 +31,7 @@ def source_findings(source: Source, intake: Intake, recipe: Recipe) -> list[Find
         _missing_columns(intake),
         _no_rows(intake),
         _guessed(intake),
-        _no_text(intake),
+        _no_text(intake, recipe),
         _mixed(intake),
         _plain_text(source, intake),
         _preferences(intake),
@@ -82,11 +83,21 @@ def _guessed(intake: Intake) -> Finding | None:
     )
 
 
-def _no_text(intake: Intake) -> Finding | None:
+def _no_text(intake: Intake, recipe: Recipe) -> Finding | None:
     seen = intake.tally.get("unknown-shape")
     if intake.shapes or seen is None or not intake.columns or intake.missing:
         return None
     del intake.tally["unknown-shape"]  # said better here
+    missing = [words for role, words in ASKED.items() if role not in recipe.columns]
+    if recipe.columns and missing:
+        return Finding(
+            "no-columns",
+            "error",
+            f"It is not said yet which column is {' and which is '.join(missing)}. There are {_columns(intake)}.",
+            seen.rows,
+            seen.count,
+            "Choose it under “Columns”.",
+        )
     return Finding(
         "no-columns",
         "error",

@@ -104,6 +104,13 @@ PROBLEMS = {
         (("drop-bad-messages", "Leave them out"),),
         "drop-bad-messages",
     ),
+    "unknown-verdict": Problem(
+        "error",
+        "{n} have a verdict of which Fijn cannot tell whether it is good or bad: {where} ({detail}).",
+        "Write true or false there (or yes and no, good and bad), or leave these rows out: {rest} stay.",
+        (("drop-unknown-verdict", "Leave them out"),),
+        "drop-unknown-verdict",
+    ),
     "consecutive-turns": Problem(
         "warning",
         "{n} have several turns of one role in a row (consecutive turns): {where}. They are kept as separate turns, "
@@ -148,6 +155,7 @@ FIXES = {  # every repair a recipe can name, and what it does
     "drop-not-text": "leave out rows with something else than text",
     "drop-image-rows": "leave out rows with images or sound",
     "drop-bad-messages": "leave out rows with malformed messages",
+    "drop-unknown-verdict": "leave out rows whose verdict is neither good nor bad",
     "numbers-to-text": "turn numbers, true, false and lists of words into text",
     "merge-consecutive": "merge turns of one role in a row",
     "replace-broken-characters": "replace broken characters by �",

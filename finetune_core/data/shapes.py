@@ -20,7 +20,14 @@ ROLES = {  # exact names of OpenAI, ShareGPT and their descendants
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
     "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
-DESIRED = ("true", "1", "yes", "good", "ja", "goed", "👍")  # verdicts of an answer to learn
+GOOD = frozenset((  # verdicts of an answer to learn
+    "true", "1", "1.0", "yes", "y", "good", "ok", "okay", "up", "thumbs up", "positive", "correct", "right", "like",
+    "accepted", "ja", "goed", "juist", "positief", "prima", "voldoende", "👍",
+))  # fmt: skip
+BAD = frozenset((
+    "false", "0", "0.0", "-1", "no", "n", "bad", "down", "thumbs down", "negative", "incorrect", "wrong", "dislike",
+    "rejected", "nee", "slecht", "fout", "onjuist", "negatief", "onvoldoende", "👎",
+))  # fmt: skip
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio", "video", "video_url", "file")
 PLACEHOLDER = re.compile(r"(?<!\{)\{([^{}\n]+)\}(?!\})")  # {column}, and not {{anything}}
@@ -79,8 +86,8 @@ class Converter:
         elif mapping.shape == "preference":
             messages = self._preferred(raw, roles)
         else:
-            if mapping.shape == "kto" and as_label(raw.get(roles["desired"])).casefold() not in DESIRED:
-                raise Refused("not-desired")
+            if mapping.shape == "kto":
+                _require_good(as_label(raw.get(roles["desired"])))
             messages = self._asked(raw, roles) + self._answered(raw.get(roles["completion"]), roles["completion"])
         system = self._system(raw, roles)
         if system and not any(message["role"] == "system" for message in messages):
@@ -227,6 +234,13 @@ class Converter:
         if any(message["role"] == "system" for message in messages[1:]):
             self.notes.append(("late-system", ""))
         return messages
+
+
+def _require_good(verdict: str) -> None:
+    if verdict.casefold() in BAD:
+        raise Refused("not-desired")
+    if verdict.casefold() not in GOOD:
+        raise Refused("unknown-verdict", repr(verdict[:40]) if verdict else "empty")
 
 
 def _tool_calls(turn: Mapping[str, Any], name: str, content: Any) -> list[dict[str, Any]] | None:
