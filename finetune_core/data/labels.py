@@ -139,9 +139,15 @@ def unseen_labels(table: LabelTable, in_train: np.ndarray, in_others: np.ndarray
 
 def find_conflicts(keys: Keys) -> np.ndarray:
     """Rows whose prompt stands elsewhere with another label."""
-    pairs = np.unique(np.stack([keys.prompt, keys.answer], axis=1), axis=0)
-    prompts, answers = np.unique(pairs[:, 0], return_counts=True)
-    return np.isin(keys.prompt, prompts[answers > 1])
+    order = np.lexsort((keys.answer, keys.prompt))
+    prompts, answers = keys.prompt[order], keys.answer[order]
+    is_same = prompts[1:] == prompts[:-1]
+    group = np.r_[0, np.cumsum(~is_same)][: len(order)]  # a number for each prompt
+    differs = np.zeros(len(order), dtype=bool)
+    differs[group[1:][is_same & (answers[1:] != answers[:-1])]] = True
+    conflicts = np.empty(len(order), dtype=bool)
+    conflicts[order] = differs[group]
+    return conflicts
 
 
 def _conflict_finding(conflicts: np.ndarray, places: Any, recipe: Recipe) -> Finding | None:

@@ -30,12 +30,24 @@ def shared_with_train(keys: Keys, splits: np.ndarray, pairs: np.ndarray, kept: n
     """Of a data set with its own splits; `pairs` are near rows, `kept` (booleans) the rows that count."""
     other, train = kept & (splits > 0), kept & (splits <= 0)
     exact, folded, touched = (np.zeros(len(keys), dtype=bool) for _ in range(3))
-    exact[other] = np.isin(keys.exact[other], keys.exact[train])
-    folded[other] = np.isin(keys.folded[other], keys.folded[train])
+    exact[other] = are_in(keys.exact[other], keys.exact[train])
+    folded[other] = are_in(keys.folded[other], keys.folded[train])
     one, two = pairs[:, 0], pairs[:, 1]
     touched[pairs[(other[one] & train[two]) | (train[one] & other[two])].ravel()] = True
-    in_train = train & (np.isin(keys.folded, keys.folded[other]) | touched)
+    in_train = train & (are_in(keys.folded, keys.folded[other]) | touched)
     return Shared(exact, folded, other & touched & ~folded, in_train)
+
+
+def are_in(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each key: is it among the others? Many times as fast as numpy's isin where these are a million.
+
+    >>> are_in(np.array([3, 1, 9]), np.array([1, 9, 9, 0]))
+    array([False,  True,  True])
+    """
+    if not len(others):
+        return np.zeros(len(keys), dtype=bool)
+    ordered = np.sort(others)
+    return ordered[np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)] == keys
 
 
 def leak_findings(intake: Any, shared: Shared, recipe: Recipe) -> list[Finding]:
