@@ -283,7 +283,7 @@ class _Reader:
                     seen.rows,
                     seen.count,
                     "May the model know and repeat it? If not, put a placeholder in its place.",
-                    with_fix(recipe, "mask-personal-data", "Put placeholders in its place"),
+                    with_fix(recipe, "mask-personal-data", "Put placeholders in their place"),
                     seen.lines,
                     files=seen.files,
                 )

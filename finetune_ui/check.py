@@ -115,7 +115,8 @@ def apply(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -
     suggestion = _suggestion(seen, event._data) if seen else None
     if suggestion is None:
         return [undo, *boxes]
-    return _changed(undo, boxes, suggestion.changes, suggestion.says)
+    added = [fix for fix in suggestion.changes.get("fixes", ()) if fix not in form.read(boxes).fixes]
+    return _changed(undo, boxes, suggestion.changes, _repair_words(added[-1]) if added else suggestion.says)
 
 
 def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -134,7 +135,7 @@ def try_out(looks: Looks, event: gr.EventData, now: trials.Trial | None, *boxes:
 def unrepair(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
     """Take one repair of the rows out again."""
     fixes = [fix for fix in form.read(boxes).fixes if fix != event.fix]
-    return _changed(undo, boxes, {"fixes": fixes}, words_check.unrepaired(str(event.fix)))
+    return _changed(undo, boxes, {"fixes": fixes}, words_check.unrepaired(_repair_words(str(event.fix))))
 
 
 def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -257,6 +258,7 @@ def show(
     seen = look.seen
     prepared, diagnosis = seen.prepared, seen.diagnosis
     longest = seen.plan.recipe.max_length
+    has_rows = bool(diagnosis.train_rows)
     repairs = {fix: _repair_words(fix) for fix in look.recipe.fixes}
     return (
         words_check.verdict(diagnosis, seen.plan),
@@ -275,10 +277,10 @@ def show(
             ("lengths", longest),
             lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
         ),
-        words_plan.plan(
-            seen.plan, look.once(("offers", look.recipe.model_dump_json()), lambda: preflight.offers(seen))
-        ),
-        gr.update(visible=True),
+        words_plan.plan(seen.plan, look.once(("offers", look.recipe.model_dump_json()), lambda: preflight.offers(seen)))
+        if has_rows
+        else "",
+        gr.update(visible=has_rows),
     )
 
 

@@ -38,8 +38,8 @@ def row_at(prepared: Prepared, index: int) -> tuple[str, Any, Place] | None:
 
 
 def roles_of(prepared: Prepared) -> dict[str, str]:
-    """Role → column, as recognised, as chosen, or else as proposed."""
-    known = prepared.mapping or prepared.proposal
+    """Role → column, as recognised, as chosen (if that is not enough to read a row), or else as proposed."""
+    known = prepared.mapping or prepared.settings["columns"] or prepared.proposal
     return {role: column for role, column in known.items() if role in ROLES}
 
 
@@ -49,6 +49,8 @@ def wanted_roles(prepared: Prepared) -> tuple[str, ...]:
         return ()
     roles = roles_of(prepared)
     usual = ("text", "label") if "label" in roles else ("prompt", "completion", "system")
+    if "chosen" in roles or "rejected" in roles:
+        usual = ("prompt", "chosen", "rejected", "system")
     return tuple(role for role in ROLES if role in usual or role in roles)
 
 

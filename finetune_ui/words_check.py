@@ -31,9 +31,10 @@ def verdict(diagnosis: Any, plan: Any) -> str:
         ("to learn from", count(diagnosis.train_rows), "rows"),
         ("to watch", count(diagnosis.validation_rows), "rows"),
         ("for the proof", count(diagnosis.test_rows), "rows"),
-        ("of training", _short_duration(plan.seconds), "about"),
-        ("of memory", gib(plan.memory_gb["total"]), "about"),
     ]
+    if diagnosis.train_rows:
+        facts.append(("of training", _short_duration(plan.seconds), "about"))
+        facts.append(("of memory", gib(plan.memory_gb["total"]), "about"))
     cells = "".join(
         f"<div><dt>{esc(f'{unit} {name}' if unit == 'rows' else name)}</dt><dd>{esc(value)}</dd></div>"
         for name, value, unit in facts
@@ -108,7 +109,7 @@ def findings(
 def applied(undo: Sequence[str], repairs: Mapping[str, str]) -> str:
     """What was done to the rows, each with its way back; there too where they cannot be read because of it."""
     undone = (
-        f'<p class="undo" role="status">{icon("check")}<span>Done: {esc(undo[-1][:1].lower() + undo[-1][1:])}</span>'
+        f'<p class="undo" role="status">{icon("check")}<span>Done: {esc(undo[-1])}</span>'
         f'<button type="button" class="btn quiet" data-undo>{icon("undo")}Undo</button></p>'
         if undo
         else ""
@@ -168,8 +169,8 @@ def _row_links(finding: Any) -> str:
     return "".join(links)
 
 
-def unrepaired(fix: str) -> str:
-    return f"Taken back: {_spaced(fix)}"
+def unrepaired(repair: str) -> str:
+    return f"No longer {repair[:1].lower()}{repair[1:]}"
 
 
 def row_left_out(row: int) -> str:

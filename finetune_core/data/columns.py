@@ -36,7 +36,7 @@ SHAPES = {
     "question-answer": "question and answer",
     "labels": "text and label",
     "preference": "preference pairs (chosen, rejected)",
-    "kto": "KTO (prompt, completion, good or bad)",
+    "kto": "answers with a verdict (KTO)",
     "text": "plain text",
     "mapped": "columns that you mapped",
     "guessed": "columns that were guessed",
@@ -162,8 +162,9 @@ def as_wished(columns: Mapping[str, str], template: str | None, row: Mapping[str
     roles |= dict(columns)
     if "label" in columns:
         roles["completion"] = roles.pop("label")
-    if "text" in roles and "prompt" not in roles:
-        roles["prompt"] = roles.pop("text")
+    text = roles.pop("text", None)
+    if text and "prompt" not in roles:
+        roles["prompt"] = text
     if known and known.shape in ("messages", "sharegpt", "preference", "kto") and set(columns) <= {"system"}:
         return ColumnMap(known.shape, dict(known.roles) | dict(columns))
     if "completion" not in roles or not ("prompt" in roles or template):

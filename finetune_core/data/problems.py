@@ -36,7 +36,8 @@ PROBLEMS = {
     "ragged-rows": Problem(
         "error",
         "{n} of the table have too many cells: {where} ({detail}). For example: {example}",
-        "Put quotation marks around text that holds the delimiter, or leave these rows out: {rest} stay.",
+        "Put quotation marks around text that holds the delimiter, choose another delimiter under “Read the file "
+        "differently”, or leave these rows out: {rest} stay.",
         (("skip-ragged-rows", "Leave them out"),),
         "skip-ragged-rows",
     ),
