@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .machine import Machine
 from .precision import FUSED, IN_8_BITS, PAGED
 from .recipe import Recipe, Suggestion
@@ -67,6 +69,15 @@ def harder_rungs(resolved: Recipe) -> list[Suggestion]:
     if resolved.max_length > 256:
         rungs.append(Suggestion("Half the longest row; longer ones are cut", {"max_length": resolved.max_length // 2}))
     return rungs
+
+
+def as_overrides(changes: dict[str, Any]) -> str:
+    """A rung as the command line takes it.
+
+    >>> as_overrides({"gradient_checkpointing": True})
+    'gradient_checkpointing=true'
+    """
+    return " ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
 
 
 def step_down(

@@ -34,12 +34,16 @@ class Plan:
     available_gb: float
     fits: str  # "fits" | "tight" | "no"
     reasons: tuple[str, ...]
-    suggestions: tuple[Suggestion, ...] = ()
+    ladder: tuple[Suggestion, ...] = ()  # what would need less memory
     rate_is_measured: bool = False
     memory_is_measured: bool = False
     flops_per_token: float = 0.0  # of a real token, with its part of the padding
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        return () if self.fits == "fits" else self.ladder
 
     @property
     def memory_error(self) -> float:
@@ -171,7 +175,7 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        suggestions=() if fits == "fits" else _suggestions(resolved, longest, machine),
+        ladder=_ladder(resolved, longest, machine),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
@@ -277,7 +281,7 @@ def _rhythm(recipe: Recipe, steps: int) -> dict[str, int]:
     }
 
 
-def _suggestions(resolved: Recipe, longest: int, machine: Machine) -> tuple[Suggestion, ...]:
+def _ladder(resolved: Recipe, longest: int, machine: Machine) -> tuple[Suggestion, ...]:
     """The ladder as changes to what was asked: packing works out its own accumulation when the plan is made anew."""
     gentle = [
         Suggestion(rung.says, {"packing_length": rung.changes["packing_length"]})
