@@ -175,7 +175,7 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        ladder=_ladder(resolved, longest, machine),
+        ladder=(*gentle_rungs(resolved, longest, machine), *harder_rungs(resolved)),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
@@ -230,6 +230,7 @@ def _packing(
 ) -> dict[str, Any]:
     """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing.
 
+    A recipe that says how long its packs are and has one in a batch was planned before: its accumulation counts packs.
     `room`: tokens of the longest training or validation row, which a pack has to hold: TRL would cut it.
     """
     mean, longest = sum(lengths) / len(lengths), max(lengths)
@@ -265,7 +266,9 @@ def _packing(
         "packing": True,
         "packing_length": length,
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": max(1, round(wanted / (length * filled))),
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps
+        if recipe.packing_length and recipe.per_device_train_batch_size == 1
+        else max(1, round(wanted / (length * filled))),
     }
 
 
@@ -279,14 +282,3 @@ def _rhythm(recipe: Recipe, steps: int) -> dict[str, int]:
         # the best checkpoint can only be kept if one is saved at each look
         "save_steps": eval_steps if recipe.early_stopping else recipe.save_steps or eval_steps,
     }
-
-
-def _ladder(resolved: Recipe, longest: int, machine: Machine) -> tuple[Suggestion, ...]:
-    """The ladder as changes to what was asked: packing works out its own accumulation when the plan is made anew."""
-    gentle = [
-        Suggestion(rung.says, {"packing_length": rung.changes["packing_length"]})
-        if "packing_length" in rung.changes
-        else rung
-        for rung in gentle_rungs(resolved, longest, machine)
-    ]
-    return (*gentle, *harder_rungs(resolved))

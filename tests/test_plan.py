@@ -8,13 +8,13 @@ from conftest import chat_rows, write_jsonl
 from finetune_core import measured
 from finetune_core.elsewhere import elsewhere
 from finetune_core.facts import ModelFacts, read_facts
-from finetune_core.ladder import gentle_rungs, step_down
+from finetune_core.ladder import as_overrides, gentle_rungs, smaller_model, step_down
 from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import memory_parts
 from finetune_core.packing import filled_share, pack_lengths, padded_share
 from finetune_core.plan import default_rate, flops_per_token, make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, Formats
-from finetune_core.recipe import Recipe
+from finetune_core.recipe import STARTER_MODEL, Recipe
 from finetune_ui import words_plan
 
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
@@ -85,6 +85,54 @@ def test_each_rung_keeps_the_rows_of_a_step(batch, accumulation):
     for rung in gentle_rungs(recipe, 60, WITH_BITS):
         lower = recipe.replace(**rung.changes)
         assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == batch * accumulation
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, A100], ids=["cpu", "gpu"])
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (32, 8), (4, 4)])
+def test_a_run_s_own_recipe_is_planned_as_it_is(machine, batch, accumulation):
+    lengths = [300 + (index * 7919) % 600 for index in range(3000)]
+    asked = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    first = plan(machine=machine, lengths=lengths, **asked)
+    assert first.recipe.packing
+    assert make_plan(first.recipe, SMALL, lengths, machine).settings == first.settings
+
+
+def test_half_the_packed_length_keeps_the_rows_of_a_step():
+    lengths = [60] * 2000
+    first = plan(machine=A100, lengths=lengths, per_device_train_batch_size=64)
+    [rung] = [rung for rung in first.ladder if "packed length" in rung.says]
+    lower = make_plan(Recipe(per_device_train_batch_size=64).replace(**rung.changes), SMALL, lengths, A100)
+    assert lower.recipe.packing_length == first.recipe.packing_length // 2
+    assert lower.steps == pytest.approx(first.steps, abs=2)
+
+
+def test_an_adapter_instead_of_all_weights_takes_the_steps_of_an_adapter():
+    first = plan(LARGE, T4, method="full")
+    [rung] = [rung for rung in first.ladder if rung.changes.get("method") == "lora"]
+    lower = make_plan(first.recipe.replace(**rung.changes), LARGE, [60] * 240, T4)
+    assert lower.recipe.learning_rate == plan(LARGE, T4).recipe.learning_rate > first.recipe.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B"),
+        ("owner/name", STARTER_MODEL),
+        (STARTER_MODEL, None),
+        ("/data/mine", None),
+        ("./mine", None),
+    ],
+)
+def test_a_smaller_model_is_the_next_of_its_family(name, smaller):
+    assert smaller_model(name) == smaller
+
+
+def test_a_rung_can_be_typed():
+    from finetune_core.recipe import parse_override
+
+    changes = {"packing": True, "packing_length": 256, "learning_rate": None, "model_name_or_path": "Qwen/Qwen3-0.6B"}
+    typed = [parse_override(word) for word in as_overrides(changes).split(" ")]
+    assert {name: value for each in typed for name, value in each.items()} == changes
 
 
 def test_a_few_long_rows_do_not_pad_all_the_others():
