@@ -50,7 +50,8 @@ def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool
     if not resolved.gradient_checkpointing:
         rungs.append(Suggestion("Gradient checkpointing: slower, less memory", {"gradient_checkpointing": True}))
     if resolved.method == "lora" and machine.has_low_bits:
-        rungs.append(Suggestion("Weights in 4 bits (QLoRA)", {"method": "qlora"}))
+        anew = {"method": "qlora", "autocast_adapter_dtype": None}
+        rungs.append(Suggestion("Weights in 4 bits (QLoRA)", anew))
     if resolved.method == "full" and machine.has_low_bits and not learned:
         rungs += _lighter_formats(resolved, machine)
     return rungs

@@ -108,10 +108,15 @@ def make_plan(
     if kept_in.reason:
         reasons.append(kept_in.reason)
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
+    float32_adapter = recipe.autocast_adapter_dtype
+    values["autocast_adapter_dtype"] = recipe.method != "qlora" if float32_adapter is None else float32_adapter
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     values |= _packing(recipe, facts, kept, longest, rows_per_step, machine, reasons)
+    values["train_sampling_strategy"] = (
+        "random" if values["packing"] else recipe.train_sampling_strategy or "group_by_length"
+    )
     per_step = values["gradient_accumulation_steps"] * values["per_device_train_batch_size"]
     processes = recipe.num_processes
     shared = share(recipe.replace(**values))
@@ -159,7 +164,9 @@ def make_plan(
     trained_share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
     per_token = flops_per_token(facts, recipe.method, checkpointing, trained_share, tokens / len(kept))
     if not values["packing"]:
-        per_token /= padded_share(kept, values["per_device_train_batch_size"], values["gradient_accumulation_steps"])
+        grouped = values["train_sampling_strategy"] == "group_by_length"
+        batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
+        per_token /= padded_share(kept, batch, accumulation, grouped)
     tokens_per_second = rate / per_token
     share_done = steps / max(steps_per_epoch, 1)
     looks = steps // values["eval_steps"]

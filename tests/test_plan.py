@@ -150,6 +150,18 @@ def test_the_padding_is_that_of_the_batches_that_transformers_draws():
     assert padded_share(lengths, 8, 2) == pytest.approx(sum(lengths) / slots, abs=0.01)
 
 
+def test_batches_at_random_are_padded_more():
+    import random
+
+    lengths = [17 + (index * index * 7919) % 400 for index in range(3000)]
+    order = random.Random(0).sample(lengths, len(lengths))
+    slots = sum(8 * max(order[at : at + 8]) for at in range(0, 3000, 8))
+    assert padded_share(lengths, 8, 2, grouped=False) == pytest.approx(sum(lengths) / slots, abs=0.04)
+    grouped, mixed = (plan(lengths=lengths, packing=False, train_sampling_strategy=how) for how in (None, "random"))
+    assert grouped.recipe.train_sampling_strategy == "group_by_length"
+    assert mixed.seconds > 1.2 * grouped.seconds
+
+
 def test_what_was_measured_with_padding_is_promised_with_padding(tiny_model_dir):
     first = plan(lengths=[20, 300] * 8, packing=False, per_device_train_batch_size=16)
     assert first.tokens_per_second < 0.6 * plan(lengths=[160] * 16, packing=False).tokens_per_second
@@ -189,14 +201,14 @@ def test_all_weights_move_at_the_speed_of_bfloat16_where_the_gpu_has_it():
 
 
 def test_what_autocast_computes_waits_in_two_bytes():
-    values = {"dtype": "float32", "optim": FUSED, "gradient_checkpointing": False}
+    values = {"dtype": "float32", "optim": FUSED, "autocast_adapter_dtype": True, "gradient_checkpointing": False}
     recipe = Recipe(method="full")
     here, there = (memory_parts(recipe, values, SMALL, 4096, machine)["activations"] for machine in (A100, LAPTOP))
     assert here == pytest.approx(there / 2, abs=0.01)
 
 
 def test_in_4_bits_are_the_layers_alone():
-    values = {"dtype": "bfloat16", "optim": FUSED, "gradient_checkpointing": True}
+    values = {"dtype": "bfloat16", "optim": FUSED, "autocast_adapter_dtype": True, "gradient_checkpointing": True}
     held = memory_parts(Recipe(method="qlora"), values, LARGE, 1024, A100)["weights"] * 1024**3
     assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
 
