@@ -37,6 +37,7 @@ from finetune_core.model import free_memory  # noqa: E402
 from finetune_core.plan import flops_per_token, make_plan  # noqa: E402
 from finetune_core.recipe import Recipe  # noqa: E402
 from finetune_core.trainer import build_trainer, dry_run  # noqa: E402
+from finetune_core.watching import peak_memory_gb  # noqa: E402
 
 SHAPES = {  # of Qwen 2.5 0.5B and 1.5B and of Llama 3.1 8B
     "tiny": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -186,7 +187,7 @@ def measured(work: Any) -> dict:
     except Exception as error:
         return {"failed": f"{explain(error).code}: {str(error)[:200]}"}
     if CUDA:
-        found["peak_gb"] = torch.cuda.max_memory_reserved() / 1024**3
+        found["peak_gb"] = peak_memory_gb()
         found["allocated_gb"] = torch.cuda.max_memory_allocated() / 1024**3
     found["wall_seconds"] = time.perf_counter() - began
     return found

@@ -52,8 +52,8 @@ def filled_share(lengths: Sequence[int], capacity: int) -> float:
     return sum(min(n, capacity) for n in sample) / (len(pack_lengths(sample, capacity)) * capacity)
 
 
-def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1) -> float:
-    """Share of the slots of an epoch that hold real tokens where rows of like length share a batch.
+def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1, grouped: bool = True) -> float:
+    """Share of the slots of an epoch that hold real tokens where rows of like length share a batch, or any rows.
 
     As transformers' LengthGroupedSampler draws them: rows fall at random into groups of some steps, each group is
     sorted by length, and each batch is padded to its longest row.
@@ -63,7 +63,7 @@ def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1) -> f
     """
     sample = sorted(lengths[:: math.ceil(len(lengths) / SAMPLE)])
     step = batch * accumulation
-    size = step * max(1, min(len(sample) // (4 * step), GROUPED_STEPS))
+    size = step * max(1, min(len(sample) // (4 * step), GROUPED_STEPS)) if grouped else batch
     groups = math.ceil(len(sample) / size)
     slots = 0
     for first in range(groups):

@@ -16,7 +16,7 @@ from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
-from .ladder import step_down
+from .ladder import as_overrides, harder_rungs, step_down
 from .machine import take_one_gpu, this_machine
 from .processes import learn_together
 from .recipe import Recipe
@@ -217,7 +217,7 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
                 raise
             lower = step_down(recipe, longest, this_machine(), bool(run.checkpoints()))
             if lower is None:
-                raise told from error
+                raise _at_the_foot(recipe, told) from error
             recipe, rung = lower
         tell(
             "warning",
@@ -226,6 +226,13 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
             changes=rung.changes,
         )
         _free_memory()
+
+
+def _at_the_foot(recipe: Recipe, told: FinetuneError) -> FinetuneError:
+    """Memory ran out although everything was tried that leaves the rows and the method as they are."""
+    ways = [f"{rung.says} ({as_overrides(rung.changes)})" for rung in harder_rungs(recipe)]
+    fix = f"Start again with one of these. {'; '.join(ways)}." if ways else "Choose a machine with more memory."
+    return FinetuneError(f"{told.problem} Smaller steps were tried and are not enough.", fix, told.code)
 
 
 def _walked_down(run: Run) -> Recipe:

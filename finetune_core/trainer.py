@@ -67,8 +67,17 @@ def build_trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # the diary says it better
+    if adapter is not None and recipe.autocast_adapter_dtype is not None:
+        _keep_adapter_in(trainer.model, "float32" if recipe.autocast_adapter_dtype else recipe.dtype or "float32")
     fuse_adapters(trainer.model)
     return trainer
+
+
+def _keep_adapter_in(model: nn.Module, dtype: str) -> None:
+    """Before the optimizer is made. DoRA's magnitudes stay: their steps are smaller than fewer bits can say."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and "lora_magnitude_vector" not in name:
+            weight.data = weight.data.to(getattr(torch, dtype))
 
 
 class RowsTrainer(SFTTrainer):
@@ -152,14 +161,14 @@ def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validatio
     same = {
         "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
         "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm",
-        "seed", "logging_steps", "eval_steps", "save_steps",
+        "seed", "logging_steps", "eval_steps", "save_steps", "dataloader_num_workers",
     }  # fmt: skip
     values = recipe.model_dump(include=same)
     config = SFTConfig(
         **values,
         output_dir=str(output_dir),
         packing=bool(recipe.packing),
-        train_sampling_strategy="random" if recipe.packing else "group_by_length",
+        train_sampling_strategy="random" if recipe.packing else recipe.train_sampling_strategy or "group_by_length",
         max_length=recipe.packing_length if recipe.packing else None,  # rows come cut to max_length already
         per_device_eval_batch_size=recipe.per_device_train_batch_size,
         eval_strategy="steps" if has_validation else "no",

@@ -12,6 +12,8 @@ from finetune_core.plan import make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, PAGED, first_that_fits
 from finetune_core.recipe import Recipe
 
+PLAIN = {"packing": False, "use_liger_kernel": False}
+
 
 def fitting(facts, machine, **changes):
     recipe = Recipe(method="full", **changes)
@@ -57,7 +59,12 @@ def test_a_gpu_without_bfloat16_keeps_float32_weights():
 
 def test_moments_in_8_bits_are_counted_as_transformers_keeps_them():
     def held(optim, machine=WITH_BITS, method="full"):
-        values = {"dtype": "bfloat16", "optim": optim, "gradient_checkpointing": True}
+        values = {
+            "dtype": "bfloat16",
+            "optim": optim,
+            "autocast_adapter_dtype": True,
+            "gradient_checkpointing": True,
+        } | PLAIN
         return memory_parts(Recipe(method=method), values, LARGE, 1024, machine)
 
     embedding = LARGE.vocab_size * LARGE.hidden_size  # whose moments stay in 32 bits
@@ -70,6 +77,14 @@ def test_moments_in_8_bits_are_counted_as_transformers_keeps_them():
     assert held(IN_8_BITS, method="lora")["optimizer"] == pytest.approx(
         held(FUSED, method="lora")["optimizer"] / 4, abs=0.01
     )
+
+
+def test_an_adapter_in_the_format_of_its_base_takes_half():
+    def held(asked):
+        made = make_plan(Recipe(autocast_adapter_dtype=asked, lora_r=256), LARGE, [60] * 240, A100)
+        return [made.memory_gb[name] for name in ("adapter", "gradients", "optimizer")]
+
+    assert held(False) == pytest.approx([each / 2 for each in held(None)], abs=0.01)
 
 
 def test_the_ladder_of_all_weights_goes_through_fewer_bits_until_something_was_learned():

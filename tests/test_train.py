@@ -209,7 +209,7 @@ def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, run
     monkeypatch.setattr(SFTTrainer, "compute_loss", no_memory)
     with pytest.raises(FinetuneError, match="memory") as error:
         run_in_process(recipe.replace(per_device_train_batch_size=2), runs_dir)
-    assert error.value.fix and error.value.code == "out-of-memory"
+    assert error.value.code == "out-of-memory" and "max_length=" in error.value.fix
 
 
 def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_dir, monkeypatch):
