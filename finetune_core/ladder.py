@@ -37,7 +37,7 @@ def gentle_rungs(resolved: Recipe, longest: int, has_4bit: bool) -> list[Suggest
         )
     if not resolved.gradient_checkpointing:
         rungs.append(Suggestion("Gradient checkpointing: slower, less memory", {"gradient_checkpointing": True}))
-    if resolved.method == "lora" and has_4bit:
+    if resolved.method == "lora" and has_4bit and not resolved.fsdp:
         rungs.append(Suggestion("Weights in 4 bits (QLoRA)", {"method": "qlora"}))
     return rungs
 

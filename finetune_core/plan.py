@@ -13,13 +13,14 @@ from .machine import Machine
 from .memory import corrected, memory_parts
 from .packing import filled_share, packs_exactly, padded_share
 from .recipe import Recipe, Suggestion
-from .sharing import share
+from .sharing import share, weights_shared
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
 # we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
 CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
 GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 300e12, "H200": 300e12}
 UNKNOWN_GPU_RATE = 30e12
+ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,21 @@ def make_plan(
         reasons.append(shared.says)
     elif len(machine.gpus) > 1:
         reasons.append(f"{len(machine.gpus)} GPUs here: num_processes={len(machine.gpus)} shares each step among them.")
+
+    def crowded(**more: Any) -> bool:
+        parts = corrected(memory_parts(recipe, values | more, facts, slots, machine), memory_factor)
+        return parts["total"] > ROOMY * available
+
+    values["fsdp"] = recipe.fsdp
+    if recipe.fsdp is None:
+        can = processes > 1 and recipe.method != "qlora" and not recipe.use_dora
+        values["fsdp"] = can and crowded(gradient_checkpointing=recipe.gradient_checkpointing is not False)
+    if values["fsdp"]:
+        chosen = " A whole copy in each would not fit." if recipe.fsdp is None else ""
+        reasons.append(weights_shared(recipe) + chosen)
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
-        without = corrected(
-            memory_parts(recipe, values | {"gradient_checkpointing": False}, facts, slots, machine), memory_factor
-        )
-        checkpointing = without["total"] > 0.85 * available
+        checkpointing = crowded(gradient_checkpointing=False)
         if checkpointing:
             reasons.append(
                 "Gradient checkpointing: without it this would not fit in memory; it costs about a third more time."
@@ -145,7 +155,7 @@ def make_plan(
 
     estimate = memory_parts(recipe, values, facts, slots, machine)
     memory = corrected(estimate, memory_factor)
-    fits = "no" if memory["total"] > available else "tight" if memory["total"] > 0.85 * available else "fits"
+    fits = "no" if memory["total"] > available else "tight" if memory["total"] > ROOMY * available else "fits"
     tokens = sum(kept)
     computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
     rate = measured_rate or default_rate(machine, computes_in)
@@ -284,4 +294,13 @@ def _suggestions(resolved: Recipe, longest: int, machine: Machine) -> tuple[Sugg
         else rung
         for rung in gentle_rungs(resolved, longest, machine.kind == "cuda")
     ]
-    return (*gentle, *harder_rungs(resolved))
+    return (*_more_gpus(resolved, len(machine.gpus)), *gentle, *harder_rungs(resolved))
+
+
+def _more_gpus(resolved: Recipe, gpus: int) -> list[Suggestion]:
+    """The weights shared among several GPUs, where that is not so yet and can be."""
+    processes = resolved.num_processes if resolved.num_processes > 1 else gpus
+    if processes < 2 or resolved.fsdp or resolved.method == "qlora" or resolved.use_dora:
+        return []
+    says = f"The weights shared among {processes} processes (FSDP)"
+    return [Suggestion(says, {"num_processes": processes, "fsdp": True})]

@@ -160,6 +160,19 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
         )
+    if recipe.fsdp and recipe.num_processes == 1:
+        raise FinetuneError(
+            "fsdp shares the weights among several processes, and num_processes is 1.",
+            "Set num_processes to the number of GPUs, or leave fsdp empty.",
+            code="no-fsdp",
+        )
+    if recipe.fsdp and (recipe.method == "qlora" or recipe.use_dora):
+        what = "weights in 4 bits" if recipe.method == "qlora" else "a model with a DoRA adapter"
+        raise FinetuneError(
+            f"FSDP does not share {what} here.",
+            "Choose method: lora without use_dora, or leave fsdp empty.",
+            code="no-fsdp",
+        )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(
             "QLoRA keeps the weights in 4 bits, which needs an NVIDIA GPU; this machine has none.",

@@ -21,7 +21,7 @@ from .output import own_stdout
 from .processes import scratch_of
 from .recipe import Recipe
 from .run import Run
-from .sharing import share
+from .sharing import share, weights_shared
 from .train import learn, read_rows, rows_to_learn
 
 
@@ -49,6 +49,8 @@ def _work(run: Run, folder: Path, rank: int) -> tuple[str, dict[str, Any]]:
         return run.tell(kind, **data) if rank == 0 else Event(kind, time.time(), data)
 
     shared = share(Recipe.load(scratch_of(run) / "recipe.yaml"))
+    if shared.recipe.fsdp:
+        tell("stage", name="loading the model", says=weights_shared(shared.recipe))
     if shared.rows == shared.asked:
         tell("stage", name="loading the model", says=shared.says)
     else:

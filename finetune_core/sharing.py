@@ -42,3 +42,9 @@ def share(resolved: Recipe) -> Share:
     rows = max(1, each // passes)
     one = resolved.replace(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
     return Share(one, rows * passes * resolved.num_processes, asked)
+
+
+def weights_shared(resolved: Recipe) -> str:
+    """What FSDP means for this training, in plain words."""
+    part = "all weights, gradients and moments" if resolved.method == "full" else "the base model's weights"
+    return f"Each process keeps 1/{resolved.num_processes} of {part}; a layer is gathered while it is at work (FSDP)."

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from . import measured
+from .errors import FinetuneError
 from .machine import this_machine
 from .model import fetch_model
 from .preflight import Preflight
@@ -28,6 +29,12 @@ def probe(seen: Preflight, seconds: float) -> tuple[int, float, float]:
     Raises FinetuneError when the model is not here and cannot be fetched; memory that runs out is raised as it is.
     """
     asked = seen.plan.recipe
+    if asked.fsdp:
+        raise FinetuneError(
+            "The weights are to be shared among several processes, and one alone does not measure that.",
+            "Plan without --probe, or set fsdp to false.",
+            code="no-probe",
+        )
     folder = fetch_model(asked.model_name_or_path, asked.model_revision)
     recipe = asked.replace(
         num_processes=1, max_steps=10_000, early_stopping=False, eval_steps=20_000, save_steps=20_000

@@ -284,7 +284,7 @@ def learn(
     from .watching import Diary
 
     machine = this_machine()
-    diary = Diary(run, tell, tokenizer, sample)
+    diary = Diary(run, tell, tokenizer, sample, everybody=bool(recipe.fsdp))
     trainer = build_trainer(recipe, folder, run.path / "checkpoints", rows, [diary], machine)
     if machine.kind != "cpu":  # a CPU ends the process instead of saying that memory is short
         dry_run(trainer)
@@ -294,12 +294,16 @@ def learn(
     seconds = time.monotonic() - began
 
     stopped = (run.path / "stop").exists()
-    if not trainer.is_world_process_zero():
-        return ("stopped" if stopped else "finished"), {}
+    first = trainer.is_world_process_zero()
     tell("stage", name="saving")
     result = run.result_dir
     beside = result.with_name(result.name + ".part")
-    trainer.model.save_pretrained(beside, safe_serialization=True)
+    if recipe.fsdp:
+        trainer.save_weights(beside)
+    elif first:
+        trainer.model.save_pretrained(beside, safe_serialization=True)
+    if not first:
+        return ("stopped" if stopped else "finished"), {}
     save_tokenizer(tokenizer, folder, beside)
     _name_base(beside, recipe)
     _swap(beside, result)

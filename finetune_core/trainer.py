@@ -16,7 +16,6 @@ from peft import LoraConfig
 from torch import nn
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, PrinterCallback, set_seed
 from transformers.pytorch_utils import Conv1D
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from .errors import FinetuneError
@@ -25,6 +24,7 @@ from .machine import Machine
 from .model import load_base
 from .recipe import Recipe
 from .render import ChatTokenizer, render_each
+from .together import ShardedTrainer, SharedTrainer, require_shares, weight_shares
 
 
 def build_trainer(
@@ -38,13 +38,18 @@ def build_trainer(
     """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows."""
     set_seed(recipe.seed)
     train_set, validation_set = rows
+    # before the weights: it joins the processes that take shares of them
+    config = sft_config(recipe, output_dir, machine, validation_set is not None)
     model = load_base(
         folder,
         dtype=recipe.dtype or "float32",
         attn_implementation=recipe.attn_implementation or "sdpa",
         quantization="4bit" if recipe.method == "qlora" else None,
         for_training=True,
+        shares=weight_shares(recipe, machine),
     )
+    if recipe.fsdp:
+        require_shares(model)
     adapter = lora_config(recipe)
     if adapter is not None:
         _require_targets(model, adapter.target_modules)
@@ -52,10 +57,10 @@ def build_trainer(
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
     score_trained_tokens_only()
-    kind = SFTTrainer if recipe.num_processes == 1 else SharedTrainer
+    kind = ShardedTrainer if recipe.fsdp else SharedTrainer if recipe.num_processes > 1 else SFTTrainer
     trainer = kind(
         model=model,
-        args=sft_config(recipe, output_dir, machine, validation_set is not None),
+        args=config,
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
@@ -65,25 +70,6 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)  # the diary says it better
     fuse_adapters(trainer.model)
     return trainer
-
-
-class SharedTrainer(SFTTrainer):
-    """A training that several processes share sees the rows in the order of one process, step by step.
-
-    transformers would group the rows by length in batches of one process's share, and each process would draw the
-    order of an epoch from random numbers of its own, which part as soon as one drops out more than another.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.accelerator.rng_types = ["torch"]  # at the start of an epoch, everybody has those of the first
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(step, lengths=[len(ids) for ids in rows["input_ids"]])
 
 
 def dry_run(trainer: SFTTrainer) -> None:
