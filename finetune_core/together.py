@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.distributed import DistributedConfig
 from transformers.distributed.checkpoint import load_optimizer_distributed, save_optimizer_distributed
+from transformers.distributed.utils import gather_full_state_dict
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
@@ -80,14 +81,23 @@ class ShardedTrainer(SharedTrainer):
     def save_weights(self, folder: Path) -> None:
         """The adapter, or the model gathered on the first process, which writes it. All of them call this.
 
-        peft would gather the whole base model in every process before it takes the adapter out.
+        Left to themselves, peft gathers the whole base model in every process before it takes the adapter out, and
+        transformers writes tied weights twice.
         """
-        kept = None
-        if not self._moves_all:
+        if self._moves_all:
+            kept = gather_full_state_dict(self.model)
+            for name in self.model.all_tied_weights_keys:
+                kept.pop(name, None)
+        else:
             kept = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        first = self.is_world_process_zero()
-        if first or self._moves_all:
-            self.model.save_pretrained(folder, safe_serialization=True, state_dict=kept, is_main_process=first)
+        if not self.is_world_process_zero():
+            return
+        config = self.model.config
+        shares, config.distributed_config = config.distributed_config, None  # nothing is left to gather
+        try:
+            self.model.save_pretrained(folder, safe_serialization=True, state_dict=kept)
+        finally:
+            config.distributed_config = shares
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
