@@ -42,6 +42,15 @@ def gentle_rungs(resolved: Recipe, longest: int, has_4bit: bool) -> list[Suggest
     return rungs
 
 
+def wider_rungs(resolved: Recipe, gpus: int) -> list[Suggestion]:
+    """More room by sharing the weights among the processes that there are, or among all GPUs; for a new run only."""
+    processes = resolved.num_processes if resolved.num_processes > 1 else gpus
+    if processes < 2 or resolved.fsdp or resolved.method == "qlora" or resolved.use_dora:
+        return []
+    says = f"The weights shared among {processes} processes (FSDP)"
+    return [Suggestion(says, {"num_processes": processes, "fsdp": True})]
+
+
 def harder_rungs(resolved: Recipe) -> list[Suggestion]:
     """What changes the result, so that a person has to choose it."""
     rungs = []

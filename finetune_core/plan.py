@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .facts import ModelFacts
-from .ladder import gentle_rungs, harder_rungs
-from .machine import Machine
-from .memory import corrected, memory_parts
+from .ladder import gentle_rungs, harder_rungs, wider_rungs
+from .machine import GIB, Machine
+from .memory import BYTES, corrected, memory_parts
 from .packing import filled_share, packs_exactly, padded_share
 from .recipe import Recipe, Suggestion
 from .sharing import share, weights_shared
@@ -143,6 +143,8 @@ def make_plan(
     if values["fsdp"]:
         chosen = " A whole copy in each would not fit." if recipe.fsdp is None else ""
         reasons.append(weights_shared(recipe) + chosen)
+        if machine.gpus and facts.parameters * BYTES["bfloat16"] / GIB > available:
+            reasons.append("One GPU does not hold the model to compare and chat with; do that on a larger machine.")
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
         checkpointing = crowded(gradient_checkpointing=False)
@@ -294,13 +296,4 @@ def _suggestions(resolved: Recipe, longest: int, machine: Machine) -> tuple[Sugg
         else rung
         for rung in gentle_rungs(resolved, longest, machine.kind == "cuda")
     ]
-    return (*_more_gpus(resolved, len(machine.gpus)), *gentle, *harder_rungs(resolved))
-
-
-def _more_gpus(resolved: Recipe, gpus: int) -> list[Suggestion]:
-    """The weights shared among several GPUs, where that is not so yet and can be."""
-    processes = resolved.num_processes if resolved.num_processes > 1 else gpus
-    if processes < 2 or resolved.fsdp or resolved.method == "qlora" or resolved.use_dora:
-        return []
-    says = f"The weights shared among {processes} processes (FSDP)"
-    return [Suggestion(says, {"num_processes": processes, "fsdp": True})]
+    return (*wider_rungs(resolved, len(machine.gpus)), *gentle, *harder_rungs(resolved))

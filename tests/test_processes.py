@@ -94,6 +94,12 @@ def test_a_person_decides_whether_weights_are_shared(recipe, big_facts):
     assert refused.suggestions[0].changes == {"num_processes": 4, "fsdp": True}
 
 
+@pytest.mark.parametrize(("gb", "says"), [(14, True), (16, False)])
+def test_the_plan_says_where_one_gpu_cannot_answer_with_what_several_train(recipe, gb, says, big_facts):
+    plan = look(recipe.replace(num_processes=4, fsdp=True), machine=machine(4, gb=gb)).plan
+    assert any("chat" in reason for reason in plan.reasons) is says
+
+
 def test_what_one_gpu_does_not_hold_is_proposed_to_all_of_them(recipe, big_facts):
     plan = look(recipe, machine=machine(4, gb=14)).plan
     assert plan.fits == "no" and plan.recipe.fsdp is False
@@ -113,6 +119,15 @@ def test_weights_that_cannot_be_shared_are_refused(recipe, values, words):
     with pytest.raises(FinetuneError) as refused:
         look(recipe.replace(fsdp=True, **values), machine=machine(2))
     assert refused.value.code == "no-fsdp" and words in refused.value.problem
+
+
+def test_a_model_whose_layers_transformers_cannot_share_is_refused(tiny_model_dir):
+    from finetune_core.model import load_base
+    from finetune_core.together import require_shares
+
+    with pytest.raises(FinetuneError, match="type llama") as refused:  # it was not loaded in shares
+        require_shares(load_base(tiny_model_dir, dtype="float32", device="cpu"))
+    assert refused.value.code == "no-fsdp"
 
 
 def test_memory_that_runs_out_in_one_of_them_goes_a_rung_down_the_ladder(recipe, runs_dir, monkeypatch):
