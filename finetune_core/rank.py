@@ -49,12 +49,11 @@ def _work(run: Run, folder: Path, rank: int) -> tuple[str, dict[str, Any]]:
         return run.tell(kind, **data) if rank == 0 else Event(kind, time.time(), data)
 
     shared = share(Recipe.load(scratch_of(run) / "recipe.yaml"))
-    if shared.recipe.fsdp:
-        tell("stage", name="loading the model", says=weights_shared(shared.recipe))
+    says = f"{shared.says} {weights_shared(shared.recipe)}" if shared.recipe.fsdp else shared.says
     if shared.rows == shared.asked:
-        tell("stage", name="loading the model", says=shared.says)
+        tell("stage", name="loading the model", says=says)
     else:
-        tell("warning", code="batch-rounded", says=shared.says)
+        tell("warning", code="batch-rounded", says=says)
     tokenizer = load_tokenizer(folder)
     train_rows, validation_rows = (read_rows(run.path / "data" / f"{name}.jsonl") for name in ("train", "validation"))
     sets, sample = rows_to_learn(shared.recipe, train_rows, validation_rows, tokenizer, tell)
