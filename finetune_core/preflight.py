@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,10 @@ from .errors import FinetuneError
 from .facts import ModelFacts, read_facts
 from .machine import Machine, this_machine
 from .plan import Plan, make_plan
+from .precision import FUSED, IN_8_BITS, PAGED, Formats, first_that_fits
 from .recipe import Recipe
 from .run import Run
+from .sharing import can_share_weights
 
 if TYPE_CHECKING:
     from .check import Diagnosis
@@ -72,17 +73,21 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
     lengths, validation = diagnosis.split_lengths()
     if facts.context < recipe.max_length:
         recipe = recipe.replace(max_length=facts.context)
-    dtype = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
-    return make_plan(
-        recipe,
-        facts,
-        lengths,
-        machine,
-        measured.rate_here(machine, dtype, facts.parameters),
-        validation,
-        diagnosis.trained_tokens,
-        measured.memory_here(machine, dtype, facts.parameters, recipe.method),
-    )
+
+    def make(kept_in: Formats) -> Plan:
+        return make_plan(
+            recipe,
+            facts,
+            lengths,
+            machine,
+            measured.rate_here(machine, kept_in.dtype, facts.parameters),
+            validation,
+            diagnosis.trained_tokens,
+            measured.memory_here(machine, kept_in, facts.parameters, recipe.method),
+            kept_in,
+        )
+
+    return first_that_fits(recipe, machine, make)
 
 
 def offers(seen: Preflight) -> list[Offer]:
@@ -166,12 +171,17 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             "Set num_processes to the number of GPUs, or leave fsdp empty.",
             code="no-fsdp",
         )
-    if recipe.fsdp and (recipe.method == "qlora" or recipe.use_dora):
-        what = "weights in 4 bits" if recipe.method == "qlora" else "a model with a DoRA adapter"
+    if recipe.fsdp and not can_share_weights(recipe):
         raise FinetuneError(
-            f"FSDP does not share {what} here.",
-            "Choose method: lora without use_dora, or leave fsdp empty.",
+            "FSDP is known to work neither with weights in 4 bits (QLoRA) nor with DoRA, nor with moments in 8 bits.",
+            "Choose method lora without use_dora, or method full with optim adamw_torch_fused; or leave fsdp empty.",
             code="no-fsdp",
+        )
+    if recipe.use_liger_kernel and not machine.has_liger:
+        raise FinetuneError(
+            "Liger kernels need an NVIDIA GPU and the package liger-kernel.",
+            "Run `pip install liger-kernel` on such a machine, or leave use_liger_kernel empty.",
+            code="no-liger",
         )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(
@@ -179,9 +189,17 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             "Choose the method lora, or a machine with a GPU.",
             code="no-gpu",
         )
-    if recipe.method == "qlora" and find_spec("bitsandbytes") is None:
+    if recipe.method == "qlora" and not machine.bitsandbytes:
         raise FinetuneError(
             "QLoRA keeps the weights in 4 bits by the package bitsandbytes, which is not installed.",
             "Run `pip install bitsandbytes`, or choose the method lora.",
             code="no-quantization",
+        )
+    if recipe.optim in (IN_8_BITS, PAGED) and not machine.has_low_bits:
+        lacks = "this machine has none" if machine.kind != "cuda" else "bitsandbytes is not installed"
+        raise FinetuneError(
+            f"{recipe.optim} keeps the moments in 8 bits by the package bitsandbytes on an NVIDIA GPU; {lacks}.",
+            f"{'Choose' if machine.kind != 'cuda' else 'Run `pip install bitsandbytes`, or choose'} "
+            f"optim: {FUSED}, or leave it empty.",
+            code="no-gpu" if machine.kind != "cuda" else "no-quantization",
         )

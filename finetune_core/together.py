@@ -138,7 +138,6 @@ class ShardedTrainer(SharedTrainer):
         saved = load_base(
             folder,
             dtype=str(self.model.dtype).removeprefix("torch."),
-            attn_implementation=self.model.config._attn_implementation,
             shares=self.model.config.distributed_config,
         )
         with torch.no_grad():

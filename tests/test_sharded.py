@@ -57,8 +57,9 @@ def test_what_one_gpu_does_not_hold_is_proposed_to_all_of_them(recipe, big_facts
     ("values", "words"),
     [
         ({"num_processes": 1}, "num_processes is 1"),
-        ({"method": "qlora", "num_processes": 2}, "4 bits"),
+        ({"method": "qlora", "num_processes": 2}, "QLoRA"),
         ({"use_dora": True, "num_processes": 2}, "DoRA"),
+        ({"method": "full", "optim": "adamw_8bit", "num_processes": 2}, "8 bits"),
     ],
     ids=str,
 )
