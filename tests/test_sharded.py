@@ -1,5 +1,6 @@
 """Weights that several processes share (FSDP): when the plan does so, and that the run is that of one process."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -9,6 +10,8 @@ from tuned import QUESTIONS, float32, prompts
 from finetune_core import preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.facts import ModelFacts
+from finetune_core.ladder import gentle_rungs
+from finetune_core.precision import FUSED
 from finetune_core.preflight import look
 from finetune_core.progress import summarize
 from finetune_core.run import Run
@@ -31,6 +34,14 @@ def test_weights_are_shared_where_a_copy_does_not_fit_and_only_there(recipe, met
     assert moved == pytest.approx(0.25 if method == "full" else 1, rel=0.01)  # an adapter lies whole in each
     assert any("1/4" in reason and "would not fit" in reason for reason in tight.reasons)
     assert not any("FSDP" in reason for reason in roomy.reasons)
+
+
+def test_weights_are_shared_before_anything_is_kept_in_fewer_bits(recipe, big_facts):
+    able = dataclasses.replace(machine(4, gb=60), bitsandbytes=True)
+    made = look(recipe.replace(method="full", num_processes=4), machine=able).plan
+    assert (made.recipe.fsdp, made.recipe.dtype, made.recipe.optim) == (True, "float32", FUSED)
+    foot = made.recipe.replace(per_device_train_batch_size=1, packing=False, gradient_checkpointing=True)
+    assert gentle_rungs(foot, 60, able) == []  # nor are they when memory runs out: those cannot be shared
 
 
 def test_a_person_decides_whether_weights_are_shared(recipe, big_facts):
