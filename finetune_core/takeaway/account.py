@@ -73,10 +73,13 @@ def sign_in(token: str | None) -> Account:
     return Account(str(said.get("name", "")), organisations, str(access.get("role") or ""), scopes)
 
 
-def repository(repo_id: str, token: str) -> dict[str, Any] | None:
-    """What is on the Hub under this name, or None. A private repository of somebody else looks like none."""
+def repository(repo_id: str, token: str, kind: str = "model") -> dict[str, Any] | None:
+    """What is on the Hub under this name, or None. A private repository of somebody else looks like none.
+
+    kind: model or dataset; each has names of its own.
+    """
     try:
-        return ask_hub(f"/api/models/{repo_id}", token)
+        return ask_hub(f"/api/{kind}s/{repo_id}", token)
     except FinetuneError as error:
         if error.code == "not-found":
             return None
