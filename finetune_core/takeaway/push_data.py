@@ -15,13 +15,13 @@ from ..data.split import SPLITS
 from ..errors import FinetuneError
 from ..files import read_json
 from ..run import Run
+from . import PERSONAL, PERSONAL_PUBLIC
 from .facts import languages_of
 from .parquet import Type, widened, write_parquet
 from .place import CARD, Place, claim, upload
 from .rows_card import RowsFacts, file_of, in_words, rows_card
 
 Tell = Callable[..., Any]
-PERSONAL, PERSONAL_PUBLIC = "personal-data", "personal-data-public"  # codes of the refusal, by who would see the rows
 
 
 def push_data(
