@@ -140,7 +140,7 @@ def states_of(run: Run) -> tuple[Any, ...]:
     files = words_take.made_gguf(gguf, short_name(run)) if gguf else ""
     return (
         version(run),
-        words_take.account(me.name, me.is_away) if me else words_take.asking(),
+        words_take.account(me.name, me.is_away, me.ends_in, me.problem) if me else words_take.asking(),
         gr.update(visible=bool(me and not me.name and not me.is_away)),
         button_of(PUSH, jobs["push"], busy, bool(me and not me.is_away)),
         state_of(jobs["push"], words_take.made_push(pushed) if pushed else ""),

@@ -63,7 +63,7 @@ def states_of(run: Run, said: Said | None, busy: bool, me: Known | None) -> tupl
     made = said.made if said else {}
     label = AGREE if refused_for(run, said) in (PERSONAL, PERSONAL_PUBLIC) else PUSH
     return (
-        words_take.account(me.name, me.is_away) if me else words_take.asking(),
+        words_take.account(me.name, me.is_away, me.ends_in, me.problem) if me else words_take.asking(),
         gr.update(visible=bool(me and not me.name and not me.is_away)),
         button_of(label, said, busy, bool(me and not me.is_away)),
         state_of(said, words_take.made_rows(made) if made else ""),

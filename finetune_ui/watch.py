@@ -14,7 +14,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.progress import summarize
 from finetune_core.run import Run
 
-from . import charts, look, visitor, words_loss, words_run
+from . import charts, look, visitor, words_loss, words_run, words_space
 from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ def show(run: Run) -> tuple[Any, ...]:
         gentler=(words_run.gentler(recipe) or ("",))[0],
     )
     problem = words_run.problem_card(status, progress)
+    ends = words_space.ends_first(visitor.now().seconds_left(), progress.seconds_left or 0.0)
     return (
-        words_run.head(status, progress, recipe, checkpoint=checkpoint),
+        words_run.head(status, progress, recipe, checkpoint=checkpoint) + ends,
         gr.update(value=problem, visible=bool(problem)),
         gr.update(visible=can != words_run.Actions()),
         *_buttons(can),

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 
-from .words import count, error_card, esc, icon, notice, short_model, size, wait_bar
+from .words import count, duration, error_card, esc, icon, notice, short_model, size, wait_bar
 from .words_share import copyable
 
 STAGES = {
@@ -158,12 +158,15 @@ def _where(made: Mapping[str, Any]) -> str:
     return f'<p class="take-url">{link}</p><p class="muted">{who}</p>'
 
 
-def account(name: str, is_away: bool) -> str:
-    """Who pushes."""
+def account(name: str, is_away: bool, ends_in: float | None = None, problem: tuple[str, str] | None = None) -> str:
+    """Who pushes. ends_in: seconds until the sign-in or the token ends, where that is soon."""
     if is_away:
         return notice("warn", "The Hub cannot be reached from here.", "Check the connection; files work without it.")
+    if problem:
+        return notice("warn", *problem)
     if name:
-        return f'<p class="take-who">{icon("check")}Signed in as <b>{esc(name)}</b>.</p>'
+        ends = f"; that ends in {duration(ends_in)}" if ends_in is not None else ""
+        return f'<p class="take-who">{icon("check")}<span>Signed in as <b>{esc(name)}</b>{ends}.</span></p>'
     return (
         f'<p class="take-who">Not signed in. A token with the role “write” is made on '
         f'<a href="{TOKEN_PAGE}" target="_blank" rel="noreferrer">huggingface.co/settings/tokens</a>; '

@@ -14,12 +14,14 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -33,9 +35,11 @@ from starlette.routing import Route
 
 LARGE = (".safetensors", ".bin", ".gguf", ".model", ".parquet")
 ALICE, ALICE_READS, BOB, CAROL = (f"hf_{name}0123456789abcdefghij" for name in ("alice", "reads", "bob", "carol"))
+SIGNED_IN = "hf_oauth_alice0123456789abcdefghij"  # made by signing in on a Space; it ends
 ACCOUNTS = {  # token → account
     ALICE: {"name": "alice", "role": "write", "orgs": ["acme"]},
     ALICE_READS: {"name": "alice", "role": "read", "orgs": ["acme"]},
+    SIGNED_IN: {"name": "alice", "role": "", "orgs": ["acme"]},
     BOB: {"name": "bob", "role": "write", "orgs": []},
     CAROL: {
         "name": "carol",
@@ -81,6 +85,8 @@ class HubDouble:
         self.requests: list[str] = []
         self.tokens: set[str] = set()  # that came with them
         self.troubles: list[Trouble] = []
+        self.revoked: set[str] = set()  # tokens that are not taken any more
+        self.ends: dict[str, float] = {}  # token → when it ends, in seconds since 1970
         (folder / "objects").mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -142,14 +148,16 @@ class HubDouble:
         token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not token:
             raise Refused(401, "Invalid username or password.")
-        if token not in ACCOUNTS:
+        if token not in ACCOUNTS or token in self.revoked or self.ends.get(token, math.inf) <= time.time():
             raise Refused(401, "Invalid credentials in Authorization header")
         return ACCOUNTS[token]
 
     def writer(self, request: Request, owner: str, repo_id: str = "") -> None:
         who = self.account(request)
         mine = owner == who["name"] or owner in who["orgs"]
-        may = who["role"] == "write" or any("repo.write" in who.get("may", {}).get(n, ()) for n in (owner, repo_id))
+        may = who["role"] in ("write", "") or any(
+            "repo.write" in who.get("may", {}).get(n, ()) for n in (owner, repo_id)
+        )
         if not (mine and may):
             raise Refused(403, f"Forbidden: you don't have the right to write to {owner}")
 
@@ -202,8 +210,12 @@ class HubDouble:
             access["fineGrained"] = {
                 "scoped": [{"entity": {"name": name}, "permissions": may} for name, may in who["may"].items()]
             }
+        auth: dict[str, Any] = {"accessToken": access} if who["role"] else {}
+        if end := self.ends.get(request.headers["authorization"].removeprefix("Bearer ").strip()):
+            says = datetime.fromtimestamp(end, UTC).isoformat().replace("+00:00", "Z")
+            (access if auth else auth)["expiration" if auth else "expiresAt"] = says
         orgs = [{"name": name, "roleInOrg": "write"} for name in who["orgs"]]
-        return JSONResponse({"type": "user", "name": who["name"], "orgs": orgs, "auth": {"accessToken": access}})
+        return JSONResponse({"type": "user", "name": who["name"], "orgs": orgs, "auth": auth})
 
     async def _auth_check(self, request: Request) -> Response:
         self.repo(request)

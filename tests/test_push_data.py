@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import chat_rows, write_jsonl
-from hub_double import ALICE, ALICE_READS, BOB, HubDouble
+from hub_double import ALICE, ALICE_READS, BOB, SIGNED_IN, HubDouble
 
 from finetune_core.data import prepare
 from finetune_core.errors import FinetuneError
@@ -249,6 +250,41 @@ def test_a_push_that_was_cut_off_goes_on(runs_dir, hub, push):
     assert (code, said["error"]["code"]) == (1, "hub-away") and "not sent twice" in said["error"]["fix"]
     hub.troubles.clear()
     assert push(run, "alice/cut")[0] == 0
+
+
+@pytest.fixture
+def sign_in(hub):
+    """The token of somebody who signed in; it lasts until a test says otherwise."""
+    yield SIGNED_IN
+    hub.ends.clear()
+    hub.revoked.clear()
+    hub.troubles.clear()
+
+
+@pytest_slow
+def test_a_sign_in_that_ended_is_said_before_anything_is_sent(runs_dir, hub, push, sign_in):
+    run, before = make_run(runs_dir, chat_rows(20)), hub.sent("POST ")
+    hub.ends[sign_in] = time.time() + 30  # too short for a push
+    code, said = push(run, "alice/ended", token=sign_in)
+    assert (code, said["error"]["code"]) == (1, "sign-in-ended") and "within a minute" in said["error"]["problem"]
+    hub.revoked.add(sign_in)
+    code, said = push(run, "alice/ended", token=sign_in)
+    assert (code, said["error"]["code"]) == (1, "sign-in-ended")
+    assert said["error"]["problem"] == "Your sign-in has ended." and "Sign in again" in said["error"]["fix"]
+    assert hub.sent("POST ") == before
+
+
+@pytest_slow
+def test_a_sign_in_that_ends_in_the_middle_of_a_push_is_called_that_and_the_next_one_goes_on(
+    runs_dir, hub, push, sign_in
+):
+    run = make_run(runs_dir, chat_rows(22), seed=5)
+    hub.ends[sign_in] = time.time() + 1800
+    hub.fail("POST .*/middle/commit/", 401, times=9)
+    code, said = push(run, "alice/middle", token=sign_in)
+    assert (code, said["error"]["code"]) == (1, "sign-in-ended") and "what has arrived there is kept" in str(said)
+    hub.troubles.clear()
+    assert push(run, "alice/middle", token=sign_in)[0] == 0
 
 
 @pytest_slow

@@ -3,6 +3,7 @@ made, and files sent so that a push that was cut off goes on where it stopped.""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from . import account
 
 FRESH = {".gitattributes"}  # what a new repository holds
 CARD = "README.md"
+SOON = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,17 @@ class Place:
     private: bool  # as asked for, should it be new
     is_private: bool  # as it will be: one that is there stays as it is
     token: str = field(repr=False)
+    ends_at: float | None = None  # of the token, where it is known
 
     @property
     def url(self) -> str:
         return f"{hub.endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo_id}"
+
+    def sending(self, n_bytes: int) -> str:
+        """What is about to be sent, and when the token ends, if that is soon."""
+        left = (self.ends_at or float("inf")) - time.time()
+        soon = f"; your sign-in ends in {left / 60:.0f} minutes" if left < SOON else ""
+        return f"{n_bytes / 1e6:.1f} MB to {self.repo_id}{soon}"
 
 
 def claim(run: Run, repo_id: str, *, private: bool, token: str | None, kind: str = "model") -> Place:
@@ -42,11 +51,12 @@ def claim(run: Run, repo_id: str, *, private: bool, token: str | None, kind: str
     repo_id = me.full_name(repo_id)
     me.require_write(repo_id)
     account.require_name(repo_id)
+    account.require_lasting(me.ends_at, time.time())
     there = account.repository(repo_id, token or "", kind)
     if there is not None:
         _require_ours(there, run, repo_id, private)
     is_private = private if there is None else bool(there.get("private"))
-    return Place(repo_id, kind, private, is_private, token or "")
+    return Place(repo_id, kind, private, is_private, token or "", me.ends_at)
 
 
 def _require_ours(there: dict[str, Any], run: Run, repo_id: str, private: bool) -> None:
@@ -68,11 +78,13 @@ def _require_ours(there: dict[str, Any], run: Run, repo_id: str, private: bool) 
 def upload(folder: Path, place: Place, run: Run, files: Sequence[str], gone: Sequence[str]) -> None:
     """Send the folder's card, then its `files`; what earlier pushes left there and matches `gone` goes. Patterns.
 
-    What is there already is not sent again. Raises FinetuneError.
+    The token is asked about once more first: what is sent may have taken an hour to make. What is there already is not
+    sent again. Raises FinetuneError.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
+    account.require_lasting(account.sign_in(place.token).ends_at, time.time())
     disable_progress_bars()
     api = HfApi(token=place.token, library_name="fijn")
     try:
@@ -88,4 +100,4 @@ def upload(folder: Path, place: Place, run: Run, files: Sequence[str], gone: Seq
                 commit_message=f"Fijn run {run.id}",
             )
     except Exception as error:
-        raise account.told(error) from error
+        raise account.told(error, place.token) from error

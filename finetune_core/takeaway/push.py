@@ -52,7 +52,7 @@ def push(
 
     base = fetch_model(run.recipe.model_name_or_path, run.recipe.model_revision, token=place.token)
     write_card(folder, gather(run, base, made["parity"]), to, place.repo_id)
-    say("stage", name="uploading", says=f"{made['bytes'] / 1e6:.0f} MB to {place.repo_id}")
+    say("stage", name="uploading", says=place.sending(made["bytes"]))
     upload(folder, place, run, RESULT_FILES, OF_ONE_KIND)
     return {
         "url": place.url,

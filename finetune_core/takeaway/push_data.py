@@ -63,7 +63,7 @@ def push_data(
         (folder / CARD).write_text(rows_card(facts, place.repo_id), encoding="utf-8")
         files = [CARD, *map(file_of, rows)]
         n_bytes = sum((folder / file).stat().st_size for file in files)
-        say("stage", name="uploading", says=f"{n_bytes / 1e6:.1f} MB to {place.repo_id}")
+        say("stage", name="uploading", says=place.sending(n_bytes))
         upload(folder, place, run, files[1:], ["data/*.parquet"])
     return {
         "url": place.url,
