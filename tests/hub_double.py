@@ -33,6 +33,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from finetune_core.facts import safetensors_parameters
+
 LARGE = (".safetensors", ".bin", ".gguf", ".model", ".parquet")
 ALICE, ALICE_READS, BOB, CAROL = (f"hf_{name}0123456789abcdefghij" for name in ("alice", "reads", "bob", "carol"))
 SIGNED_IN = "hf_oauth_alice0123456789abcdefghij"  # made by signing in on a Space; it ends
@@ -61,10 +63,16 @@ class Repo:
     private: bool
     files: dict[str, str] = field(default_factory=dict)  # path → sha256 of its content
     commits: list[str] = field(default_factory=list)
+    downloads: int = 0
+    gated: bool = False
 
     @property
     def name(self) -> str:
         return self.id.removeprefix("datasets/")
+
+    @property
+    def owner(self) -> str:
+        return self.name.partition("/")[0]
 
 
 @dataclass
@@ -152,6 +160,13 @@ class HubDouble:
             raise Refused(401, "Invalid credentials in Authorization header")
         return ACCOUNTS[token]
 
+    def names(self, request: Request) -> tuple[str, ...]:
+        """The asker's own and those of their organisations; none for who is not signed in."""
+        if "authorization" not in request.headers:
+            return ()
+        who = self.account(request)
+        return who["name"], *who["orgs"]
+
     def writer(self, request: Request, owner: str, repo_id: str = "") -> None:
         who = self.account(request)
         mine = owner == who["name"] or owner in who["orgs"]
@@ -164,10 +179,9 @@ class HubDouble:
     def repo(self, request: Request, write: bool = False) -> Repo:
         parts = request.path_params
         repo = self.repos.get(_id(request.url.path, f"{parts['owner']}/{parts['name']}"))
-        signed_in = "authorization" in request.headers
-        who = self.account(request) if signed_in else {"name": "", "orgs": []}
-        if repo is None or (repo.private and parts["owner"] not in (who["name"], *who["orgs"])):
-            raise Refused(404 if signed_in else 401, "Repository not found", "RepoNotFound")
+        mine = self.names(request)
+        if repo is None or (repo.private and repo.owner not in mine):
+            raise Refused(404 if mine else 401, "Repository not found", "RepoNotFound")
         if write:
             self.writer(request, parts["owner"], repo.name)
         return repo
@@ -181,6 +195,8 @@ class HubDouble:
         routes = [
             Route("/api/whoami-v2", self._whoami),
             Route("/api/{kind}/{owner}/{name}/auth-check", self._auth_check),
+            Route("/api/models", self._list),
+            Route("/api/datasets", self._list),
             Route("/api/repos/create", self._create, methods=["POST"]),
             Route("/api/validate-yaml", self._validate, methods=["POST"]),
             *repos,
@@ -241,14 +257,37 @@ class HubDouble:
             return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
         return JSONResponse({"errors": [], "warnings": []})
 
+    async def _list(self, request: Request) -> Response:
+        asked, is_data = request.query_params, request.url.path.endswith("datasets")
+        mine = self.names(request)
+        found = [
+            repo for repo in self.repos.values()
+            if repo.id.startswith("datasets/") is is_data and asked.get("search", "").lower() in repo.name.lower()
+            and asked.get("author", repo.owner) == repo.owner
+            and (not repo.private or repo.owner in mine)
+        ]  # fmt: skip
+        found.sort(key=lambda repo: -repo.downloads)
+        return JSONResponse([self._facts(repo) for repo in found[: int(asked.get("limit", 100))]])
+
+    def _facts(self, repo: Repo) -> dict[str, Any]:
+        about = self._card(repo)
+        tags = [f"license:{about['license']}"] if about.get("license") else []
+        tags += [f"size_categories:{size}" for size in about.get("size_categories", ())]
+        weights = [self.object(sha) for path, sha in repo.files.items() if path.endswith(".safetensors")]
+        total = {"safetensors": {"parameters": {}, "total": sum(map(safetensors_parameters, weights))}}
+        return {"id": repo.name, "downloads": repo.downloads, "gated": "auto" if repo.gated else False,
+                "private": repo.private, "tags": tags, **(total if weights else {})}  # fmt: skip
+
+    def _card(self, repo: Repo) -> dict[str, Any]:
+        return _front_matter(self.object(repo.files["README.md"]).read_text() if "README.md" in repo.files else "")
+
     async def _info(self, request: Request) -> Response:
         repo = self.repo(request)
-        text = self.object(repo.files["README.md"]).read_text() if "README.md" in repo.files else ""
         siblings = [
             {"rfilename": path, "size": self.object(sha).stat().st_size} for path, sha in sorted(repo.files.items())
         ]
         return JSONResponse({"id": repo.name, "modelId": repo.name, "sha": repo.commits[-1], "private": repo.private,
-                             "siblings": siblings, "tags": [], "cardData": _front_matter(text)})  # fmt: skip
+                             "siblings": siblings, "tags": [], "cardData": self._card(repo)})  # fmt: skip
 
     async def _tree(self, request: Request) -> Response:
         repo, under = self.repo(request), request.path_params.get("path", "").strip("/")
@@ -336,6 +375,8 @@ class HubDouble:
 
     async def _resolve(self, request: Request) -> Response:
         repo, path = self.repo(request), request.path_params["path"]
+        if repo.gated and repo.owner not in self.names(request):
+            raise Refused(403, "Access to this repository is restricted", "GatedRepo")
         if path not in repo.files:
             raise Refused(404, "Entry not found", "EntryNotFound")
         sha = repo.files[path]
