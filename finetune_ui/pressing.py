@@ -19,6 +19,14 @@ CANCEL = "Cancel"
 DOUBLE_CLICK = 2.0  # seconds in which a second press is the same press
 
 
+def token_box() -> gr.Textbox:
+    """Shown to who is not signed in; the browser is asked not to remember it."""
+    return gr.Textbox(
+        label="Token", type="password", max_lines=1, placeholder="hf_…", visible=False, max_length=400,
+        html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
+    )  # fmt: skip
+
+
 def button_of(label: str, said: Said | None, busy: bool, can: bool = True, visible: bool = True) -> Any:
     """A button that starts its job, and cancels it while it is going on; one job of a run at a time."""
     mine = goes_on(said)

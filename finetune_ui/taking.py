@@ -21,7 +21,7 @@ from finetune_core.takeaway.kept import exports_dir, kept, short_name, sizes
 from . import look, taking_rows, words_take
 from .downloads import download
 from .held import QUICK, held_run, problem_card, run_to_work_on
-from .pressing import button_of, cancelled, start_push, starting, state_of
+from .pressing import button_of, cancelled, start_push, starting, state_of, token_box
 from .signed_in import known_account
 from .words_share import COPY_JS
 
@@ -55,10 +55,7 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
                 )  # fmt: skip
                 private = gr.Checkbox(True, label="Private", elem_classes="take-private")
             who = card()
-            token = gr.Textbox(
-                label="Token", type="password", max_lines=1, placeholder="hf_…", visible=False, max_length=400,
-                html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
-            )  # fmt: skip
+            token = token_box()
         push = gr.Button(PUSH, variant="primary", size="md")
         hub_state = card()
     rows = taking_rows.build()

@@ -16,7 +16,7 @@ from finetune_core.takeaway import PERSONAL, PERSONAL_PUBLIC
 from finetune_core.takeaway.kept import rows_name
 
 from . import look, words_take
-from .pressing import button_of, state_of
+from .pressing import button_of, state_of, token_box
 from .signed_in import Known
 from .words_share import COPY_JS
 
@@ -42,10 +42,7 @@ def build() -> RowsCard:
             repo = gr.Textbox(label="Name", max_lines=1, placeholder="owner/name", max_length=140)
             private = gr.Checkbox(True, label="Private", elem_classes="take-private")
             who = card()
-            token = gr.Textbox(
-                label="Token", type="password", max_lines=1, placeholder="hf_…", visible=False, max_length=400,
-                html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
-            )  # fmt: skip
+            token = token_box()
         push = gr.Button(PUSH, size="md")
         state = card()
     return RowsCard(repo, private, token, push, (whole, head, repo, private), (who, token, push, state))
@@ -61,12 +58,13 @@ def show(run: Run) -> tuple[Any, ...]:
 
 def states_of(run: Run, said: Said | None, busy: bool, me: Known | None) -> tuple[Any, ...]:
     made = said.made if said else {}
-    label = AGREE if refused_for(run, said) in (PERSONAL, PERSONAL_PUBLIC) else PUSH
+    asks = refused_for(run, said) in (PERSONAL, PERSONAL_PUBLIC)
+    shown = words_take.may_they(said.error or {}) if said and asks else words_take.made_rows(made) if made else ""
     return (
         words_take.account(me.name, me.is_away, me.ends_in, me.problem) if me else words_take.asking(),
         gr.update(visible=bool(me and not me.name and not me.is_away)),
-        button_of(label, said, busy, bool(me and not me.is_away)),
-        state_of(said, words_take.made_rows(made) if made else ""),
+        button_of(AGREE if asks else PUSH, said, busy, bool(me and not me.is_away)),
+        state_of(said, shown),
     )
 
 

@@ -91,6 +91,12 @@ def working(stage: str, fraction: float | None, says: str) -> str:
     return f'<div class="take-now" role="status"><p>{esc(doing)}…<span>{more}</span></p>{bar}</div>'
 
 
+def may_they(error: Mapping[str, str]) -> str:
+    """Personal data was found in the rows: what, where it would go, and the two ways on."""
+    fix = "If they may go there, press again. If not, open Check, have placeholders put in its place, and train again."
+    return notice("warn", error.get("problem", ""), fix)
+
+
 def failed(error: Mapping[str, str]) -> str:
     return error_card(FinetuneError(error.get("problem", ""), error.get("fix", "")))
 

@@ -236,7 +236,7 @@ def test_personal_data_is_said_before_the_push_and_pushed_where_it_is_agreed_to(
     run, before = make_run(runs_dir, rows), hub.sent("POST ")
     for options, code in (([], "personal-data"), (["--public"], "personal-data-public")):
         exit_code, said = push(run, "alice/people", *options)
-        assert (exit_code, said["error"]["code"]) == (1, code) and "e-mail address 1" in said["error"]["problem"]
+        assert (exit_code, said["error"]["code"]) == (1, code) and "e-mail address in 1 row" in said["error"]["problem"]
     assert hub.sent("POST ") == before and "datasets/alice/people" not in hub.repos
     code, said = push(run, "alice/people", "--yes")
     assert code == 0 and said["private"] and said["personal"] == {"e-mail address": 1}

@@ -125,6 +125,6 @@ def _not_agreed(found: Counter[str], place: Place) -> FinetuneError:
     return FinetuneError(
         f"Some rows seem to hold personal data or keys ({in_words(found)}), and they would go to {who} "
         f"({place.repo_id}).",
-        "If they may, agree: --yes, or press the button again. If not, train with the repair mask-personal-data first.",
+        "If they may, agree with --yes. If not, train with the repair mask-personal-data first.",
         code=PERSONAL if place.is_private else PERSONAL_PUBLIC,
     )

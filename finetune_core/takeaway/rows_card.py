@@ -107,15 +107,15 @@ def _personal(found: Mapping[str, int]) -> str:
     )
     if not found:
         return f"{looked} None was found."
-    return f"{looked} Rows that seem to hold them: {in_words(found)}."
+    return f"{looked} Found, it seems: {in_words(found)}."
 
 
 def in_words(found: Mapping[str, int]) -> str:
     """
     >>> in_words({"e-mail address": 3, "key": 1})
-    'e-mail address 3, key 1'
+    'e-mail address in 3 rows, key in 1 row'
     """
-    return ", ".join(f"{kind} {count}" for kind, count in found.items())
+    return ", ".join(f"{kind} in {count} row{'' if count == 1 else 's'}" for kind, count in found.items())
 
 
 def _licence(facts: RowsFacts) -> str:
