@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def _search(kind: str, runs_dir: Path, typed: str) -> Any:
     if not found:
         return gr.skip()
     used = [name for name in _used(kind, runs_dir) if typed.strip().casefold() in name.casefold()]
-    room = machine_bytes() if kind == "model" else 0
+    room = machine_bytes(int(time.time() // 60)) if kind == "model" else 0
     choices = [
         (words_hub.found(found.get(name, hub.HubItem(name)), room, name in used), name)
         for name in dict.fromkeys([*used, *found])
@@ -58,7 +59,8 @@ def only_names(chosen: Any) -> Any:
     return gr.update(choices=[chosen], value=chosen) if is_name else gr.skip()
 
 
-def machine_bytes() -> float:
+@lru_cache(maxsize=1)
+def machine_bytes(_minute: int) -> float:
     """What a model's weights may take here; with 4 bits a weight on an NVIDIA GPU, counted as if they had 16."""
     machine = this_machine()
     if machine.kind == "cuda":
