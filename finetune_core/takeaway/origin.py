@@ -61,8 +61,8 @@ def _source(source: Mapping[str, Any]) -> str:
     facts = []
     if source.get("place") == "hub":
         facts.append(f"https://huggingface.co/datasets/{source.get('name')}")
-        facts += [f"configuration `{source['config']}`"] if source.get("config") else []
-        facts += [f"revision `{source['revision']}`"] if source.get("revision") else []
+        facts += [f"configuration {code(source['config'])}"] if source.get("config") else []
+        facts += [f"revision {code(source['revision'])}"] if source.get("revision") else []
     facts += [f"licence {source['licence']}"] if source.get("licence") else []
     facts += [f"sha256 `{source['sha256']}`"] if source.get("sha256") else []
     return f" ({', '.join(facts)})" if facts else ""
