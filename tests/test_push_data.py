@@ -242,16 +242,6 @@ def test_personal_data_is_said_before_the_push_and_pushed_where_it_is_agreed_to(
     assert code == 0 and said["private"] and said["personal"] == {"e-mail address": 1}
 
 
-@pytest_slow
-def test_a_push_that_was_cut_off_goes_on(runs_dir, hub, push):
-    run = make_run(runs_dir, chat_rows(24), seed=3)
-    hub.drop("PUT /_lfs", times=99)
-    code, said = push(run, "alice/cut")
-    assert (code, said["error"]["code"]) == (1, "hub-away") and "not sent twice" in said["error"]["fix"]
-    hub.troubles.clear()
-    assert push(run, "alice/cut")[0] == 0
-
-
 @pytest.fixture
 def sign_in(hub):
     """The token of somebody who signed in; it lasts until a test says otherwise."""
