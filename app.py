@@ -68,10 +68,12 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             checked.said,
             checked.undo,
             checked.trial,
+            checked.measured.drawn,
             tried.drawn,
             *chosen.boxes,
         ]
-        outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, *tried.outputs, polling, kept]
+        outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, *tried.outputs, *checked.measured.outputs]
+        outputs += [polling, kept]
         review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUICK}
         fill = [filled, begun.draft, checked.undo, checked.row, chosen.trouble, begun.problem]
         fill += [chosen.preset, *chosen.boxes]

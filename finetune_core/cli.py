@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     recipe_verb("check", verbs.check, "look at the rows before training")
     one = recipe_verb("plan", verbs_plan.plan, "memory, minutes and settings")
     one.add_argument("--probe", action="store_true", help="train for ten seconds first, to measure instead of guess")
+    one.add_argument("--into", type=Path, help="a folder for what --probe measures and its progress")
     one = recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
     one.add_argument("--no-evaluate", action="store_true", help="leave the test rows unseen, whatever the recipe says")
     one.add_argument("--then-serve", action="store_true", help="go on as `serve` with the models that were compared")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from .facts import ModelFacts
 from .machine import Gpu, Machine
 from .plan import make_plan
+from .precision import first_that_fits
 from .recipe import Recipe
 
 SAMPLE = 5_000  # rows whose lengths are looked at; more change the estimate by less than its error
@@ -61,10 +63,16 @@ def elsewhere(
     offers = []
     for card in CARDS:
         gpu = Gpu(card.name, card.usable_gb, card.usable_gb, card.capability)
-        machine = Machine(cores=8, memory_gb=32, available_gb=28, gpus=(gpu,), kind="cuda")
-        made = make_plan(
-            recipe, facts, sample, machine, trained_tokens=round(share * sum(sample)) if share is not None else None
+        machine = Machine(cores=8, memory_gb=32, available_gb=28, gpus=(gpu,), kind="cuda", bitsandbytes=True)
+        planned = partial(
+            make_plan,
+            recipe,
+            facts,
+            sample,
+            machine,
+            trained_tokens=round(share * sum(sample)) if share is not None else None,
         )
+        made = first_that_fits(recipe, machine, lambda kept_in, planned=planned: planned(kept_in=kept_in))
         seconds = made.seconds * (len(lengths) / len(sample) if recipe.max_steps < 0 else 1)
         price = card.dollars_per_hour
         offers.append(

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from .recipe import Recipe, Suggestion
+import re
+from typing import Any
+
+from .machine import Machine
+from .precision import FUSED, IN_8_BITS, PAGED
+from .recipe import STARTER_MODEL, Recipe, Suggestion
 
 SHORTEST_PACK = 128  # tokens; below this packing stops to pay
+SHORTEST_ROW = 256  # tokens; a max_length that is not lowered further
+FAMILIES = (  # on the Hub, smallest first
+    (STARTER_MODEL, "HuggingFaceTB/SmolLM2-360M-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+    ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B-Instruct",
+     "Qwen/Qwen2.5-14B-Instruct", "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-72B-Instruct"),
+    ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B"),
+    ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B-Instruct-2507"),
+    ("meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-3B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+)  # fmt: skip
 
 
-def gentle_rungs(resolved: Recipe, longest: int, has_4bit: bool) -> list[Suggestion]:
+def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool = False) -> list[Suggestion]:
     """What may be done without asking, in this order: the rows and tokens that are learned stay the same.
 
-    `longest`: tokens of the longest training row, which a pack has to hold.
+    `longest`: tokens of the longest training row, which a pack has to hold. `learned`: there is a checkpoint to go on
+    from, which has its moments in the format of its optimizer.
     """
     rungs = []
     rows = resolved.per_device_train_batch_size
@@ -29,30 +44,84 @@ def gentle_rungs(resolved: Recipe, longest: int, has_4bit: bool) -> list[Suggest
         rungs.append(
             Suggestion(
                 "Half the packed length, twice the accumulation",
-                {
-                    "packing_length": pack // 2,
-                    "gradient_accumulation_steps": resolved.gradient_accumulation_steps * 2,
-                },
+                _packs(pack // 2, resolved.gradient_accumulation_steps * 2),
             )
         )
     if not resolved.gradient_checkpointing:
         rungs.append(Suggestion("Gradient checkpointing: slower, less memory", {"gradient_checkpointing": True}))
-    if resolved.method == "lora" and has_4bit:
-        rungs.append(Suggestion("Weights in 4 bits (QLoRA)", {"method": "qlora"}))
+    if resolved.method == "lora" and machine.has_low_bits:
+        anew = {"method": "qlora", "autocast_adapter_dtype": None}
+        rungs.append(Suggestion("Weights in 4 bits (QLoRA)", anew))
+    if resolved.method == "full" and machine.has_low_bits and not learned:
+        rungs += _lighter_formats(resolved, machine)
+    return rungs
+
+
+def _packs(length: int, a_step: int) -> dict[str, Any]:
+    """Changes for `a_step` packs of this length in a step, which a plan leaves as they are."""
+    return {
+        "packing": True,
+        "packing_length": length,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": a_step,
+    }
+
+
+def _lighter_formats(resolved: Recipe, machine: Machine) -> list[Suggestion]:
+    """For all weights: what is kept of each in fewer bits."""
+    rungs = []
+    if resolved.optim == FUSED:
+        rungs.append(Suggestion("Moments of the optimizer in 8 bits", {"optim": IN_8_BITS}))
+    if resolved.dtype == "float32" and machine.has_bf16:
+        rungs.append(Suggestion("Weights in bfloat16: very small steps are rounded away", {"dtype": "bfloat16"}))
+    if resolved.optim != PAGED:
+        rungs.append(Suggestion("Moments in 8 bits, in the machine's own memory: slower", {"optim": PAGED}))
     return rungs
 
 
 def harder_rungs(resolved: Recipe) -> list[Suggestion]:
-    """What changes the result, so that a person has to choose it."""
+    """What changes the result, so that a person has to choose it; the plan chooses anew what goes with the old way."""
     rungs = []
     if resolved.method == "full":
-        rungs.append(Suggestion("An adapter instead of all weights", {"method": "lora"}))
-    if resolved.max_length > 256:
-        rungs.append(Suggestion("Half the longest row; longer ones are cut", {"max_length": resolved.max_length // 2}))
+        anew = {"method": "lora", "learning_rate": None, "dtype": None, "optim": None}
+        rungs.append(Suggestion("An adapter instead of all weights", anew))
+    if resolved.max_length > SHORTEST_ROW:
+        half = max(SHORTEST_ROW, resolved.max_length // 2)
+        pack = resolved.packing_length or 0
+        fewer = _packs(max(half, pack // 2), resolved.gradient_accumulation_steps * 2) if pack > half else {}
+        rungs.append(Suggestion("Half the longest row; longer ones are cut", {"max_length": half} | fewer))
+    if smaller := smaller_model(resolved.model_name_or_path):
+        changes = {"model_name_or_path": smaller, "model_revision": None, "learning_rate": None}
+        rungs.append(Suggestion(f"A smaller model: {smaller.rpartition('/')[2]}", changes))
     return rungs
 
 
-def step_down(resolved: Recipe, longest: int, has_4bit: bool) -> tuple[Recipe, Suggestion] | None:
+def smaller_model(name: str) -> str | None:
+    """The next smaller one of its family; of a family that is not known here the starter model; None below that.
+
+    >>> smaller_model("Qwen/Qwen3-4B"), smaller_model("owner/name"), smaller_model("/data/mine")
+    ('Qwen/Qwen3-1.7B', 'HuggingFaceTB/SmolLM2-135M-Instruct', None)
+    """
+    for family in FAMILIES:
+        if name in family[1:]:
+            return family[family.index(name) - 1]
+    on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
+    return STARTER_MODEL if on_hub and name != STARTER_MODEL else None
+
+
+def as_overrides(changes: dict[str, Any]) -> str:
+    """A rung as the command line takes it.
+
+    >>> as_overrides({"gradient_checkpointing": True})
+    'gradient_checkpointing=true'
+    """
+    words = {None: "", True: "true"}
+    return " ".join(f"{name}={words.get(value, value)}" for name, value in changes.items())
+
+
+def step_down(
+    resolved: Recipe, longest: int, machine: Machine, learned: bool = False
+) -> tuple[Recipe, Suggestion] | None:
     """The recipe one rung down, and what was changed; None at the foot of the ladder."""
-    rungs = gentle_rungs(resolved, longest, has_4bit)
+    rungs = gentle_rungs(resolved, longest, machine, learned)
     return (resolved.replace(**rungs[0].changes), rungs[0]) if rungs else None

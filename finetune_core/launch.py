@@ -33,7 +33,7 @@ from .takeaway import TAKEN
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 THEN_CHAT = ("--then-serve",)  # for a person at the page: the models that were compared stay loaded to chat with
 IDLE_SECONDS = 1800  # a chat's server that nobody asks anything ends itself
-BEFORE_TRAINING = {"should-i": ".should-i", "sweep": ".sweeps"}  # verb -> its folder in the runs folder
+BEFORE_TRAINING = {"should-i": ".should-i", "sweep": ".sweeps", "plan": ".measured"}  # verb -> its folder in the runs
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 
 
@@ -140,14 +140,16 @@ def taking(run: Run, what: str) -> Job:
 
 
 def before_training(runs_dir: Path, verb: str, key: str) -> Job:
-    """The job that tries prompts ("should-i") or settings ("sweep"); its folder keeps what it finds."""
+    """The job that tries prompts ("should-i") or settings ("sweep"), or measures ("plan"); its folder keeps what it
+    finds."""
     return Job(runs_dir / BEFORE_TRAINING[verb] / key, verb)
 
 
-def key_of(recipe: Recipe, owner: str = "") -> str:
+def key_of(recipe: Recipe, owner: str = "", verb: str = "") -> str:
     """Of its jobs before training. Recipes with the same model, rows and proof of the same owner have the same ones:
-    how they learn is what a sweep tries, and of no account to a prompt."""
-    asked = recipe.model_dump(include={name for name in Recipe.model_fields if _is_asked(name)})
+    how they learn is what a sweep tries, and of no account to a prompt. A measurement is of every setting."""
+    names = {name for name in Recipe.model_fields if verb == "plan" or _is_asked(name)}
+    asked = recipe.model_dump(include=names)
     return hashlib.sha256((json.dumps(asked, sort_keys=True) + owner).encode()).hexdigest()[:16]
 
 
@@ -161,7 +163,7 @@ def start_before_training(
     runs_dir: Path, verb: str, recipe: Recipe, *options: str, token: str | None = None, owner: str = ""
 ) -> Job:
     """owner: user name of who starts it on a shared page; the job and what comes of it is theirs."""
-    job = before_training(runs_dir, verb, key_of(recipe, owner))
+    job = before_training(runs_dir, verb, key_of(recipe, owner, verb))
     job.folder.mkdir(parents=True, exist_ok=True)
     recipe.save(job.folder / "recipe.yaml")
     if owner:

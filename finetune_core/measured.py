@@ -10,6 +10,7 @@ from typing import Any
 from .facts import read_facts
 from .files import cache_dir
 from .machine import Machine
+from .precision import FUSED, Formats
 from .recipe import Recipe
 
 
@@ -32,6 +33,7 @@ def remember(
         "machine": _kind(machine),
         "dtype": recipe.dtype,
         "method": recipe.method,
+        "optim": recipe.optim,
         "parameters": read_facts(folder).parameters,
         "rate": round(tokens / seconds * promised["flops_per_token"]),
         "peak_gb": round(peak_gb, 3),
@@ -43,18 +45,29 @@ def remember(
         file.write(json.dumps(line) + "\n")
 
 
+def version() -> tuple[int, int]:
+    """Changes with everything that is learned here."""
+    try:
+        state = (cache_dir() / "measured.jsonl").stat()
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
 def rate_here(machine: Machine, dtype: str, parameters: int) -> float | None:
     """Median FLOP/s of the last runs on this kind of machine with weights like these."""
     rates = [line["rate"] for line in _like(machine, dtype, parameters) if line.get("rate")]
     return statistics.median(rates[-9:]) if rates else None
 
 
-def memory_here(machine: Machine, dtype: str, parameters: int, method: str) -> float | None:
+def memory_here(machine: Machine, kept_in: Formats, parameters: int, method: str) -> float | None:
     """Median of measured over estimated memory of the last runs like this one."""
     factors = [
         line["peak_gb"] / line["estimate_gb"]
-        for line in _like(machine, dtype, parameters)
-        if line.get("method") == method and line.get("peak_gb") and line.get("estimate_gb")
+        for line in _like(machine, kept_in.dtype, parameters)
+        if (line.get("method"), line.get("optim", FUSED)) == (method, kept_in.optim)
+        and line.get("peak_gb")
+        and line.get("estimate_gb")
     ]
     return statistics.median(factors[-9:]) if factors else None
 

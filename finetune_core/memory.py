@@ -6,11 +6,12 @@ from typing import Any
 
 from .facts import ModelFacts
 from .machine import GIB, Machine
+from .packing import attends_by_row
+from .precision import BYTES, IN_8_BITS, PAGED, moment_bytes
 from .recipe import Recipe
 
 CONTEXT_GB = {"cuda": 0.6, "mps": 0.3, "cpu": 0.65}  # runtime and libraries before any weight is loaded
 LOGIT_TILE = 4096 * 4096  # scores that TRL's fused head holds at once: tokens x vocabulary of one tile
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def adapter_parameters(facts: ModelFacts, rank: int) -> int:
@@ -27,13 +28,16 @@ def memory_parts(
     """GiB by part for one pass of `slots` tokens; "total" is their sum.
 
     Activations of a Llama-like block that wait for the backward pass, in vectors a token: two residuals, two norms
-    with their float32 copies, queries, keys and values before and after the rotary embedding, the attention's output
-    twice, and of the gated MLP the gate, its activation, the other half and their product. With checkpointing one
+    with their float32 copies (Liger: without), queries, keys and values before and after the rotary embedding, the
+    attention's output twice (each once where packed rows meet a flash kernel), and of the gated MLP the gate, its
+    activation (Liger: made again), the other half and their product. With checkpointing one
     hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Everything moved (`full`) keeps
-    gradients and two moments; float32 weights multiplied in bfloat16 are held in both. In 4 bits are the layers alone:
-    embeddings and head keep their number format. Not counted: scores of an attention without a flash kernel.
+    gradients and two moments; float32 weights multiplied in bfloat16 are held in both. Of a paged optimizer's moments
+    only those count that the machine's own memory has no room for. In 4 bits are the layers alone: embeddings and head
+    keep their number format. Not counted: scores of an attention without a flash kernel.
     """
     size = BYTES[values["dtype"]]
+    moved = values["dtype"] if recipe.method == "full" or not values["autocast_adapter_dtype"] else "float32"
     autocast = machine.autocasts(recipe.method, values["dtype"])
     width = 2 if autocast else size  # bytes of a value on its way
     h, i = facts.hidden_size, facts.intermediate_size
@@ -42,7 +46,12 @@ def memory_parts(
     if recipe.method == "qlora":
         base_bytes = facts.block_parameters * 0.55 + (facts.parameters - facts.block_parameters) * size
     trained = facts.parameters if recipe.method == "full" else adapter_parameters(facts, recipe.lora_r)
-    block = slots * (6 * h + 3 * q + 4 * kv + 4 * i) * width
+    embedding = facts.vocab_size * h if recipe.method == "full" else 0
+    liger = values["use_liger_kernel"]
+    flash = machine.kind == "cuda" and machine.has_bf16 and width == 2
+    flash = flash and values["packing"] and attends_by_row(facts.model_type)
+    attention = 2 * q + 2 * kv if flash else 3 * q + 4 * kv
+    block = slots * ((4 if liger else 6) * h + attention + (3 if liger else 4) * i) * width
     if recipe.method != "full":
         block += slots * 7 * recipe.lora_r * width
     layers = facts.layers
@@ -50,15 +59,25 @@ def memory_parts(
     logits = min(slots * facts.vocab_size, LOGIT_TILE) * 4 * 3
     parts = {
         "weights": base_bytes,
-        "adapter": 0 if recipe.method == "full" else trained * 4,
-        "gradients": trained * (size if recipe.method == "full" else 4),
-        "optimizer": trained * 8,
+        "adapter": 0 if recipe.method == "full" else trained * BYTES[moved],
+        "gradients": trained * BYTES[moved],
+        "optimizer": _moments(values["optim"], moved, trained, embedding, machine),
         "activations": activations,
         "logits": logits,
         "runtime": CONTEXT_GB[machine.kind] * GIB,
     }
     rounded = {name: round(value / GIB, 3) for name, value in parts.items() if value > 0}
     return rounded | {"total": round(sum(rounded.values()), 3)}
+
+
+def _moments(optim: str, dtype: str, trained: int, embedding: int, machine: Machine) -> float:
+    """GPU bytes of the two moments of `trained` values in this format, `embedding` of which are of embeddings."""
+
+    def held(optim: str) -> int:
+        rest = (trained - embedding) * moment_bytes(optim, dtype)
+        return rest + embedding * moment_bytes(optim, dtype, embedding=True)
+
+    return held(optim) if optim != PAGED else max(0.0, held(IN_8_BITS) - machine.available_gb * GIB)
 
 
 def corrected(parts: dict[str, float], factor: float | None) -> dict[str, float]:

@@ -17,11 +17,17 @@ EXACT = frozenset({
     "ministral", "ministral3", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3",
     "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "vaultgemma",
 })  # fmt: skip
+BY_MASK_ONLY = frozenset({"nemotron", "olmoe", "stablelm"})  # their layers do not learn where the rows begin
 
 
 def packs_exactly(model_type: str) -> bool:
     """Whether packed rows are known not to see each other. `model_type`: of the text model, from config.json."""
     return model_type in EXACT
+
+
+def attends_by_row(model_type: str) -> bool:
+    """Whether packed rows can be computed one by one (attention.py), without a mask of all tokens against all."""
+    return model_type in EXACT and model_type not in BY_MASK_ONLY
 
 
 def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:
@@ -46,8 +52,8 @@ def filled_share(lengths: Sequence[int], capacity: int) -> float:
     return sum(min(n, capacity) for n in sample) / (len(pack_lengths(sample, capacity)) * capacity)
 
 
-def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1) -> float:
-    """Share of the slots of an epoch that hold real tokens where rows of like length share a batch.
+def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1, grouped: bool = True) -> float:
+    """Share of the slots of an epoch that hold real tokens where rows of like length share a batch, or any rows.
 
     As transformers' LengthGroupedSampler draws them: rows fall at random into groups of some steps, each group is
     sorted by length, and each batch is padded to its longest row.
@@ -57,7 +63,7 @@ def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1) -> f
     """
     sample = sorted(lengths[:: math.ceil(len(lengths) / SAMPLE)])
     step = batch * accumulation
-    size = step * max(1, min(len(sample) // (4 * step), GROUPED_STEPS))
+    size = step * max(1, min(len(sample) // (4 * step), GROUPED_STEPS)) if grouped else batch
     groups = math.ceil(len(sample) / size)
     slots = 0
     for first in range(groups):

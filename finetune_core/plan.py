@@ -12,14 +12,18 @@ from .ladder import gentle_rungs, harder_rungs
 from .machine import Machine
 from .memory import corrected, memory_parts
 from .packing import filled_share, packs_exactly, padded_share
+from .precision import Formats, formats
 from .recipe import Recipe, Suggestion
 from .sharing import share
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
 # we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
 CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
-GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 300e12, "H200": 300e12}
+GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 440e12, "H200": 440e12}
 UNKNOWN_GPU_RATE = 30e12
+# However few the tokens, a GPU waits this long for what one layer asks of it, forward and back: the measured time of
+# small models on an H100 (benchmarks/gpu.md). It depends on the processor beside it more than on the GPU.
+LAYER_SECONDS = {"full": 0.006, "lora": 0.0085, "qlora": 0.0125}
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,16 @@ class Plan:
     available_gb: float
     fits: str  # "fits" | "tight" | "no"
     reasons: tuple[str, ...]
-    suggestions: tuple[Suggestion, ...] = ()
+    ladder: tuple[Suggestion, ...] = ()  # what would need less memory
     rate_is_measured: bool = False
     memory_is_measured: bool = False
     flops_per_token: float = 0.0  # of a real token, with its part of the padding
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        return () if self.fits == "fits" else self.ladder
 
     @property
     def memory_error(self) -> float:
@@ -81,8 +89,11 @@ def make_plan(
     validation_lengths: Sequence[int] = (),
     trained_tokens: int | None = None,
     memory_factor: float | None = None,
+    kept_in: Formats | None = None,
 ) -> Plan:
     """Fill in every setting that the person left open, and say what it costs.
+
+    `kept_in`: number formats of weights and moments, the most exact ones if None (`precision.first_that_fits`).
 
     `lengths`, `validation_lengths`: tokens of each row as rendered, uncut; `trained_tokens`: those of the training rows
     that are learned (all, if not known). `measured_rate`: FLOP/s that earlier runs reached here; `memory_factor`: what
@@ -95,20 +106,23 @@ def make_plan(
     longest = max(max(kept), max(watched, default=0))
     values: dict[str, Any] = {}
 
-    values["dtype"] = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
-    if recipe.dtype is None:
-        reasons.append(
-            "bfloat16 weights: this machine multiplies them fast."
-            if values["dtype"] == "bfloat16"
-            else "float32: "
-            + ("all weights move, and small steps need its precision." if machine.has_bf16 else
-               "this machine has no fast bfloat16.")
-        )  # fmt: skip
+    kept_in = kept_in or formats(recipe, machine)[0]
+    values["dtype"], values["optim"] = kept_in.dtype, kept_in.optim
+    if kept_in.reason:
+        reasons.append(kept_in.reason)
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
+    values["use_liger_kernel"] = machine.has_liger if recipe.use_liger_kernel is None else recipe.use_liger_kernel
+    if values["use_liger_kernel"]:
+        reasons.append("Liger kernels: norms and gates in one pass over memory each.")
+    float32_adapter = recipe.autocast_adapter_dtype
+    values["autocast_adapter_dtype"] = recipe.method != "qlora" if float32_adapter is None else float32_adapter
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     values |= _packing(recipe, facts, kept, longest, rows_per_step, machine, reasons)
+    values["train_sampling_strategy"] = (
+        "random" if values["packing"] else recipe.train_sampling_strategy or "group_by_length"
+    )
     per_step = values["gradient_accumulation_steps"] * values["per_device_train_batch_size"]
     processes = recipe.num_processes
     shared = share(recipe.replace(**values))
@@ -146,6 +160,8 @@ def make_plan(
     estimate = memory_parts(recipe, values, facts, slots, machine)
     memory = corrected(estimate, memory_factor)
     fits = "no" if memory["total"] > available else "tight" if memory["total"] > 0.85 * available else "fits"
+    if fits != "fits" and machine.kind == "cuda" and not machine.bitsandbytes:
+        reasons.append("With `pip install bitsandbytes`, weights in 4 bits (QLoRA) and moments in 8 would need less.")
     tokens = sum(kept)
     computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
     rate = measured_rate or default_rate(machine, computes_in)
@@ -154,8 +170,14 @@ def make_plan(
     trained_share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
     per_token = flops_per_token(facts, recipe.method, checkpointing, trained_share, tokens / len(kept))
     if not values["packing"]:
-        per_token /= padded_share(kept, values["per_device_train_batch_size"], values["gradient_accumulation_steps"])
+        grouped = values["train_sampling_strategy"] == "group_by_length"
+        batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
+        per_token /= padded_share(kept, batch, accumulation, grouped)
     tokens_per_second = rate / per_token
+    if machine.gpus and measured_rate is None:
+        full = filled_share(kept, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
+        waits = LAYER_SECONDS[recipe.method] * facts.layers * (4 / 3 if checkpointing else 1)
+        tokens_per_second = min(tokens_per_second, slots * full * processes / waits)
     share_done = steps / max(steps_per_epoch, 1)
     looks = steps // values["eval_steps"]
     seconds = tokens * share_done / tokens_per_second + looks * sum(watched) / (3 * tokens_per_second)
@@ -170,7 +192,7 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        suggestions=() if fits == "fits" else _suggestions(resolved, longest, machine),
+        ladder=(*gentle_rungs(resolved, longest, machine), *harder_rungs(resolved)),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
@@ -225,6 +247,7 @@ def _packing(
 ) -> dict[str, Any]:
     """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing.
 
+    A recipe that says how long its packs are and has one in a batch was planned before: its accumulation counts packs.
     `room`: tokens of the longest training or validation row, which a pack has to hold: TRL would cut it.
     """
     mean, longest = sum(lengths) / len(lengths), max(lengths)
@@ -260,7 +283,9 @@ def _packing(
         "packing": True,
         "packing_length": length,
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": max(1, round(wanted / (length * filled))),
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps
+        if recipe.packing_length and recipe.per_device_train_batch_size == 1
+        else max(1, round(wanted / (length * filled))),
     }
 
 
@@ -274,14 +299,3 @@ def _rhythm(recipe: Recipe, steps: int) -> dict[str, int]:
         # the best checkpoint can only be kept if one is saved at each look
         "save_steps": eval_steps if recipe.early_stopping else recipe.save_steps or eval_steps,
     }
-
-
-def _suggestions(resolved: Recipe, longest: int, machine: Machine) -> tuple[Suggestion, ...]:
-    """The ladder as changes to what was asked: packing works out its own accumulation when the plan is made anew."""
-    gentle = [
-        Suggestion(rung.says, {"packing_length": rung.changes["packing_length"]})
-        if "packing_length" in rung.changes
-        else rung
-        for rung in gentle_rungs(resolved, longest, machine.kind == "cuda")
-    ]
-    return (*gentle, *harder_rungs(resolved))

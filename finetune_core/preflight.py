@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from .errors import FinetuneError
 from .facts import ModelFacts, read_facts
 from .machine import Machine, this_machine
 from .plan import Plan, make_plan
+from .precision import FUSED, IN_8_BITS, PAGED, Formats, first_that_fits
 from .recipe import Recipe
 from .run import Run
 
@@ -72,17 +72,21 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
     lengths, validation = diagnosis.split_lengths()
     if facts.context < recipe.max_length:
         recipe = recipe.replace(max_length=facts.context)
-    dtype = recipe.dtype or ("bfloat16" if machine.has_bf16 and recipe.method != "full" else "float32")
-    return make_plan(
-        recipe,
-        facts,
-        lengths,
-        machine,
-        measured.rate_here(machine, dtype, facts.parameters),
-        validation,
-        diagnosis.trained_tokens,
-        measured.memory_here(machine, dtype, facts.parameters, recipe.method),
-    )
+
+    def make(kept_in: Formats) -> Plan:
+        return make_plan(
+            recipe,
+            facts,
+            lengths,
+            machine,
+            measured.rate_here(machine, kept_in.dtype, facts.parameters),
+            validation,
+            diagnosis.trained_tokens,
+            measured.memory_here(machine, kept_in, facts.parameters, recipe.method),
+            kept_in,
+        )
+
+    return first_that_fits(recipe, machine, make)
 
 
 def offers(seen: Preflight) -> list[Offer]:
@@ -160,15 +164,29 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
         )
+    if recipe.use_liger_kernel and not machine.has_liger:
+        raise FinetuneError(
+            "Liger kernels need an NVIDIA GPU and the package liger-kernel.",
+            "Run `pip install liger-kernel` on such a machine, or leave use_liger_kernel empty.",
+            code="no-liger",
+        )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(
             "QLoRA keeps the weights in 4 bits, which needs an NVIDIA GPU; this machine has none.",
             "Choose the method lora, or a machine with a GPU.",
             code="no-gpu",
         )
-    if recipe.method == "qlora" and find_spec("bitsandbytes") is None:
+    if recipe.method == "qlora" and not machine.bitsandbytes:
         raise FinetuneError(
             "QLoRA keeps the weights in 4 bits by the package bitsandbytes, which is not installed.",
             "Run `pip install bitsandbytes`, or choose the method lora.",
             code="no-quantization",
+        )
+    if recipe.optim in (IN_8_BITS, PAGED) and not machine.has_low_bits:
+        lacks = "this machine has none" if machine.kind != "cuda" else "bitsandbytes is not installed"
+        raise FinetuneError(
+            f"{recipe.optim} keeps the moments in 8 bits by the package bitsandbytes on an NVIDIA GPU; {lacks}.",
+            f"{'Choose' if machine.kind != 'cuda' else 'Run `pip install bitsandbytes`, or choose'} "
+            f"optim: {FUSED}, or leave it empty.",
+            code="no-gpu" if machine.kind != "cuda" else "no-quantization",
         )

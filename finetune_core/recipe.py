@@ -95,6 +95,11 @@ class Recipe(BaseModel):
         "all-linear", "Method", "Layers that get an adapter: all-linear, or a list of names."
     )
     use_rslora: bool = option(False, "Method", "Rank-stabilised scale (rsLoRA); helps at ranks of 64 and above.")
+    autocast_adapter_dtype: bool | None = option(
+        None,
+        "Method",
+        "Keep the adapter in float32 beside base weights in fewer bits. Empty: yes, but with qlora in bfloat16.",
+    )
     use_dora: bool = option(False, "Method", "Weight-decomposed adapter (DoRA): a little better, a good deal slower.")
 
     # Training
@@ -127,6 +132,25 @@ class Recipe(BaseModel):
     )
     gradient_checkpointing: bool | None = option(
         None, "Training", "Compute activations twice to save memory (slower). Empty: only when needed."
+    )
+    use_liger_kernel: bool | None = option(
+        None, "Training", "Triton kernels of the package liger-kernel (NVIDIA). Empty: where it is installed."
+    )
+    optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] | None = option(
+        None,
+        "Training",
+        "Optimizer. With 8 bits its moments need a quarter of the memory (NVIDIA GPU, bitsandbytes); paged: they may "
+        "lie in the machine's own memory. Empty: 8 bits only when needed.",
+    )
+    train_sampling_strategy: Literal["group_by_length", "random"] | None = option(
+        None, "Training", "Which rows share a batch. Empty: rows of like length, or at random where they are packed."
+    )
+    dataloader_num_workers: int = option(
+        0,
+        "Training",
+        "Processes that prepare batches beside the training. The rows are in memory, so 0 is fast.",
+        ge=0,
+        le=32,
     )
     weight_decay: float = option(0.0, "Training", "Pull of all trained weights towards zero.", ge=0, le=1)
     max_grad_norm: float = option(1.0, "Training", "Longest step in any direction (gradient clipping).", ge=0)

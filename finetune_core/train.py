@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import write_json
-from .ladder import step_down
+from .ladder import as_overrides, harder_rungs, step_down
 from .machine import take_one_gpu, this_machine
 from .processes import learn_together
 from .recipe import Recipe
@@ -110,7 +110,7 @@ def _train(
     tell("stage", name="loading the model")
     if recipe.num_processes > 1:
         outcome, facts = _learn_what_fits(
-            recipe,
+            run,
             tell,
             lambda recipe: learn_together(run, recipe, folder, on_event),
             lambda: max(
@@ -122,7 +122,7 @@ def _train(
     else:
         sets, sample = rows_to_learn(recipe, train_rows, validation_rows, tokenizer, tell)
         outcome, facts = _learn_what_fits(
-            recipe,
+            run,
             tell,
             lambda recipe: learn(run, recipe, folder, tokenizer, sets, sample, tell),
             lambda: max(len(ids) for rows in sets if rows for ids in rows["input_ids"]),
@@ -230,10 +230,9 @@ def rows_to_learn(
     return (encoded, watched if len(watched) else None), sample
 
 
-def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any], longest: Callable[[], int]) -> Any:
+def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: Callable[[], int]) -> Any:
     """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
-    from importlib.util import find_spec
-
+    recipe = _walked_down(run)
     while True:
         try:
             return learn(recipe)
@@ -241,10 +240,9 @@ def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any],
             told = explain(error)
             if told.code != "out-of-memory":
                 raise
-            has_4bit = this_machine().kind == "cuda" and find_spec("bitsandbytes") is not None
-            lower = step_down(recipe, longest(), has_4bit)
+            lower = step_down(recipe, longest(), this_machine(), bool(run.checkpoints()))
             if lower is None:
-                raise told from error
+                raise _at_the_foot(recipe, told) from error
             recipe, rung = lower
         tell(
             "warning",
@@ -253,6 +251,19 @@ def _learn_what_fits(recipe: Recipe, tell: Tell, learn: Callable[[Recipe], Any],
             changes=rung.changes,
         )
         _free_memory()
+
+
+def _at_the_foot(recipe: Recipe, told: FinetuneError) -> FinetuneError:
+    """Memory ran out although everything was tried that leaves the rows and the method as they are."""
+    ways = [f"{rung.says} ({as_overrides(rung.changes)})" for rung in harder_rungs(recipe)]
+    fix = f"Start again with one of these. {'; '.join(ways)}." if ways else "Choose a machine with more memory."
+    return FinetuneError(f"{told.problem} Smaller steps were tried and are not enough.", fix, told.code)
+
+
+def _walked_down(run: Run) -> Recipe:
+    """The run's recipe with the rungs that earlier workers of it went down: its checkpoints are of that one."""
+    changes = [event.data["changes"] for event in run.events() if event.data.get("code") == "stepped-down"]
+    return reduce(lambda recipe, each: recipe.replace(**each), changes, run.recipe)
 
 
 def _free_memory() -> None:

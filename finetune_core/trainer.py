@@ -19,10 +19,13 @@ from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
+from .attention import attend_rows_apart
 from .errors import FinetuneError
-from .fast import fuse_adapters, score_trained_tokens_only
+from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
 from .machine import Machine
 from .model import load_base
+from .packing import attends_by_row
+from .precision import FUSED, moment_bytes
 from .recipe import Recipe
 from .render import ChatTokenizer, render_each
 
@@ -45,6 +48,10 @@ def build_trainer(
         quantization="4bit" if recipe.method == "qlora" else None,
         for_training=True,
     )
+    if recipe.packing and attends_by_row(model.config.get_text_config().model_type):
+        attend_rows_apart(model)
+    if recipe.use_liger_kernel:
+        use_liger_kernels(model)
     adapter = lora_config(recipe)
     if adapter is not None:
         _require_targets(model, adapter.target_modules)
@@ -63,8 +70,17 @@ def build_trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # the diary says it better
+    if adapter is not None and recipe.autocast_adapter_dtype is not None:
+        _keep_adapter_in(trainer.model, "float32" if recipe.autocast_adapter_dtype else recipe.dtype or "float32")
     fuse_adapters(trainer.model)
     return trainer
+
+
+def _keep_adapter_in(model: nn.Module, dtype: str) -> None:
+    """Before the optimizer is made. DoRA's magnitudes stay: their steps are smaller than fewer bits can say."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and "lora_magnitude_vector" not in name:
+            weight.data = weight.data.to(getattr(torch, dtype))
 
 
 class SharedTrainer(SFTTrainer):
@@ -102,8 +118,7 @@ def dry_run(trainer: SFTTrainer) -> None:
     state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     was_training = trainer.model.training
     trainer.model.train()
-    moved = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    moments = [torch.empty_like(weight) for weight in moved for _ in range(2)]
+    moments = _room_for_moments(trainer)
     try:
         with trainer.accelerator.autocast():  # which Trainer puts around the model when the training begins
             loss = trainer.compute_loss(trainer.model, batch)
@@ -117,6 +132,17 @@ def dry_run(trainer: SFTTrainer) -> None:
         torch.set_rng_state(state[0])
         if state[1] is not None:
             torch.cuda.set_rng_state_all(state[1])
+
+
+def _room_for_moments(trainer: SFTTrainer) -> list[torch.Tensor]:
+    """As many bytes as the optimizer will hold on the weights' device."""
+    embeddings = {id(module.weight) for module in trainer.model.modules() if isinstance(module, nn.Embedding)}
+    room = []
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
+            each = moment_bytes(trainer.args.optim, str(weight.dtype).removeprefix("torch."), id(weight) in embeddings)
+            room.append(torch.empty(weight.numel() * each, dtype=torch.uint8, device=weight.device))
+    return room
 
 
 def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Dataset:
@@ -140,14 +166,14 @@ def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validatio
     same = {
         "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
         "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm",
-        "seed", "logging_steps", "eval_steps", "save_steps",
+        "seed", "logging_steps", "eval_steps", "save_steps", "dataloader_num_workers",
     }  # fmt: skip
     values = recipe.model_dump(include=same)
     config = SFTConfig(
         **values,
         output_dir=str(output_dir),
         packing=bool(recipe.packing),
-        train_sampling_strategy="random" if recipe.packing else "group_by_length",
+        train_sampling_strategy="random" if recipe.packing else recipe.train_sampling_strategy or "group_by_length",
         max_length=recipe.packing_length if recipe.packing else None,  # rows come cut to max_length already
         per_device_eval_batch_size=recipe.per_device_train_batch_size,
         eval_strategy="steps" if has_validation else "no",
@@ -159,7 +185,7 @@ def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validatio
         bf16=machine.autocasts(recipe.method, recipe.dtype or "float32"),
         fp16=False,
         use_cpu=machine.kind == "cpu",
-        optim="adamw_torch_fused",
+        optim=recipe.optim or FUSED,
         logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to="none",

@@ -14,7 +14,7 @@ LOCK = ".gpu.lock"  # in the runs folder
 
 
 class StoppedWaiting(Exception):
-    """A stop was asked for while it stood in line."""
+    """A stop was asked for while it stood in line, or before anything came of it."""
 
 
 def is_taken(runs_dir: Path) -> bool:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from .alone import WAITING, alone
+from .errors import FinetuneError, explain
+from .ladder import as_overrides
 from .machine import take_one_gpu, this_machine
 from .output import Output
-from .verbs import GOOD, look_at
+from .recipe import Suggestion, resolve_recipe
+from .turn import StoppedWaiting
+from .verbs import GOOD, STOPPED, bring_starter, look_at
+from .verbs_proof import job_of, machine_for
+
+if TYPE_CHECKING:
+    from .preflight import Preflight
 
 PROBE_SECONDS = 10.0
+READING = "reading the rows"
 
 
 def plan(options: argparse.Namespace, out: Output) -> int:
     from .preflight import offers as offers_for
-    from .preflight import plan_for
 
-    seen = look_at(options, out)
-    if options.probe:
-        take_one_gpu()
-        from .model import require_same_gpu
-        from .speed import probe
-
-        require_same_gpu(this_machine())
-        with alone(options.runs_dir, lambda: out.say(WAITING)):
-            out.say(f"Training for {PROBE_SECONDS:.0f} seconds to measure…")
-            probe(seen, PROBE_SECONDS)
-        seen = replace(seen, plan=plan_for(seen.recipe, seen.facts, seen.diagnosis, this_machine()))
+    try:
+        seen = measure(options, out) if options.probe else look_at(options, out)
+    except StoppedWaiting:
+        return STOPPED
     made, offers = seen.plan, offers_for(seen)
     total = made.memory_gb["total"]
     words = f"{made.fits}: {total:.1f} of {made.available_gb:.1f} GB, {made.steps} steps, about {made.seconds:.0f} s\n"
@@ -38,3 +41,41 @@ def plan(options: argparse.Namespace, out: Output) -> int:
         lines.append(f"  {offer.name:12}{offer.needs_gb:6.1f} of {offer.usable_gb:.0f} GB  {says}")
     out.give(made.as_dict() | {"elsewhere": [offer.as_dict() for offer in offers]}, words + "\n".join(lines))
     return GOOD
+
+
+def measure(options: argparse.Namespace, out: Output) -> Preflight:
+    """Train for a moment, as a job that the page can watch; then the plan with what was measured.
+
+    Raises FinetuneError (out-of-memory with the next rung of the ladder as its fix), and StoppedWaiting if asked to
+    stop.
+    """
+    from .preflight import look, plan_for
+
+    recipe = resolve_recipe(options.recipe, options.overrides)
+    bring_starter(recipe, out)
+    take_one_gpu()
+    job, token = job_of(options, "plan", recipe), os.environ.get("HF_TOKEN")
+    with job.working() as say:
+        say(None, READING)
+        with out.progress() as show:
+            seen = look(recipe, token=token, on_progress=show)
+        from .model import require_same_gpu
+        from .speed import probe
+
+        require_same_gpu(this_machine())
+        with machine_for(job, options.runs_dir, say):
+            out.say(f"Training for {PROBE_SECONDS:.0f} seconds to measure…")
+            try:
+                tokens, seconds, peak = probe(seen, PROBE_SECONDS, say, job.is_asked_to_stop, token)
+            except (RuntimeError, MemoryError) as error:
+                if explain(error).code != "out-of-memory":
+                    raise
+                raise _too_large(seen.plan.ladder) from error
+        say(1.0, made={"tokens_per_second": round(tokens / seconds, 1), "peak_gb": round(peak, 3)})
+    return replace(seen, plan=plan_for(seen.recipe, seen.facts, seen.diagnosis, this_machine()))
+
+
+def _too_large(ladder: Sequence[Suggestion]) -> FinetuneError:
+    """With the next rung down as its fix."""
+    fix = f"{ladder[0].says}: {as_overrides(ladder[0].changes)}" if ladder else "Choose a smaller model."
+    return FinetuneError("It does not fit: memory ran out while it was measured.", fix, "out-of-memory")

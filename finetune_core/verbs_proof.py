@@ -72,7 +72,7 @@ def evaluate(options: argparse.Namespace, out: Output) -> int:
     _refuse_early(asked.check_file, asked.judge_url, asked.judge_model)
     job = launch.comparison(run)
     try:
-        with job.working() as say, _machine(run.path.parent, job, say):
+        with job.working() as say, machine_for(job, run.path.parent, say):
             report = work(run, tell=_teller(say), asked=asked, should_stop=job.is_asked_to_stop)
     except StoppedWaiting:
         return STOPPED
@@ -89,9 +89,9 @@ def should_i(options: argparse.Namespace, out: Output) -> int:
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     bring_starter(recipe, out)
-    job = _job(options, "should-i", recipe)
+    job = job_of(options, "should-i", recipe)
     try:
-        with job.working() as say, _machine(options.runs_dir, job, say):
+        with job.working() as say, machine_for(job, options.runs_dir, say):
             report = work(
                 recipe,
                 _teller(say),
@@ -136,7 +136,7 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
     fixed, space = read_space(options.overrides)
     recipe = resolve_recipe(options.recipe, fixed)
     bring_starter(recipe, out)
-    job = _job(options, "sweep", recipe)
+    job = job_of(options, "sweep", recipe)
     shown: list[str] = []
 
     def show(fraction: float | None, says: str) -> None:
@@ -172,15 +172,16 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
 # --- parts ---
 
 
-def _job(options: argparse.Namespace, verb: str, recipe: Recipe) -> Job:
+def job_of(options: argparse.Namespace, verb: str, recipe: Recipe) -> Job:
+    """Of a verb before training: where --into says, or where the page looks for it."""
     if options.into is not None:
         return Job(options.into, verb)
-    return launch.before_training(options.runs_dir, verb, launch.key_of(recipe))
+    return launch.before_training(options.runs_dir, verb, launch.key_of(recipe, verb=verb))
 
 
 @contextmanager
-def _machine(runs_dir: Path, job: Job, say: Callable[..., None]) -> Iterator[None]:
-    """The machine for ourselves: wait in line, and let the chat's server give its memory back."""
+def machine_for(job: Job, runs_dir: Path, say: Callable[..., None]) -> Iterator[None]:
+    """The machine for this job: wait in line, and let the chat's server give its memory back."""
     with alone(runs_dir, lambda: say(None, WAITING), job.is_asked_to_stop):
         yield
 

@@ -112,7 +112,7 @@ def job_of(runs_dir: Path, verb: str, name: str) -> Job:
 def ask_prompts(runs_dir: Path, drawn: Drawn, *boxes: Any) -> list[Any]:
     """Start the look at the rivals."""
     try:
-        recipe, asker = _recipe(boxes), visitor.require_machine()
+        recipe, asker = form.read_or_tell(boxes), visitor.require_machine()
         require_readable(asker, recipe, runs_dir)
         launch.start_before_training(runs_dir, "should-i", recipe, token=asker.token, owner=asker.name)
     except Exception as error:
@@ -125,7 +125,7 @@ def ask_settings(
 ) -> list[Any]:
     """Start the trials."""
     try:
-        recipe, asker = _recipe(boxes), visitor.require_machine()
+        recipe, asker = form.read_or_tell(boxes), visitor.require_machine()
         require_readable(asker, recipe, runs_dir)
         space, most = read_sweep(recipe, rates, ranks, epochs, trials)
         values = [f"{name}={','.join(map(_number, found))}," for name, found in space.items()]
@@ -272,12 +272,6 @@ def _about(job: Job) -> str:
     except FinetuneError:
         return ""
     return f"{short_model(recipe.model_name_or_path)}, {short_data(recipe.dataset_name)}"
-
-
-def _recipe(boxes: Sequence[Any]) -> Recipe:
-    if wrong := form.problems(boxes):
-        raise form.first_problem(wrong)
-    return form.read(boxes)
 
 
 def _number(value: Any) -> str:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from finetune_core import preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import ROLES, Suggestion
 
-from . import form, scripts, trials, words_check, words_plan, words_source, words_tokens
+from . import form, measuring, scripts, trials, words_check, words_source, words_tokens
 from .downloads import download
 from .held import QUICK
 from .look import html
@@ -40,6 +39,7 @@ class Checked:
     said: gr.State  # what to say above it, and of which rows that is true
     undo: gr.State  # ((what was applied, the boxes that it changed: place → value before), ...), newest last
     trial: gr.State  # the repair that is shown before it is made
+    measured: measuring.Measuring
     outputs: tuple[Any, ...]  # what show() fills
     fills: tuple[Any, ...]  # events of ours that changed boxes: look again after them
     turns: tuple[Any, ...]  # events of ours after which show() is enough
@@ -91,7 +91,9 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         rows.line(set_line, [undo, *boxes], [undo, *boxes], **QUICK),
         lengths.cut(set_length, [undo, *boxes], [undo, *boxes], **QUICK),
     )
+    measured = measuring.build(page, looks, plan, boxes)
     turns = (
+        *measured.turns,
         tokens.turn(turn, None, [row, said], **QUICK),
         findings.row(on_row, list(boxes), [row, said], **QUICK),
         findings.attempt(on_try, [trial, *boxes], trial, **QUICK),
@@ -103,7 +105,7 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         verdict.again(partial(look_again, looks), list(boxes), None, **QUICK),
     )
     outputs = (verdict, findings, tokens, rows, lengths, plan, save)
-    return Checked(panel, row, said, undo, trial, outputs, fills, turns, again)
+    return Checked(panel, row, said, undo, trial, measured, outputs, fills, turns, again)
 
 
 # --- handlers: what a click changes ---
@@ -218,7 +220,7 @@ def _suggestion(seen: Preflight, said: Mapping[str, Any]) -> Suggestion | None:
     """The suggestion that was clicked, if it is still the one that the page showed."""
     index = int(said.get("index", -1))
     if said.get("from") == "plan":
-        return seen.plan.suggestions[index] if 0 <= index < len(seen.plan.suggestions) else None
+        return seen.plan.ladder[index] if 0 <= index < len(seen.plan.ladder) else None
     if not 0 <= index < len(seen.diagnosis.findings) or seen.diagnosis.findings[index].code != said.get("code"):
         return None
     return seen.diagnosis.findings[index].suggestion
@@ -245,6 +247,7 @@ def show(
     said: Said,
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
+    measured: measuring.Shown = measuring.Shown(),
 ) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known."""
     if problem or (look and look.error):
@@ -275,9 +278,7 @@ def show(
             ("lengths", longest),
             lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
         ),
-        words_plan.plan(
-            seen.plan, look.once(("offers", look.recipe.model_dump_json()), lambda: preflight.offers(seen))
-        ),
+        measuring.plan_card(look, measured),
         gr.update(visible=True),
     )
 

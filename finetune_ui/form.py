@@ -174,6 +174,13 @@ def read(boxes: Sequence[Any]) -> Recipe:
     return Recipe.make(raw(boxes))
 
 
+def read_or_tell(boxes: Sequence[Any]) -> Recipe:
+    """The same; raises FinetuneError with the first problem, in the words of the form."""
+    if wrong := problems(boxes):
+        raise first_problem(wrong)
+    return read(boxes)
+
+
 def raw(boxes: Sequence[Any]) -> dict[str, Any]:
     return {name: from_box(name, value) for name, value in zip(boxed(), boxes, strict=True)}
 

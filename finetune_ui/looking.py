@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune_core import preflight
+from finetune_core import measured, preflight
 from finetune_core.errors import FinetuneError, explain
 from finetune_core.machine import Machine, this_machine
 from finetune_core.plan import Plan
@@ -48,6 +49,7 @@ class Look:
     began: float = field(default_factory=time.monotonic)
     ended: threading.Event = field(default_factory=threading.Event)
     unwanted: threading.Event = field(default_factory=threading.Event)
+    learned: Any = field(default_factory=measured.version)  # what earlier runs taught the plan
     made: dict[Any, Any] = field(default_factory=dict)  # what was computed from it, for the page to show again
 
     @property
@@ -163,10 +165,11 @@ def _is_stale(look: Look) -> bool:
 
 
 def _for_recipe(look: Look, recipe: Recipe) -> Look:
-    """The same rows under other training settings: only the plan is made anew."""
-    if look.seen is None or look.seen.recipe == recipe:
+    """The same rows under other training settings, or after something was measured: only the plan is made anew."""
+    learned = measured.version()
+    if look.seen is None or (look.seen.recipe == recipe and look.learned == learned):
         return look
-    plan = look.once(recipe.model_dump_json(), lambda: plan_again(look.seen, recipe))
+    plan = look.once((recipe.model_dump_json(), learned), lambda: plan_again(look.seen, recipe))
     return replace(look, recipe=recipe, seen=replace(look.seen, recipe=recipe, plan=plan))
 
 
@@ -191,6 +194,7 @@ def preset_costs(look: Look | None) -> dict[str, str]:
         else:
             kept = {"model_name_or_path": now.model_name_or_path, "dataset_name": now.dataset_name}
             asked = start.replace(**kept)
-            plan = look.once(asked.model_dump_json(), lambda asked=asked: plan_again(look.seen, asked, machine))
+            again = partial(plan_again, look.seen, asked, machine)
+            plan = look.once((asked.model_dump_json(), measured.version()), again)
             costs[preset.name] = words_plan.cost(plan)
     return costs

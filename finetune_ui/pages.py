@@ -12,7 +12,7 @@ import gradio as gr
 from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 
-from . import beforehand, begin, check, choose, form, frame, hubpicks, looking, trials, words
+from . import beforehand, begin, check, choose, form, frame, hubpicks, looking, measuring, trials, words
 from .words import STEPS
 
 DRAFT_STEPS = ("choose", "check")
@@ -151,20 +151,22 @@ class Draft:
         said: check.Said,
         undo: Sequence[Any],
         trial: trials.Trial | None,
+        measured: measuring.Drawn,
         drawn: beforehand.Drawn,
         *boxes: Any,
     ) -> list[Any]:
         """What the boxes say now, in the open panel and in the bar; the timer goes on while rows are being read."""
-        parts = (self.chosen, self.checked, self.begun, self.tried)
-        chosen, checked, bar, before = (len(part.outputs) for part in parts)
+        parts = (self.chosen, self.checked, self.begun, self.tried, self.checked.measured)
+        chosen, checked, _, before, _ = counts = [len(part.outputs) for part in parts]
         if held is None or step not in DRAFT_STEPS:
-            return [*[gr.skip()] * (chosen + checked + bar + before), gr.Timer(active=False), gr.skip()]
+            return [*[gr.skip()] * sum(counts), gr.Timer(active=False), gr.skip()]
         problems = form.problems(boxes)
         recipe = None if problems else form.read(boxes)
         look, who = None, request.session_hash or ""
         if recipe is not None:
             look = self.looks.ask(recipe, who=who, wait_seconds=0.15)
         tried = trials.show(self.looks, look, trial, who) if step == "check" else None
+        shown, *clock = measuring.show(self.runs_dir, look if step == "check" else None, measured)
         problem = form.first_problem(problems) if problems else None
         run = frame.find(self.runs_dir, filled)
         picks, asking = self.picks.of(recipe) if recipe is not None and step == "choose" else ({}, False)
@@ -176,9 +178,10 @@ class Draft:
                 if step == "choose"
                 else [gr.skip()] * chosen
             ),
-            *(check.show(look, problem, row, said, undo, tried) if step == "check" else [gr.skip()] * checked),
+            *(check.show(look, problem, row, said, undo, tried, shown) if step == "check" else [gr.skip()] * checked),
             *begin.show(self.runs_dir, step, look, list(problems), problem),
             *(beforehand.show(self.runs_dir, recipe, look, drawn) if step == "check" else [gr.skip()] * before),
+            *clock,
             gr.Timer(active=_is_waiting(look) or asking or (tried is not None and tried.pending)),
             gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes)},
         ]

@@ -231,7 +231,10 @@ element.addEventListener('change', () => trigger('cut', { length: Math.max(8, Nu
 PLAN = """
 element.addEventListener('click', (event) => {
   const data = event.target.closest('button')?.dataset;
-  if (data && 'ladder' in data) trigger('apply', { from: 'plan', index: Number(data.ladder), code: '' });
+  if (!data) return;
+  if ('ladder' in data) trigger('apply', { from: 'plan', index: Number(data.ladder), code: '' });
+  if ('measure' in data) trigger('measure');
+  if ('halt' in data) trigger('halt');
 });
 """
 

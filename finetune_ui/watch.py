@@ -11,7 +11,9 @@ import gradio as gr
 
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
-from finetune_core.progress import summarize
+from finetune_core.ladder import harder_rungs
+from finetune_core.progress import Progress, summarize
+from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
 
 from . import charts, look, visitor, words_loss, words_run, words_space
@@ -29,6 +31,13 @@ element.addEventListener('scroll', () => {
 watch('value', () => { const area = log(); if (area && pinned) area.scrollTop = area.scrollHeight; });
 """
 
+RUNG_JS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-rung]');
+  if (button) trigger('rung', { place: Number(button.dataset.rung) });
+});
+"""
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -39,7 +48,7 @@ class Watch:
 def build(page: Page) -> Watch:
     with gr.Column(visible=False, elem_classes=["panel", "watch"]) as panel:
         head = look.html(js_on_load=None)
-        problem = look.html(visible=False, js_on_load=None)
+        problem = look.html(visible=False, js_on_load=RUNG_JS)
         with gr.Row(elem_classes="run-actions", visible=False) as row:
             gentler = gr.Button(visible=False, size="md")
             prove = gr.Button("See whether it was worth it", visible=False, size="md")
@@ -66,6 +75,12 @@ def build(page: Page) -> Watch:
     gentler.click(lambda: busy(value="Making a new run…"), None, gentler, queue=False, **QUICK).then(
         partial(start_gentler, page.runs_dir), page.held, [gentler, problem, page.held], **SLOW
     )
+
+    # gradio hands over what was clicked only to a function that names it itself, which a partial does not
+    def on_rung(event: gr.EventData, run_id: str) -> tuple[Any, Any, Any]:
+        return start_gentler(page.runs_dir, run_id, int(event.place))
+
+    problem.rung(on_rung, page.held, [gentler, problem, page.held], **SLOW)
     stop.click(partial(stop_run, page.runs_dir), page.held, [stop, problem], **QUICK)
     discard.click(lambda: gr.update(visible=True), None, confirm, queue=False, **QUICK)
     keep.click(lambda: gr.update(visible=False), None, confirm, queue=False, **QUICK)
@@ -91,7 +106,7 @@ def show(run: Run) -> tuple[Any, ...]:
     """Everything on the panel, from the run's files alone."""
     recipe = run.recipe
     status, progress = run.status(), summarize(run.events())
-    checkpoint = last_checkpoint(run)
+    checkpoint, rungs = last_checkpoint(run), rungs_for(run, progress)
     can = words_run.actions(
         status,
         progress,
@@ -99,9 +114,9 @@ def show(run: Run) -> tuple[Any, ...]:
         has_result=run.has_result(),
         has_report=(run.path / "report.json").is_file(),
         stop_asked=(run.path / "stop").exists(),
-        gentler=(words_run.gentler(recipe) or ("",))[0],
+        gentler=words_run.again_with(rungs[0]) if rungs else "",
     )
-    problem = words_run.problem_card(status, progress)
+    problem = words_run.problem_card(status, progress, rungs)
     ends = words_space.ends_first(visitor.now().seconds_left(), progress.seconds_left or 0.0)
     return (
         words_run.head(status, progress, recipe, checkpoint=checkpoint) + ends,
@@ -137,6 +152,12 @@ def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
     )
 
 
+def rungs_for(run: Run, progress: Progress) -> list[Suggestion]:
+    """What may be tried where memory ran out although its worker went down the ladder; [] for everything else."""
+    ran_out = run.status() == "failed" and (progress.error or {}).get("code") == "out-of-memory"
+    return harder_rungs(run.recipe) if ran_out else []
+
+
 def last_checkpoint(run: Run) -> int | None:
     """The step from which a resume goes on."""
     checkpoints = run.checkpoints()
@@ -156,18 +177,17 @@ def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     return gr.skip(), gr.update(visible=False)
 
 
-def start_gentler(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any]:
-    """A new run with the next setting that needs less memory: a run's own recipe is never edited."""
+def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any, Any]:
+    """A new run with a rung of the ladder that its worker does not go down by itself: a run's recipe is never edited.
+
+    `place`: in `rungs_for`.
+    """
     try:
         run, token = run_to_work_on(runs_dir, run_id)
-        step = words_run.gentler(run.recipe)
-        if step is None:
-            raise FinetuneError(
-                "There is no setting left that saves memory here.",
-                "Choose a smaller model, or a machine with more memory.",
-                code="out-of-memory",
-            )
-        recipe = run.recipe.replace(**step[1], accept_warnings=True)
+        rungs = rungs_for(run, summarize(run.events()))
+        if not 0 <= place < len(rungs):
+            raise FinetuneError(*words_run.NO_RUNG, code="out-of-memory")
+        recipe = run.recipe.replace(**rungs[place].changes, accept_warnings=True)
         new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
         launch.start(new, token, options=launch.THEN_CHAT)
     except Exception as error:

@@ -43,6 +43,7 @@ FIELD_TITLES = {
     "lora_dropout": "Adapter dropout",
     "lora_target_modules": "Layers with an adapter",
     "use_rslora": "Rank-stabilised scale",
+    "autocast_adapter_dtype": "Adapter in float32",
     "use_dora": "DoRA",
     "lr_scheduler_type": "Learning rate curve",
     "warmup_steps": "Warm-up",
@@ -53,6 +54,9 @@ FIELD_TITLES = {
     "num_processes": "Processes (GPUs)",
     "max_length": "Longest row",
     "packing_length": "Length of a packed row",
+    "optim": "Optimizer",
+    "train_sampling_strategy": "Rows of a batch",
+    "dataloader_num_workers": "Processes for batches",
     "max_grad_norm": "Gradient clipping",
     "logging_steps": "Log every … steps",
     "eval_steps": "Validate every … steps",
@@ -81,6 +85,11 @@ CHOICE_TITLES = {
     "lora": "LoRA: a small adapter",
     "qlora": "QLoRA: an adapter on 4-bit weights",
     "full": "All weights",
+    "group_by_length": "Of like length",
+    "random": "At random",
+    "adamw_torch_fused": "AdamW",
+    "adamw_8bit": "AdamW, moments in 8 bits",
+    "paged_adamw_8bit": "AdamW, moments in 8 bits, paged",
 }
 
 FIELD_EXAMPLES = {"columns": "prompt: question, completion: answer", "fixes": "none"}

@@ -21,8 +21,9 @@ PART_WORDS = {
 }
 
 
-def plan(made: Any, offers: Sequence[Any] = ()) -> str:
-    """Memory by part against what there is, minutes, why each setting, and the same on other hardware."""
+def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", too_large: bool = False) -> str:
+    """Memory by part against what there is, minutes, why each setting, the same on other hardware, and `measurement`
+    (html). too_large: memory ran out while it was measured, whatever was estimated."""
     total, available = made.memory_gb["total"], made.available_gb
     scale = max(total, available) or 1
     parts = [(name, amount) for name, amount in made.memory_gb.items() if name != "total"]
@@ -37,12 +38,12 @@ def plan(made: Any, offers: Sequence[Any] = ()) -> str:
     fits, tone = {
         "fits": ("Fits", "good"),
         "tight": ("Tight", "warn"),
-    }.get(made.fits, ("Does not fit", "bad"))
+    }.get("no" if too_large else made.fits, ("Does not fit", "bad"))
     reasons = "".join(f"<li>{esc(reason)}</li>" for reason in made.reasons)
     ladder = "".join(
         f"<li><span>{esc(suggestion.says)}</span>"
         f'<button type="button" class="btn" data-ladder="{n}">Apply</button></li>'
-        for n, suggestion in enumerate(made.suggestions)
+        for n, suggestion in enumerate(made.ladder if too_large else made.suggestions)
     )
     speed = "measured on this machine" if made.rate_is_measured else "estimated; the first run here will measure it"
     return (
@@ -60,6 +61,7 @@ def plan(made: Any, offers: Sequence[Any] = ()) -> str:
             else ""
         )
         + hardware(offers)
+        + measurement
         + "</section>"
     )
 

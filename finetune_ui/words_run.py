@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_core.progress import STAGES, Progress
-from finetune_core.recipe import Recipe
+from finetune_core.recipe import Recipe, Suggestion
 
 from .words import (
     clock,
@@ -18,6 +18,7 @@ from .words import (
     many,
     notice,
     percent,
+    short_model,
 )
 
 STAGE_TITLES = {
@@ -94,37 +95,40 @@ def actions(
             more = resume if reached(progress) < progress.total_steps else ""
             return Actions("prove" if has_report else "talk", start=more, prove=has_report, talk=can_talk)
         case "failed":
-            offered = gentler if (progress.error or {}).get("code") == "out-of-memory" else ""
-            first = "gentler" if offered else "start"
-            return Actions(first, start=resume or "Try again", gentler=offered, talk=can_talk, change=True)
+            first = "gentler" if gentler else "start"
+            return Actions(first, start=resume or "Try again", gentler=gentler, talk=can_talk, change=True)
         case _:
             return Actions("start", start=resume or "Start again", talk=can_talk)
 
 
-def gentler(recipe: Recipe) -> tuple[str, dict[str, Any]] | None:
-    """The next setting that needs less memory, or None when all of them are used up.
+def again_with(rung: Suggestion) -> str:
+    """The button for a rung of the ladder that a person has to choose.
 
-    Rows per step stay the same, so the result does too.
-
-    >>> gentler(Recipe(per_device_train_batch_size=8))
-    ('Try again with half the batch', {'per_device_train_batch_size': 4, 'gradient_accumulation_steps': 2})
+    >>> again_with(Suggestion("", {"max_length": 512}))
+    'Run again with rows of 512 tokens'
     """
-    if recipe.per_device_train_batch_size > 1:
-        half = recipe.per_device_train_batch_size // 2
-        rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-        return "Try again with half the batch", {
-            "per_device_train_batch_size": half,
-            "gradient_accumulation_steps": max(1, round(rows / half)),
-        }
-    if not recipe.gradient_checkpointing:
-        return "Try again with gradient checkpointing", {"gradient_checkpointing": True}
-    if recipe.packing and (recipe.packing_length or 0) > max(256, recipe.max_length):
-        return "Try again with shorter packed rows", {"packing_length": max(recipe.max_length, 256)}
-    if recipe.max_length > 256:
-        half = max(256, recipe.max_length // 2)
-        length = None if recipe.packing_length is None else min(recipe.packing_length, half)
-        return f"Try again with {count(half)} tokens a row", {"max_length": half, "packing_length": length}
-    return None
+    changes = rung.changes
+    if "model_name_or_path" in changes:
+        what = short_model(changes["model_name_or_path"])
+    elif "max_length" in changes:
+        what = f"rows of {many(changes['max_length'], 'token')}"
+    else:
+        what = "an adapter"
+    return f"Run again with {what}"
+
+
+def other_ways(rungs: Sequence[Suggestion]) -> str:
+    """Under the problem: the rungs behind the first, which has a button of its own."""
+    items = "".join(
+        f"<li><span>{esc(rung.says)}</span>"
+        f'<button type="button" class="btn" data-rung="{place}">{esc(again_with(rung))}</button></li>'
+        for place, rung in enumerate(rungs)
+        if place
+    )
+    return f'<ul class="ladder">{items}</ul>' if items else ""
+
+
+NO_RUNG = ("There is no setting left that saves memory here.", "Choose a smaller model, or a machine with more memory.")
 
 
 # --- text ---
@@ -264,11 +268,11 @@ def _small(share: float | None, state: str) -> str:
     return percent(share) if state == "now" and share is not None else ""
 
 
-def problem_card(status: str, progress: Progress) -> str:
-    """The diary's error as problem and fix, and its warnings; empty when all is well."""
+def problem_card(status: str, progress: Progress, rungs: Sequence[Suggestion] = ()) -> str:
+    """The diary's error as problem and fix, what may be tried instead, and its warnings; empty when all is well."""
     card = ""
     if status == "failed" and progress.error and progress.error["code"] != "stopped-waiting":
-        card = notice("bad", progress.error["problem"], progress.error["fix"])
+        card = notice("bad", progress.error["problem"], progress.error["fix"]) + other_ways(rungs)
     if progress.warnings:
         items = "".join(f"<li>{esc(says)}</li>" for says in progress.warnings[:5])
         card += f'<ul class="run-warnings">{items}</ul>'

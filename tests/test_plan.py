@@ -8,17 +8,20 @@ from conftest import chat_rows, write_jsonl
 from finetune_core import measured
 from finetune_core.elsewhere import elsewhere
 from finetune_core.facts import ModelFacts, read_facts
-from finetune_core.ladder import gentle_rungs, step_down
+from finetune_core.ladder import as_overrides, gentle_rungs, smaller_model, step_down
 from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import memory_parts
 from finetune_core.packing import filled_share, pack_lengths, padded_share
 from finetune_core.plan import default_rate, flops_per_token, make_plan
-from finetune_core.recipe import Recipe
+from finetune_core.precision import FUSED, IN_8_BITS, Formats
+from finetune_core.recipe import STARTER_MODEL, Recipe
 from finetune_ui import words_plan
 
+PLAIN = {"packing": False, "use_liger_kernel": False}
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
 T4 = Machine(cores=4, memory_gb=16, available_gb=12, gpus=(Gpu("Tesla T4", 15, 14.6, 7.5),), kind="cuda")
 A100 = Machine(cores=8, memory_gb=64, available_gb=60, gpus=(Gpu("A100", 80, 79, 8.0),), kind="cuda")
+WITH_BITS = dataclasses.replace(A100, bitsandbytes=True)
 SMALL = ModelFacts(134_515_008, 576, 30, 49152, 1536, 9, 3, 64, True, 8192, model_type="llama")
 LARGE = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, model_type="llama")
 
@@ -80,9 +83,57 @@ def test_each_rung_keeps_the_rows_of_a_step(batch, accumulation):
     recipe = plan(
         packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
     ).recipe  # fmt: skip
-    for rung in gentle_rungs(recipe, 60, has_4bit=True):
+    for rung in gentle_rungs(recipe, 60, WITH_BITS):
         lower = recipe.replace(**rung.changes)
         assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == batch * accumulation
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, A100], ids=["cpu", "gpu"])
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (32, 8), (4, 4)])
+def test_a_run_s_own_recipe_is_planned_as_it_is(machine, batch, accumulation):
+    lengths = [300 + (index * 7919) % 600 for index in range(3000)]
+    asked = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    first = plan(machine=machine, lengths=lengths, **asked)
+    assert first.recipe.packing
+    assert make_plan(first.recipe, SMALL, lengths, machine).settings == first.settings
+
+
+def test_half_the_packed_length_keeps_the_rows_of_a_step():
+    lengths = [60] * 2000
+    first = plan(machine=A100, lengths=lengths, per_device_train_batch_size=64)
+    [rung] = [rung for rung in first.ladder if "packed length" in rung.says]
+    lower = make_plan(Recipe(per_device_train_batch_size=64).replace(**rung.changes), SMALL, lengths, A100)
+    assert lower.recipe.packing_length == first.recipe.packing_length // 2
+    assert lower.steps == pytest.approx(first.steps, abs=2)
+
+
+def test_an_adapter_instead_of_all_weights_takes_the_steps_of_an_adapter():
+    first = plan(LARGE, T4, method="full")
+    [rung] = [rung for rung in first.ladder if rung.changes.get("method") == "lora"]
+    lower = make_plan(first.recipe.replace(**rung.changes), LARGE, [60] * 240, T4)
+    assert lower.recipe.learning_rate == plan(LARGE, T4).recipe.learning_rate > first.recipe.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B"),
+        ("owner/name", STARTER_MODEL),
+        (STARTER_MODEL, None),
+        ("/data/mine", None),
+        ("./mine", None),
+    ],
+)
+def test_a_smaller_model_is_the_next_of_its_family(name, smaller):
+    assert smaller_model(name) == smaller
+
+
+def test_a_rung_can_be_typed():
+    from finetune_core.recipe import parse_override
+
+    changes = {"packing": True, "packing_length": 256, "learning_rate": None, "model_name_or_path": "Qwen/Qwen3-0.6B"}
+    typed = [parse_override(word) for word in as_overrides(changes).split(" ")]
+    assert {name: value for each in typed for name, value in each.items()} == changes
 
 
 def test_a_few_long_rows_do_not_pad_all_the_others():
@@ -98,6 +149,18 @@ def test_the_padding_is_that_of_the_batches_that_transformers_draws():
     order = get_length_grouped_indices(lengths, 8 * 2)  # rows of a step: 8 in a batch, twice
     slots = sum(8 * max(lengths[row] for row in order[at : at + 8]) for at in range(0, 3000, 8))
     assert padded_share(lengths, 8, 2) == pytest.approx(sum(lengths) / slots, abs=0.01)
+
+
+def test_batches_at_random_are_padded_more():
+    import random
+
+    lengths = [17 + (index * index * 7919) % 400 for index in range(3000)]
+    order = random.Random(0).sample(lengths, len(lengths))
+    slots = sum(8 * max(order[at : at + 8]) for at in range(0, 3000, 8))
+    assert padded_share(lengths, 8, 2, grouped=False) == pytest.approx(sum(lengths) / slots, abs=0.04)
+    grouped, mixed = (plan(lengths=lengths, packing=False, train_sampling_strategy=how) for how in (None, "random"))
+    assert grouped.recipe.train_sampling_strategy == "group_by_length"
+    assert mixed.seconds > 1.2 * grouped.seconds
 
 
 def test_what_was_measured_with_padding_is_promised_with_padding(tiny_model_dir):
@@ -133,32 +196,46 @@ def test_a_card_is_known_by_its_whole_name(name, like):
 
 
 def test_all_weights_move_at_the_speed_of_bfloat16_where_the_gpu_has_it():
-    made = plan(machine=A100, method="full")
+    made = plan(facts=LARGE, machine=A100, method="full", lengths=[500] * 400, per_device_train_batch_size=16)
     assert made.recipe.dtype == "float32"
     assert made.tokens_per_second * made.flops_per_token == pytest.approx(default_rate(A100, "bfloat16"))
 
 
 def test_what_autocast_computes_waits_in_two_bytes():
-    values = {"dtype": "float32", "gradient_checkpointing": False}
+    values = {
+        "dtype": "float32",
+        "optim": FUSED,
+        "autocast_adapter_dtype": True,
+        "gradient_checkpointing": False,
+    } | PLAIN
     recipe = Recipe(method="full")
     here, there = (memory_parts(recipe, values, SMALL, 4096, machine)["activations"] for machine in (A100, LAPTOP))
     assert here == pytest.approx(there / 2, abs=0.01)
 
 
 def test_in_4_bits_are_the_layers_alone():
-    values = {"dtype": "bfloat16", "gradient_checkpointing": True}
+    values = {
+        "dtype": "bfloat16",
+        "optim": FUSED,
+        "autocast_adapter_dtype": True,
+        "gradient_checkpointing": True,
+    } | PLAIN
     held = memory_parts(Recipe(method="qlora"), values, LARGE, 1024, A100)["weights"] * 1024**3
     assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
 
 
-def test_qlora_without_its_package_is_refused_before_anything_is_fetched(monkeypatch):
+@pytest.mark.parametrize(
+    "asked", [{"method": "qlora"}, {"optim": "adamw_8bit"}, {"optim": "paged_adamw_8bit"}], ids=str
+)
+@pytest.mark.parametrize(("machine", "code"), [(A100, "no-quantization"), (LAPTOP, "no-gpu")], ids=["gpu", "cpu"])
+def test_fewer_bits_without_what_they_need_are_refused_before_anything_is_fetched(asked, machine, code):
     from finetune_core import preflight
     from finetune_core.errors import FinetuneError
 
-    monkeypatch.setattr(preflight, "this_machine", lambda: A100)
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    with pytest.raises(FinetuneError, match="bitsandbytes"):
-        preflight.look(Recipe(method="qlora", model_name_or_path="nobody/nothing"))
+    with pytest.raises(FinetuneError) as refused:
+        preflight.look(Recipe(model_name_or_path="nobody/nothing", **asked), machine=machine)
+    assert refused.value.code == code
+    assert ("pip install bitsandbytes" in refused.value.fix) == (machine is A100)
 
 
 def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
@@ -167,7 +244,7 @@ def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
     while True:
         slots = 500 * recipe.per_device_train_batch_size
         totals.append(memory_parts(recipe, recipe.model_dump(), SMALL, slots, T4)["total"])
-        lower = step_down(recipe, 500, has_4bit=True)
+        lower = step_down(recipe, 500, WITH_BITS)
         if lower is None:
             break
         recipe, rung = lower
@@ -178,7 +255,7 @@ def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
 
 def test_a_pack_is_never_made_shorter_than_its_longest_row():
     recipe = plan(packing=True, packing_length=512).recipe
-    assert all("packing_length" not in rung.changes for rung in gentle_rungs(recipe, 300, has_4bit=False))
+    assert all("packing_length" not in rung.changes for rung in gentle_rungs(recipe, 300, A100))
 
 
 def test_what_does_not_fit_comes_with_suggestions_that_can_be_applied():
@@ -193,17 +270,19 @@ def test_an_earlier_run_corrects_the_next_estimate(tiny_model_dir):
     measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, first.estimate_gb * 1.4)
     parameters = read_facts(tiny_model_dir).parameters
     rate = measured.rate_here(LAPTOP, "float32", parameters)
-    factor = measured.memory_here(LAPTOP, "float32", parameters, "lora")
+    factor = measured.memory_here(LAPTOP, Formats("float32", FUSED), parameters, "lora")
     again = make_plan(first.recipe, SMALL, [60] * 240, LAPTOP, rate, memory_factor=factor)
     assert again.tokens_per_second == pytest.approx(500, rel=0.01)
     assert again.memory_gb["total"] == pytest.approx(first.estimate_gb * 1.4, rel=0.01)
     assert again.rate_is_measured and again.memory_is_measured
 
 
-def test_a_run_of_another_method_corrects_nothing(tiny_model_dir):
+def test_a_run_of_another_method_or_optimizer_corrects_nothing(tiny_model_dir):
     first = plan()
     measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, 2.0)
-    assert measured.memory_here(LAPTOP, "float32", read_facts(tiny_model_dir).parameters, "full") is None
+    parameters = read_facts(tiny_model_dir).parameters
+    assert measured.memory_here(LAPTOP, Formats("float32", FUSED), parameters, "full") is None
+    assert measured.memory_here(LAPTOP, Formats("float32", IN_8_BITS), parameters, "lora") is None
 
 
 def test_the_usual_cards_differ_in_what_they_hold_and_cost():

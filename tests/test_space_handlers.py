@@ -154,6 +154,7 @@ def test_no_handler_tells_or_does_anything_about_anothers_run(page, spawned, tok
         assert {path: now.get(path) for path in before} == before, f"{name(handler)} changed a run of somebody else"
         shutil.rmtree(page.runs_dir / ".should-i", ignore_errors=True)
         shutil.rmtree(page.runs_dir / ".sweeps", ignore_errors=True)
+        shutil.rmtree(page.runs_dir / ".measured", ignore_errors=True)
 
 
 def test_the_owner_gets_an_answer_from_all_that_take_a_run(page):
@@ -189,4 +190,6 @@ def test_a_member_may_start_everything(page, spawned):
     for handler in page.handlers():
         page.call(handler, ALICE, run.id)
         page.put_back()
-    assert set(spawned) == {"train", "evaluate", "serve", "export", "push", "push-data", "should-i", "sweep"}
+    assert set(spawned) == {
+        "train", "evaluate", "serve", "export", "push", "push-data", "should-i", "sweep", "plan"
+    }  # fmt: skip

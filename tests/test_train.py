@@ -169,6 +169,26 @@ def test_memory_that_runs_out_in_the_middle_goes_on_from_the_checkpoint(recipe, 
     assert steps(run) == [1, 2, 3, 4, 5, 6, 7, 8] and seen.count(0) == 1  # on from checkpoint-4, not from the start
 
 
+def test_a_run_that_was_stepped_down_is_resumed_as_it_was_left(recipe, runs_dir, monkeypatch):
+    from trl import SFTTrainer
+
+    from finetune_core.train import train
+
+    kept, seen = SFTTrainer.compute_loss, []
+
+    def watched(self, model, inputs, *args, **kwargs):
+        seen.append((len(inputs["input_ids"]), self.args.gradient_accumulation_steps))
+        return kept(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", watched)
+    run = create_run(recipe.replace(per_device_train_batch_size=8, max_steps=2), runs_dir)
+    for rows in (4, 2):
+        changes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 8 // rows}
+        run.tell("warning", code="stepped-down", says="Half the batch", changes=changes)
+    assert train(run) == "finished"
+    assert max(seen) == (2, 4)
+
+
 def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, runs_dir, monkeypatch):
     import torch
     from trl import SFTTrainer
@@ -179,7 +199,7 @@ def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, run
     monkeypatch.setattr(SFTTrainer, "compute_loss", no_memory)
     with pytest.raises(FinetuneError, match="memory") as error:
         run_in_process(recipe.replace(per_device_train_batch_size=2), runs_dir)
-    assert error.value.fix and error.value.code == "out-of-memory"
+    assert error.value.code == "out-of-memory" and "max_length=" in error.value.fix
 
 
 def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_dir, monkeypatch):

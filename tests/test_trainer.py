@@ -131,6 +131,34 @@ def test_a_dry_run_leaves_the_trainer_as_it_was(ready):
     assert torch.equal(random, torch.get_rng_state()) and not trainer._metrics["train"]
 
 
+@pytest.mark.parametrize(("asked", "kept"), [(None, "float32"), (True, "float32"), (False, "bfloat16")])
+def test_an_adapter_is_kept_in_the_format_that_was_asked_for(ready, asked, kept):
+    trainer = ready(dtype="bfloat16", autocast_adapter_dtype=asked)
+    moved = {str(weight.dtype) for weight in trainer.model.parameters() if weight.requires_grad}
+    assert moved == {f"torch.{kept}"}
+
+
+def test_what_is_pinned_reaches_the_trainer_and_trains(ready):
+    trainer = ready(packing=False, train_sampling_strategy="random", dataloader_num_workers=1, max_steps=2)
+    assert (trainer.args.train_sampling_strategy, trainer.args.dataloader_num_workers) == ("random", 1)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("optim", "bytes_each"), [("adamw_torch_fused", 8), ("adamw_8bit", 2), ("paged_adamw_8bit", 0)]
+)
+def test_a_dry_run_has_room_for_the_moments_of_its_optimizer(ready, optim, bytes_each):
+    from finetune_core.trainer import _room_for_moments
+
+    trainer = ready(method="full")
+    trainer.args.optim = optim  # bitsandbytes is asked for when the training begins
+    weights = sum(weight.numel() for weight in trainer.model.parameters())
+    embedding = trainer.model.get_input_embeddings().weight.numel()  # keeps moments of 32 bits, unless they are paged
+    held = sum(room.numel() for room in _room_for_moments(trainer))
+    assert held == bytes_each * (weights - embedding) + (8 if bytes_each else 0) * embedding
+
+
 @pytest.mark.parametrize(("targets", "layers"), [("q_proj", 2), (["q_proj", "v_proj"], 4), (r".*\.(q|k)_proj", 4)])
 def test_an_adapter_lies_on_the_layers_that_were_named(ready, targets, layers):
     trainer = ready(lora_target_modules=targets)

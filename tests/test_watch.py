@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 
 import pytest
 
+from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Recipe
@@ -183,46 +185,35 @@ def test_the_log_is_read_again_only_when_it_grew(runs_dir):
     assert "two" in watch.read_log(runs_dir, run.id, seen)[0]
 
 
-@pytest.mark.parametrize(
-    ("fields", "changes"),
-    [
-        (
-            {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
-            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
-        ),
-        (
-            {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 1},
-            {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3},
-        ),
-        ({"per_device_train_batch_size": 1}, {"gradient_checkpointing": True}),
-        (
-            {"per_device_train_batch_size": 1, "gradient_checkpointing": True, "max_length": 1024},
-            {"max_length": 512, "packing_length": None},
-        ),
-    ],
-)
-def test_after_running_out_of_memory_the_next_gentler_setting_is_offered(fields, changes):
-    recipe = Recipe(**fields)
-    step = words_run.gentler(recipe)
-    assert step is not None and step[1] == changes
-    recipe.replace(**changes)  # and it is a valid recipe
+def test_where_memory_ran_out_the_ways_that_change_the_result_are_one_click_each(runs_dir, monkeypatch):
+    run = make_run(runs_dir, 6, "failed", method="full", learning_rate=2e-5, model_name_or_path="Qwen/Qwen3-4B")
+    problem, _, first = watch.show(run)[1:4]
+    assert first["visible"] and first["value"] == "Run again with an adapter"
+    assert re.findall(r'data-rung="(\d)">([^<]*)<', problem["value"]) == [
+        ("1", "Run again with rows of 512 tokens"), ("2", "Run again with Qwen3-1.7B"),
+    ]  # fmt: skip
+    asked, started = [], []
+
+    def create(recipe, *_, **__):
+        asked.append(recipe)
+        return run
+
+    monkeypatch.setattr(preflight, "create_run", create)
+    monkeypatch.setattr(launch, "start", lambda *each, **__: started.append(each))
+    for place in range(3):
+        assert watch.start_gentler(runs_dir, run.id, place)[2] == run.id
+    adapter, shorter, smaller = asked
+    assert (adapter.method, adapter.learning_rate) == ("lora", None)  # an adapter wants larger steps
+    assert (shorter.max_length, shorter.learning_rate) == (512, 2e-5)
+    assert (smaller.model_name_or_path, smaller.method) == ("Qwen/Qwen3-1.7B", "full")
+    assert "no setting left" in str(watch.start_gentler(runs_dir, run.id, 3)) and len(started) == 3
 
 
-def test_the_gentler_settings_come_to_an_end():
-    recipe, steps = Recipe(per_device_train_batch_size=64, max_length=8192, packing=True, packing_length=16384), 0
-    while step := words_run.gentler(recipe):
-        recipe, steps = recipe.replace(**step[1]), steps + 1
-        assert steps < 20
-    assert recipe.max_length == 256 and recipe.per_device_train_batch_size == 1
-    assert recipe.gradient_accumulation_steps == 64  # rows per step stayed the same
-
-
-def test_half_the_batch_is_offered_only_after_running_out_of_memory(runs_dir):
-    memory = watch.show(make_run(runs_dir, 6, "failed"))[3]
+def test_nothing_of_the_kind_is_offered_after_another_failure(runs_dir):
     other = make_run(runs_dir, 7)
     other.tell("error", code="gated", problem="Gated.", fix="Sign in.")
-    assert memory["visible"] and memory["value"] == "Try again with half the batch"
-    assert not watch.show(other)[3]["visible"]
+    shown = watch.show(other)
+    assert not shown[3]["visible"] and "data-rung" not in shown[1]["value"]
 
 
 # --- charts ---

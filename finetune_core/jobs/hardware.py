@@ -84,7 +84,7 @@ def flavor_of(item: Any) -> Flavor:
         gpus = (card,) * int(_number(item.accelerator.quantity) or 1)
     memory = _number(item.ram)
     machine = Machine(
-        int(_number(item.cpu)), memory, memory * 0.9, gpus, cpu_bf16=False, kind="cuda" if gpus else "cpu"
+        int(_number(item.cpu)), memory, memory * 0.9, gpus, kind="cuda" if gpus else "cpu", bitsandbytes=True
     )
     return Flavor(item.name, item.pretty_name, item.unit_cost_usd / minutes, machine)
 

@@ -82,7 +82,7 @@ def source_archive(recipe: Recipe) -> bytes:
     """This program as a zip, with the packages it needs; no settings, no runs, no rows."""
     packages = (PROJECT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     packages = [line for line in packages if not line.startswith(NOT_THERE)]
-    if recipe.method == "qlora":
+    if recipe.method == "qlora" or "8bit" in (recipe.optim or ""):
         packages.append("bitsandbytes")
     into = io.BytesIO()
     with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -22,7 +22,8 @@ RELATIONS = {ADAPTER: "adapter", MERGED: "finetune", GGUF: "finetune"}
 LIBRARIES = {ADAPTER: "peft", MERGED: "transformers", GGUF: "gguf"}
 RECIPE_FIELDS = (
     "method", "dtype", "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "packing", "weight_decay", "seed",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "packing", "optim", "weight_decay",
+    "seed",
 )  # fmt: skip
 LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora")
 
