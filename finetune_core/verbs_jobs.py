@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
         f"${made.dollars_at_most:.2f} at most. Your {rows} rows go to a private repository of {me.name} on the Hub "
         f"and to the job; checkpoints and the result are kept there too."
     )
+    if me.ends_at is not None and (left := me.ends_at - time.time()) < made.timeout_seconds:
+        says += (
+            f" Your token ends in {max(left, 60) / 60:.0f} minutes, perhaps before the job does, which could then keep "
+            "nothing there: use one that lasts longer."
+        )
     if not options.yes:
         raise FinetuneError(says, f"To agree, add --yes (and --on jobs:{made.flavor.name}).", code="not-agreed")
     out.say(says)

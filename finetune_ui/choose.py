@@ -82,8 +82,9 @@ def build(page: Page) -> Chosen:
     data.change(
         lambda: "", None, trouble, queue=False, **QUICK
     )  # what went wrong with a file stays until another is chosen
-    model.key_up(names.search_models, None, model, trigger_mode="multiple", **QUICK)
-    data.key_up(names.search_data, None, data, trigger_mode="multiple", **QUICK)
+    for box, search in ((model, names.search_models), (data, names.search_data)):
+        box.key_up(_typing(page.runs_dir, search), None, box, trigger_mode="multiple", **QUICK)
+        box.select(names.only_names, box, box, queue=False, **QUICK)
 
     settable = tuple(boxes[name] for name in form.settings())
     return Chosen(
@@ -111,6 +112,13 @@ def _name_box(label: str, info: str, value: str) -> gr.Dropdown:
 def _taking(runs_dir: Path, take: Any) -> Any:
     def handler(event: gr.EventData) -> tuple[Any, Any]:
         return take(runs_dir, event)
+
+    return handler
+
+
+def _typing(runs_dir: Path, search: Any) -> Any:
+    def handler(event: gr.KeyUpData) -> Any:
+        return search(runs_dir, event.input_value or "")
 
     return handler
 

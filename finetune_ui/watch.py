@@ -16,7 +16,7 @@ from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
 
-from . import charts, look, visitor, words_loss, words_run
+from . import charts, look, visitor, words_loss, words_run, words_space
 from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
 
 if TYPE_CHECKING:
@@ -117,8 +117,9 @@ def show(run: Run) -> tuple[Any, ...]:
         gentler=words_run.again_with(rungs[0]) if rungs else "",
     )
     problem = words_run.problem_card(status, progress, rungs)
+    ends = words_space.ends_first(visitor.now().seconds_left(), progress.seconds_left or 0.0)
     return (
-        words_run.head(status, progress, recipe, checkpoint=checkpoint),
+        words_run.head(status, progress, recipe, checkpoint=checkpoint) + ends,
         gr.update(value=problem, visible=bool(problem)),
         gr.update(visible=can != words_run.Actions()),
         *_buttons(can),

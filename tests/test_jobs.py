@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,7 @@ def calm(request):
     if "hub" in request.fixturenames:
         double = request.getfixturevalue("hub")
         double.troubles.clear()
+        double.ends.clear()
         double.holds = False
 
 
@@ -182,6 +184,9 @@ def test_nothing_is_made_before_the_price_was_agreed_to(do, hub, runs_dir, recip
     assert "Nvidia T4" in said["error"]["problem"] and "$0.40 an hour" in said["error"]["problem"]
     assert "40 rows go to a private repository of alice" in said["error"]["problem"]
     assert "--yes" in said["error"]["fix"]
+    assert "token ends" not in said["error"]["problem"]
+    hub.ends[ALICE] = time.time() + 600
+    assert "Your token ends in 10 minutes" in do("train", *recipe_words(), "--on", "jobs")[1]["error"]["problem"]
     assert (set(hub.repos), len(hub.jobs)) == before and list_runs(runs_dir) == []
 
 

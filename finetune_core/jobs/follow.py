@@ -132,7 +132,7 @@ def _watch(run: Run, sent: Sent, token: str, mirror: Mirror) -> tuple[str, str]:
                 if status == 404:
                     return _stage(sent, token)
                 if status in (401, 403) or away >= AWAY_TRIES:
-                    raise account.told(error) from error
+                    raise account.told(error, token) from error
             if away == 1:
                 mirror.tell("warning", code="hub-away", says="The Hub is away; the job goes on. Trying again.")
             away += 1
