@@ -245,8 +245,12 @@ def show(
     said: Said,
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
+    rented: str = "",
 ) -> tuple[Any, ...]:
-    """Everything in `outputs`: while it is read, when it failed, and when it is known."""
+    """Everything in `outputs`: while it is read, when it failed, and when it is known.
+
+    rented: name of the hardware that it would run on, if that is not this machine.
+    """
     if problem or (look and look.error):
         fixes = look.recipe.fixes if look else ()
         done = words_check.applied([says for says, _ in undo], {fix: _repair_words(fix) for fix in fixes})
@@ -275,11 +279,14 @@ def show(
             ("lengths", longest),
             lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
         ),
-        words_plan.plan(
-            seen.plan, look.once(("offers", look.recipe.model_dump_json()), lambda: preflight.offers(seen))
-        ),
+        words_plan.plan(seen.plan, () if rented else _offers(look), rented),
         gr.update(visible=True),
     )
+
+
+def _offers(look: Look) -> Sequence[Any]:
+    """The same on the usual GPUs."""
+    return look.once(("offers", look.recipe.model_dump_json()), lambda: preflight.offers(look.seen))
 
 
 def token_view(seen: Preflight, index: int, said: str = "") -> str:

@@ -12,7 +12,21 @@ import gradio as gr
 from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 
-from . import beforehand, begin, check, choose, form, frame, hubpicks, looking, trials, words
+from . import (
+    beforehand,
+    begin,
+    check,
+    choose,
+    form,
+    frame,
+    hubpicks,
+    looking,
+    place,
+    renting,
+    trials,
+    words,
+    words_place,
+)
 from .words import STEPS
 
 DRAFT_STEPS = ("choose", "check")
@@ -109,18 +123,20 @@ class Draft:
     checked: check.Checked
     begun: begin.Begin
     tried: beforehand.Before
+    placing: place.Placing
+    renting: renting.Renting
 
     def fill(self, held: str | None, step: str | None, filled: str) -> list[Any]:
         """When Choose or Check is opened for another run, its choices go into the boxes."""
         if held is None or step not in DRAFT_STEPS or held == filled:
-            return [gr.skip()] * (7 + len(self.chosen.boxes))
+            return [gr.skip()] * (8 + len(self.chosen.boxes))
         run = frame.find(self.runs_dir, held)
         values = choose.reopen(run.recipe) if run else choose.fresh()
-        return [held, *self._begun(), *values]
+        return [held, *self._begun(), place.of_run(run), *values]
 
     def fresh(self) -> list[Any]:
         """“New”."""
-        return ["", "choose", "", *self._begun(), *choose.fresh()]
+        return ["", "choose", "", *self._begun(), place.HERE, *choose.fresh()]
 
     @staticmethod
     def _begun() -> list[Any]:
@@ -131,13 +147,13 @@ class Draft:
         """A draft that was being written when the page was loaded again."""
         is_draft = frame.arrive(self.runs_dir, *_asked(request))[0] == ""
         if not is_draft or not kept or not isinstance(kept.get("boxes"), dict):
-            return [gr.skip()] * (1 + len(self.chosen.boxes))
+            return [gr.skip()] * (2 + len(self.chosen.boxes))
         known = {preset.name for preset in form.presets()}
         preset = kept.get("preset") if kept.get("preset") in known else choose.FIRST_PRESET
-        return [preset, *form.from_kept(kept["boxes"])]
+        return [place.from_kept(kept.get("on")), preset, *form.from_kept(kept["boxes"])]
 
-    def press(self, step: str, draft: str, *boxes: Any) -> tuple[Any, ...]:
-        return begin.press(self.looks, self.runs_dir, step, draft, *boxes)
+    def press(self, step: str, draft: str, on: str, agreed: Sequence[Any], *boxes: Any) -> tuple[Any, ...]:
+        return begin.press(self.looks, self.runs_dir, step, draft, *boxes, on=on, agreed=agreed, renting=self.renting)
 
     def review(
         self,
@@ -152,19 +168,23 @@ class Draft:
         undo: Sequence[Any],
         trial: trials.Trial | None,
         drawn: beforehand.Drawn,
+        on: str,
         *boxes: Any,
     ) -> list[Any]:
         """What the boxes say now, in the open panel and in the bar; the timer goes on while rows are being read."""
-        parts = (self.chosen, self.checked, self.begun, self.tried)
-        chosen, checked, bar, before = (len(part.outputs) for part in parts)
+        parts = (self.chosen, self.checked, self.begun, self.tried, self.placing)
+        chosen, checked, bar, before, where = (len(part.outputs) for part in parts)
         if held is None or step not in DRAFT_STEPS:
-            return [*[gr.skip()] * (chosen + checked + bar + before), gr.Timer(active=False), gr.skip()]
+            return [*[gr.skip()] * (chosen + checked + bar + before + where), gr.Timer(active=False), gr.skip()]
         problems = form.problems(boxes)
         recipe = None if problems else form.read(boxes)
         look, who = None, request.session_hash or ""
         if recipe is not None:
             look = self.looks.ask(recipe, who=who, wait_seconds=0.15)
         tried = trials.show(self.looks, look, trial, who) if step == "check" else None
+        read, placed = look, place.settle(look, on, self.renting)
+        look = placed.look
+        line = choose.command_line(recipe, preset, placed.where) if recipe is not None else ""
         problem = form.first_problem(problems) if problems else None
         run = frame.find(self.runs_dir, filled)
         picks, asking = self.picks.of(recipe) if recipe is not None and step == "choose" else ({}, False)
@@ -172,15 +192,20 @@ class Draft:
         costs = looking.preset_costs(look)
         return [
             *(
-                choose.show(boxes, preset, wrong, look, costs, made, picks)
+                choose.show(boxes, preset, wrong, look, costs, made, picks, line)
                 if step == "choose"
                 else [gr.skip()] * chosen
             ),
-            *(check.show(look, problem, row, said, undo, tried) if step == "check" else [gr.skip()] * checked),
-            *begin.show(self.runs_dir, step, look, list(problems), problem),
+            *(
+                check.show(look, problem, row, said, undo, tried, words_place.planned_for(placed.made))
+                if step == "check"
+                else [gr.skip()] * checked
+            ),
+            *begin.show(self.runs_dir, step, look, list(problems), problem, placed),
             *(beforehand.show(self.runs_dir, recipe, look, drawn) if step == "check" else [gr.skip()] * before),
-            gr.Timer(active=_is_waiting(look) or asking or (tried is not None and tried.pending)),
-            gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes)},
+            *place.show(read, placed, recipe, line, is_open=step == "check"),
+            gr.Timer(active=_is_waiting(look) or asking or placed.pending or (tried is not None and tried.pending)),
+            gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes), "on": on},
         ]
 
 

@@ -235,6 +235,30 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# tiles and hardware are radio buttons: arrows move within their group
+PLACE = (
+    """
+const pick = (button) => {
+  trigger('place', { on: button.dataset.on, processes: Number(button.dataset.processes) });
+  button.focus();
+};
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button');
+  if (button?.dataset.on) pick(button);
+  if (button && 'again' in button.dataset) trigger('place', { on: 'jobs', processes: 1 });
+});
+element.addEventListener('keydown', (event) => {
+  const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const group = event.target.closest('[role=radiogroup]');
+  if (!move || !group) return;
+  event.preventDefault();
+  const open = [...group.querySelectorAll('[data-on]:not(:disabled)')];
+  pick(open[(open.indexOf(event.target) + move + open.length) % open.length]);
+});
+"""
+    + COPY
+)
+
 VERDICT = """
 element.addEventListener('click', (event) => {
   const data = event.target.closest('button')?.dataset;

@@ -45,6 +45,7 @@ STAGE_SENTENCES = {
         "Every rival answers the same test rows, none of which it was trained on.",
     ),
 }
+STOPPING = "Stopping after this step…"
 DISCARD_QUESTION = (
     '<p class="confirm-question" role="alert"><b>Delete this run?</b> Its curves, checkpoints and what it learned '
     "are gone for good.</p>"
@@ -85,7 +86,7 @@ def actions(
             return Actions(stop="Ending the comparison…" if stop_asked else "Stop comparing", stopping=stop_asked)
         case "running":
             learned = "Stop, keep what it learned" if progress.step else "Stop"
-            return Actions(stop="Stopping after this step…" if stop_asked else learned, stopping=stop_asked)
+            return Actions(stop=STOPPING if stop_asked else learned, stopping=stop_asked)
         case "new":
             return Actions("start", start="Start training", change=True)
         case "finished":
@@ -205,9 +206,9 @@ def _fall(progress: Progress) -> str:
 # --- html ---
 
 
-def head(status: str, progress: Progress, recipe: Recipe, *, checkpoint: int | None = None) -> str:
-    """The large sentence, and the stages with their own progress."""
-    says, under = headline(status, progress, checkpoint=checkpoint)
+def head(status: str, progress: Progress, recipe: Recipe, said: tuple[str, str]) -> str:
+    """The large sentence and the one under it (`said`), and the stages with their own progress."""
+    says, under = said
     return (
         f'<section class="run-head {esc(status)}"><h2 class="run-says">{esc(says)}</h2>'
         f'<p class="run-under">{esc(under)}&nbsp;</p>'

@@ -16,10 +16,15 @@ from .hub_jobs import ask, client
 CAPABILITY = {"T4": 7.5, "L4": 8.9, "L40S": 8.9, "A10G": 8.6, "A100": 8.0, "H100": 9.0, "H200": 9.0}
 NEWER = 8.9  # what has come since then computes in bfloat16
 USABLE = 0.92  # of a card's memory; the rest is the driver's
+MOST_GPUS = 8  # in one machine
 START_SECONDS = 420  # image, Python packages, the model's weights
 PROOF_SHARE = 0.5  # of the training's time, for the comparison after it
 MARGIN = 2.0  # the time-out over the estimate
 LEAST_TIMEOUT = 1800
+
+
+# for a look at rows before it is known what will be rented: whatever is refused here, no hardware can do
+ANY = Machine(64, 512, 480, (Gpu("GPU", 80.0, 80.0 * USABLE, NEWER),) * MOST_GPUS, kind="cuda")
 
 
 @dataclass(frozen=True)
