@@ -83,6 +83,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         gr.on([*chosen.edits, polling.tick], trigger_mode="always_last", **review)
         for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again, placing.picked):
             event.then(**review)
+        placing.picked.then(lambda: "", None, begun.problem, queue=False, **QUICK)
         start = begun.start.click(begin.starting, None, begun.start, queue=False, **QUICK)
         start = start.then(
             draft.press,

@@ -41,8 +41,9 @@ shade.addEventListener('click', close);
 shell.append(shade);
 """
 
-# the address bar follows the page, so that a reload or a second tab shows the same
+# the address bar follows the page, so that a reload or a second tab shows the same; another step begins at its top
 PATH = """
+let shown = '';
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-go]');
   if (button && !button.disabled) trigger('go', { to: button.dataset.go });
@@ -56,6 +57,8 @@ const follow = () => {
   else url.searchParams.set('new', '1');
   if (place.dataset.step !== 'choose' || place.dataset.run) url.searchParams.set('step', place.dataset.step);
   if (url.href !== location.href) history.replaceState(null, '', url);
+  if (shown && shown !== place.dataset.step) scrollTo({ top: 0 });
+  shown = place.dataset.step;
 };
 watch('value', follow);
 """

@@ -99,11 +99,12 @@ def show(run: Run) -> tuple[Any, ...]:
         "has_report": (run.path / "report.json").is_file(),
         "stop_asked": (run.path / "stop").exists(),
     }
-    problem = words_run.problem_card(status, progress)
+    problem, halted = words_run.problem_card(status, progress), words_run.HALTED
     if sent:
         after, kept = next_start(run), words_jobs.kept_step(events)
         can = words_jobs.actions(status, progress, sent, after, kept=kept, **have)
         said = words_jobs.headline(status, progress, sent, after, kept)
+        halted = words_jobs.LAST_SEEN if status == "interrupted" else halted
         problem = words_jobs.left_card(sent, status, visitor.now().space is not None) + problem
     else:
         checkpoint = last_checkpoint(run)
@@ -111,7 +112,7 @@ def show(run: Run) -> tuple[Any, ...]:
         can = words_run.actions(status, progress, checkpoint=checkpoint, gentler=gentler, **have)
         said = words_run.headline(status, progress, checkpoint=checkpoint)
     return (
-        words_run.head(status, progress, recipe, said) + (words_jobs.rented_line(sent) if sent else ""),
+        words_run.head(status, progress, recipe, said, halted) + (words_jobs.rented_line(sent) if sent else ""),
         gr.update(value=problem, visible=bool(problem)),
         gr.update(visible=can != words_run.Actions()),
         *_buttons(can),

@@ -21,6 +21,7 @@ SIGN_IN_AGAIN = {  # by whether the page is a Space
     False: "Sign in again (`hf auth login`, or start the page with a new HF_TOKEN), then follow it: ",
     True: "Sign in again at the top of the page, then follow it: ",
 }
+LAST_SEEN = "last seen here"
 NOT_LOST = "the job goes on without this page, and what it learns is kept in its repository."
 
 
@@ -92,13 +93,15 @@ def headline(status: str, progress: Progress, sent: Sent, next_start: str, kept:
             return words_run.headline(status, progress)[
                 0
             ], "Its job is over and costs no more. What it learned is kept."
+        case "failed" if not sent.job_id:
+            return "It could not be sent.", "No job was started."
         case "failed":
             lies = f"Step {count(kept)} is kept in {sent.repo_id}; a new job can go on from there." if kept else ""
             return words_run.headline(status, progress)[0], lies or "Its job is over; no step had been saved yet."
         case "interrupted" if next_start == "follow":
             return (
                 "Nobody follows its job here.",
-                "It goes on at Hugging Face, and costs until it is over. Follow it again to see it and to have its "
+                "It may go on at Hugging Face, and costs until it is over. Follow it again to see it and to have its "
                 "result here.",
             )
         case "interrupted":
