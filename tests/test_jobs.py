@@ -16,6 +16,7 @@ from test_launch import wait_for
 from finetune_core.errors import FinetuneError
 from finetune_core.events import read_events
 from finetune_core.jobs.inside import event_in
+from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.progress import summarize
 from finetune_core.run import Run, list_runs
 
@@ -261,6 +262,19 @@ def files_of(hub, run):
 
 
 @pytest_slow
+def test_a_sign_in_that_ends_loses_neither_the_job_nor_its_result(do, hub, runs_dir, recipe_words):
+    hub.fail("GET /api/jobs/alice/[0-9a-f]+$", 401)  # asked when the log has ended
+    code, said = do("train", *recipe_words(), *RENT)
+    run = only_run(runs_dir)
+    assert code == 1 and said["error"]["code"] == sent_of(run).left["code"] == "bad-token"
+    assert run.status() == "finished" and not run.has_result()
+    jobs = len(hub.jobs)
+    assert do("train", run.id, token="hf_nobody0123456789")[0] == 1 and sent_of(run).left
+    assert do("train", run.id)[0] == 0 and len(hub.jobs) == jobs  # nothing is paid twice
+    assert run.has_result() and sent_of(run).left is None and steps(run) == list(range(1, 9))
+
+
+@pytest_slow
 def test_a_job_that_still_waits_for_its_hardware_is_cancelled_by_a_stop(start, do, hub, runs_dir, recipe_words):
     hub.holds = True
     follower = start("train", *recipe_words(), *RENT)
@@ -313,8 +327,6 @@ def test_a_token_without_the_right_to_jobs_is_told_so(do, hub, recipe_words):
 
 def test_the_follower_s_lock_is_the_run_s(recipe, runs_dir):
     """A run of rented hardware looks like any other to the page: held while somebody follows, else not."""
-    from finetune_core.jobs.sent import Sent, sent_of
-
     run = Run.create(runs_dir, recipe)
     assert sent_of(run) is None
     Sent("l4x1", "1x Nvidia L4", 1800, "alice", "alice/fijn-x", pid=os.getpid()).save(run)
