@@ -12,7 +12,7 @@ import gradio as gr
 
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
-from finetune_core.jobs.hardware import Estimate, Flavor, choose, estimate
+from finetune_core.jobs.hardware import Estimate, Flavor, choose, estimate, few_rows
 from finetune_core.jobs.order import order
 from finetune_core.jobs.sent import require_can_travel, sent_of
 from finetune_core.machine import this_machine
@@ -124,7 +124,7 @@ def settle(look: Look | None, on: str, renting: Renting, wait_seconds: float = 0
     if placed.problem or look.seen is None or rents.pending:
         return placed
     seen, key = look.seen, (look.recipe.model_dump_json(), rents.flavors)
-    offers = look.once(("rented", *key), lambda: tuple((each, offer(seen, each)) for each in rents.flavors))
+    offers = look.once(("rented", *key), lambda: _offers(seen, rents.flavors))
     try:
         made = look.once(("chosen", on, *key), lambda: _chosen(seen, rents.flavors, on.partition(":")[2]))
         _require_sign_in_lasts(made)
@@ -149,14 +149,19 @@ def _cannot_travel(recipe: Recipe) -> FinetuneError | None:
     return None
 
 
-def offer(seen: Preflight, flavor: Flavor) -> Estimate | None:
-    """This training there, with a process for each GPU; None for what that hardware cannot do."""
-    try:
-        recipe = seen.recipe.replace(num_processes=max(1, len(flavor.machine.gpus)))
-        preflight.refuse_impossible(recipe, flavor.machine)
-    except FinetuneError:
-        return None
-    return estimate(replace(seen, recipe=recipe), flavor)
+def _offers(seen: Preflight, flavors: Sequence[Flavor]) -> tuple[tuple[Flavor, Estimate | None], ...]:
+    """This training on each, with a process for each GPU; None for what that hardware cannot do."""
+    few, times = few_rows(seen)
+
+    def offer(flavor: Flavor) -> Estimate | None:
+        try:
+            recipe = seen.recipe.replace(num_processes=max(1, len(flavor.machine.gpus)))
+            preflight.refuse_impossible(recipe, flavor.machine)
+        except FinetuneError:
+            return None
+        return estimate(replace(few, recipe=recipe), flavor, times)
+
+    return tuple((flavor, offer(flavor)) for flavor in flavors)
 
 
 def _chosen(seen: Preflight, flavors: Sequence[Flavor], name: str) -> Estimate:

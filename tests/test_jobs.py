@@ -69,6 +69,21 @@ def test_the_cheapest_gpu_on_which_it_fits_is_chosen_and_the_price_has_an_end(re
         assert refused.value.code == "does-not-fit" and refused.value.fix
 
 
+def test_the_price_of_many_rows_is_told_from_some_of_them(recipe, monkeypatch):
+    from finetune_core.jobs import hardware
+    from finetune_core.preflight import look
+
+    large = flavor("large", 0.02, 24)
+    seen = look(recipe.replace(max_steps=-1, num_train_epochs=100, packing=False), machine=large.machine)
+    exact = hardware.estimate(seen, large)
+    monkeypatch.setattr(hardware, "SAMPLE", 8)
+    few, times = hardware.few_rows(seen)
+    assert few.diagnosis.train_rows <= 8 < seen.diagnosis.train_rows
+    told = hardware.estimate(few, large, times)
+    assert told.seconds - hardware.START_SECONDS == pytest.approx(exact.seconds - hardware.START_SECONDS, rel=0.15)
+    assert hardware.choose(seen, [large]).plan == exact.plan  # what is agreed to counts all of them
+
+
 pytest_slow = pytest.mark.slow
 
 
