@@ -226,7 +226,7 @@ def _tiles_here(before: Look | None, placed: Placed, recipe: Recipe) -> list[wor
     if not asker.may_use_machine:
         owner = space.owner if space else ""
         return [words_place.here(machine.title, here, not_for=owner)]
-    tiles = [words_place.here(machine.title, here and not (several and n > 1), _cost_here(before, recipe, 1))]
+    tiles = [words_place.here(machine.title, here and not (several and n > 1), _cost_here(before, recipe, 1), gpus)]
     if several:
         count = min(max(n, 2), gpus) if n > 1 else gpus
         tiles.append(words_place.gpus(count, here and n > 1, _cost_here(before, recipe, count)))

@@ -31,11 +31,11 @@ class Tile:
     closed: bool = False  # not for who is asking
 
 
-def here(machine: str, chosen: bool, cost: str = "", not_for: str = "") -> Tile:
-    """not_for: whose machine it is, for a visitor who may not use it."""
+def here(machine: str, chosen: bool, cost: str = "", one_of: int = 1, not_for: str = "") -> Tile:
+    """one_of: how many GPUs it has. not_for: whose machine it is, for a visitor who may not use it."""
     if not_for:
         return Tile("here", "This Space’s machine", machine, f"for its owner, {not_for}", chosen, closed=True)
-    return Tile("here", "This machine", machine, cost, chosen)
+    return Tile("here", "One GPU of this machine" if one_of > 1 else "This machine", machine, cost, chosen)
 
 
 def gpus(number: int, chosen: bool, cost: str) -> Tile:

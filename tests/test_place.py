@@ -138,7 +138,7 @@ def test_several_gpus_of_this_machine_are_a_place_of_their_own(seen, rented, mon
     monkeypatch.setattr(place, "this_machine", lambda: here)
     monkeypatch.setattr(preflight, "this_machine", lambda: here)
     card, _ = place.show(seen, place.settle(seen, place.HERE, rented), seen.recipe, "", is_open=True)
-    assert "2 GPUs of this machine" in card
+    assert "2 GPUs of this machine" in card and "One GPU of this machine" in card
     assert place.pick(said(on="here", processes=2), place.JOBS, *boxes_of())[1 + box_at("num_processes")] == "2"
 
 
