@@ -58,7 +58,7 @@ def actions(
         case "failed":
             return Actions("start", start=again, change=True, talk=has_result)
         case _:
-            return Actions("start", start=f"Send it {price}", change=True)
+            return Actions("start", start=f"Send it {'again ' if status != 'new' else ''}{price}", change=True)
 
 
 def kept_step(events: Iterable[Event]) -> int | None:
@@ -105,7 +105,11 @@ def headline(status: str, progress: Progress, sent: Sent, next_start: str, kept:
                 "result here.",
             )
         case "interrupted":
-            return "It was not sent.", "The process that sent it ended before its job had begun."
+            return (
+                "It may not have been sent.",
+                "The process that sent it ended before the Hub had answered. A job that has begun all the same is "
+                "found when you send it again.",
+            )
     return words_run.headline(status, progress)
 
 
