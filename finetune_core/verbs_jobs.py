@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +59,14 @@ def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
 
 def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
     from .jobs.hardware import choose, list_flavors, machine_to_look_with
-    from .jobs.sent import Sent, label_of, require_can_travel
-    from .preflight import create_run_from, look
-    from .takeaway import account
+    from .jobs.order import order, tenant
+    from .jobs.sent import require_can_travel
+    from .preflight import look
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     require_can_travel(recipe)
     token = _token()
-    me = account.sign_in(token)
-    me.require_write(f"{me.name}/fijn")  # the private repository's owner
+    me = tenant(token)
     flavors = list_flavors(token)
     with out.progress() as show:
         seen = look(recipe, token=token, on_progress=show, machine=machine_to_look_with(flavors, flavor))
@@ -88,10 +86,7 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
     if not options.yes:
         raise FinetuneError(says, f"To agree, add --yes (and --on jobs:{made.flavor.name}).", code="not-agreed")
     out.say(says)
-    run = create_run_from(replace(seen, plan=made.plan), options.runs_dir)
-    name = f"{me.name}/fijn-{label_of(run)}"
-    Sent(made.flavor.name, made.flavor.title, made.timeout_seconds, me.name, name).save(run)
-    return run
+    return order(seen, made, me.name, options.runs_dir)
 
 
 def train(run: Run, options: argparse.Namespace, out: Output) -> int:

@@ -195,10 +195,12 @@ def show(
     costs: Mapping[str, str],
     made: str = "",
     parts: Mapping[str, Sequence[str]] | None = None,
+    line: str = "",
 ) -> tuple[Any, ...]:
     """Everything in `outputs` for what the boxes say now.
 
     `made`: title of the run whose recipe this is. `parts`: what a data set on the Hub has to choose from.
+    `line`: what Start runs.
     """
     problems = form.problems(boxes)
     seen = look.seen if look else None
@@ -209,7 +211,7 @@ def show(
     else:
         start, recipe = _start(preset), form.read(boxes)
         changed = sum(getattr(recipe, name) != getattr(start, name) for name in form.settings())
-        command = words_choose.command(form.command_line(recipe, preset or FIRST_PRESET, start.model_dump()))
+        command = words_choose.command(line)
     return (
         words_choose.preset_cards(form.presets(), preset, costs),
         words_choose.model_note(*_model_words(look)),
@@ -221,6 +223,11 @@ def show(
         tuple(problems),
         *marks,
     )
+
+
+def command_line(recipe: Recipe, preset: str, on: str) -> str:
+    """The line that Start runs."""
+    return form.command_line(recipe, preset or FIRST_PRESET, _start(preset).model_dump(), on)
 
 
 def _mark(name: str, problems: Mapping[str, str], wrong: Sequence[str], seen: Any) -> Any:

@@ -113,6 +113,21 @@ def require_machine() -> Visitor:
     )
 
 
+def require_signed_in() -> Visitor:
+    """Who is asking, if what they start can be on an account of their own. Raises FinetuneError (no-token) otherwise.
+
+    For rented hardware, which costs this machine next to nothing; off a Space the one person there always may.
+    """
+    visitor = now()
+    if visitor.space is None or visitor.name:
+        return visitor
+    raise visitor.problem or FinetuneError(
+        "Nobody is signed in on this page.",
+        "Sign in at the top of it: jobs run on your own account and are paid from its credit.",
+        code="no-token",
+    )
+
+
 def own_runs(runs_dir: Path) -> list[Run]:
     """Their runs, newest first."""
     visitor = now()

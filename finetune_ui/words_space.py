@@ -71,13 +71,14 @@ def _who(space: Space, name: str, may_use: bool, problem: FinetuneError | None) 
         return _line(
             "info",
             f"Choose, check and plan with rows of your own. Training on this machine is for its owner, {owner}: "
-            "sign in if that is you.",
+            "sign in if that is you, or to train on Hugging Face Jobs on your own account.",
         )
     if may_use:
         return _line("check", f"Signed in as <b>{esc(name)}</b>. This Space’s machine is yours to use.")
     return _line(
         "info",
-        f"Signed in as <b>{esc(name)}</b>. Choose, check and plan; training on this machine is for its owner, {owner}.",
+        f"Signed in as <b>{esc(name)}</b>. Train on Hugging Face Jobs, on your own account; this machine is for its "
+        f"owner, {owner}.",
     )
 
 
@@ -104,8 +105,11 @@ def ways(space_id: str, name: str) -> str:
     run = "pip install -r requirements.txt && python app.py"
     return (
         '<section class="ways" role="alert">'
-        + notice("info", f"Training on this machine is for its owner, {owner}.{who}", "Two ways to do it yourself:")
-        + '<div class="ways-both"><div class="way"><h3 class="card-title">On your own computer</h3>'
+        + notice("info", f"Training on this machine is for its owner, {owner}.{who}", "Three ways to do it yourself:")
+        + '<div class="ways-both"><div class="way wide"><h3 class="card-title">On Hugging Face Jobs</h3>'
+        f"<p>By the minute, on your own account{'' if name else ', once you are signed in'}: choose it at the end of "
+        "Check, under “Where it runs”, and see the price before it starts.</p></div>"
+        '<div class="way"><h3 class="card-title">On your own computer</h3>'
         "<p>Free, and your rows stay with you. Two commands:</p>"
         f"{copyable(clone)}{copyable(run)}</div>"
         '<div class="way"><h3 class="card-title">In a copy of this Space</h3>'

@@ -170,7 +170,7 @@ def test_the_rail_holds_ones_own_runs(on_acme, runs_dir, token, sees):
 class Seen:
     """A look that is done, for a press."""
 
-    seen, error, pending = None, None, False
+    seen, error, pending, recipe = None, None, False, Recipe()
 
     def ask(self, *_, **__):
         return self
