@@ -52,6 +52,8 @@ def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool
     if resolved.method == "lora" and machine.has_low_bits:
         anew = {"method": "qlora", "autocast_adapter_dtype": None}
         rungs.append(Suggestion("Weights in 4 bits (QLoRA)", anew))
+    if resolved.load_in_8bit:
+        rungs.append(Suggestion("Weights in 4 bits instead of 8", {"load_in_8bit": False}))
     if resolved.method == "full" and machine.has_low_bits and not learned:
         rungs += _lighter_formats(resolved, machine)
     return rungs

@@ -23,7 +23,7 @@ from .errors import FinetuneError
 from .fast import fuse_adapters, score_trained_tokens_only
 from .machine import Machine
 from .model import load_base
-from .precision import FUSED, moment_bytes
+from .precision import FUSED, bits_of, moment_bytes
 from .recipe import Recipe
 from .render import ChatTokenizer, render_each
 
@@ -43,7 +43,7 @@ def build_trainer(
         folder,
         dtype=recipe.dtype or "float32",
         attn_implementation=recipe.attn_implementation or "sdpa",
-        quantization="4bit" if recipe.method == "qlora" else None,
+        quantization=bits_of(recipe),
         for_training=True,
     )
     adapter = lora_config(recipe)

@@ -211,6 +211,19 @@ def test_in_4_bits_are_the_layers_alone():
     values = {"dtype": "bfloat16", "optim": FUSED, "autocast_adapter_dtype": True, "gradient_checkpointing": True}
     held = memory_parts(Recipe(method="qlora"), values, LARGE, 1024, A100)["weights"] * 1024**3
     assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
+    eight = memory_parts(Recipe(method="qlora", load_in_8bit=True), values, LARGE, 1024, A100)["weights"] * 1024**3
+    assert eight - held == pytest.approx(LARGE.block_parameters * 0.45, rel=0.001)
+
+
+def test_weights_in_8_bits_go_down_to_4_and_are_for_adapters_alone():
+    from finetune_core.errors import FinetuneError
+
+    recipe = Recipe(method="qlora", load_in_8bit=True, per_device_train_batch_size=1, gradient_checkpointing=True)
+    lower, rung = step_down(recipe, 60, WITH_BITS)
+    assert not lower.load_in_8bit and rung.says == "Weights in 4 bits instead of 8"
+    assert step_down(lower, 60, WITH_BITS) is None
+    with pytest.raises(FinetuneError, match="load_in_8bit"):
+        Recipe.make({"load_in_8bit": True})
 
 
 @pytest.mark.parametrize(
