@@ -121,6 +121,15 @@ def as_overrides(changes: dict[str, Any]) -> str:
     return " ".join(f"{name}={words.get(value, value)}" for name, value in changes.items())
 
 
+def as_typed(rung: Suggestion) -> str:
+    """A rung in words, and as the command line takes it.
+
+    >>> as_typed(Suggestion("Gradient checkpointing", {"gradient_checkpointing": True}))
+    'Gradient checkpointing (gradient_checkpointing=true).'
+    """
+    return f"{rung.says} ({as_overrides(rung.changes)})."
+
+
 def step_down(
     resolved: Recipe, longest: int, machine: Machine, learned: bool = False
 ) -> tuple[Recipe, Suggestion] | None:

@@ -17,7 +17,7 @@ from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import write_json
-from .ladder import as_overrides, harder_rungs, step_down
+from .ladder import as_typed, harder_rungs, step_down
 from .machine import take_one_gpu, this_machine
 from .processes import learn_together
 from .recipe import Recipe
@@ -255,9 +255,9 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
 
 def _at_the_foot(recipe: Recipe, told: FinetuneError) -> FinetuneError:
     """Memory ran out although everything was tried that leaves the rows and the method as they are."""
-    ways = [f"{rung.says} ({as_overrides(rung.changes)})" for rung in harder_rungs(recipe)]
-    fix = f"Start again with one of these. {'; '.join(ways)}." if ways else "Choose a machine with more memory."
-    return FinetuneError(f"{told.problem} Smaller steps were tried and are not enough.", fix, told.code)
+    ways = [as_typed(rung) for rung in harder_rungs(recipe)]
+    fix = f"Start again. {' Or: '.join(ways)}" if ways else "Choose a machine with more memory."
+    return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, told.code)
 
 
 def _walked_down(run: Run) -> Recipe:
