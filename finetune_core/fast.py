@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl.trainer import utils as trl_utils
 
 
@@ -20,6 +21,16 @@ def score_trained_tokens_only() -> None:
     """
     if hasattr(trl_utils, "_use_triton"):
         trl_utils._use_triton = lambda device: device.type in ("cpu", "cuda", "mps", "xpu")
+
+
+def use_liger_kernels(model: PreTrainedModel) -> None:
+    """Norms, rotary embedding and gated MLP as one Triton kernel each (https://arxiv.org/abs/2410.10989).
+
+    Leaves a model alone whose architecture Liger does not know. The loss stays with TRL's fused head.
+    """
+    from transformers.integrations.liger import apply_liger_kernel
+
+    apply_liger_kernel(model, {"fused_linear_cross_entropy": False, "cross_entropy": False})
 
 
 def fuse_adapters(model: nn.Module) -> int:

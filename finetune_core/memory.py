@@ -6,6 +6,7 @@ from typing import Any
 
 from .facts import ModelFacts
 from .machine import GIB, Machine
+from .packing import attends_by_row
 from .precision import BITS_BYTES, BYTES, IN_8_BITS, PAGED, bits_of, moment_bytes
 from .recipe import Recipe
 
@@ -27,8 +28,9 @@ def memory_parts(
     """GiB by part for one pass of `slots` tokens; "total" is their sum.
 
     Activations of a Llama-like block that wait for the backward pass, in vectors a token: two residuals, two norms
-    with their float32 copies, queries, keys and values before and after the rotary embedding, the attention's output
-    twice, and of the gated MLP the gate, its activation, the other half and their product. With checkpointing one
+    with their float32 copies (Liger: without), queries, keys and values before and after the rotary embedding, the
+    attention's output twice (each once where packed rows meet a flash kernel), and of the gated MLP the gate, its
+    activation (Liger: made again), the other half and their product. With checkpointing one
     hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Everything moved (`full`) keeps
     gradients and two moments; float32 weights multiplied in bfloat16 are held in both. Of a paged optimizer's moments
     only those count that the machine's own memory has no room for. In 4 or 8 bits are the layers alone: embeddings and
@@ -45,7 +47,11 @@ def memory_parts(
         base_bytes = facts.block_parameters * BITS_BYTES[bits] + (facts.parameters - facts.block_parameters) * size
     trained = facts.parameters if recipe.method == "full" else adapter_parameters(facts, recipe.lora_r)
     embedding = facts.vocab_size * h if recipe.method == "full" else 0
-    block = slots * (6 * h + 3 * q + 4 * kv + 4 * i) * width
+    liger = values["use_liger_kernel"]
+    flash = machine.kind == "cuda" and machine.has_bf16 and width == 2
+    flash = flash and values["packing"] and attends_by_row(facts.model_type)
+    attention = 2 * q + 2 * kv if flash else 3 * q + 4 * kv
+    block = slots * ((4 if liger else 6) * h + attention + (3 if liger else 4) * i) * width
     if recipe.method != "full":
         block += slots * 7 * recipe.lora_r * width
     layers = facts.layers

@@ -17,11 +17,17 @@ EXACT = frozenset({
     "ministral", "ministral3", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3",
     "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "vaultgemma",
 })  # fmt: skip
+BY_MASK_ONLY = frozenset({"nemotron", "olmoe", "stablelm"})  # their layers do not learn where the rows begin
 
 
 def packs_exactly(model_type: str) -> bool:
     """Whether packed rows are known not to see each other. `model_type`: of the text model, from config.json."""
     return model_type in EXACT
+
+
+def attends_by_row(model_type: str) -> bool:
+    """Whether packed rows can be computed one by one (attention.py), without a mask of all tokens against all."""
+    return model_type in EXACT and model_type not in BY_MASK_ONLY
 
 
 def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:

@@ -19,8 +19,11 @@ from .sharing import share
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
 # we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
 CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
-GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 300e12, "H200": 300e12}
+GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 440e12, "H200": 440e12}
 UNKNOWN_GPU_RATE = 30e12
+# However few the tokens, a GPU waits this long for what one layer asks of it, forward and back: the measured time of
+# small models on an H100 (benchmarks/gpu.md). It depends on the processor beside it more than on the GPU.
+LAYER_SECONDS = {"full": 0.006, "lora": 0.0085, "qlora": 0.0125}
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ def make_plan(
     if kept_in.reason:
         reasons.append(kept_in.reason)
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
+    values["use_liger_kernel"] = machine.has_liger if recipe.use_liger_kernel is None else recipe.use_liger_kernel
+    if values["use_liger_kernel"]:
+        reasons.append("Liger kernels: norms and gates in one pass over memory each.")
     float32_adapter = recipe.autocast_adapter_dtype
     values["autocast_adapter_dtype"] = recipe.method != "qlora" if float32_adapter is None else float32_adapter
     values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
@@ -168,6 +174,10 @@ def make_plan(
         batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
         per_token /= padded_share(kept, batch, accumulation, grouped)
     tokens_per_second = rate / per_token
+    if machine.gpus and measured_rate is None:
+        full = filled_share(kept, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
+        waits = LAYER_SECONDS[recipe.method] * facts.layers * (4 / 3 if checkpointing else 1)
+        tokens_per_second = min(tokens_per_second, slots * full * processes / waits)
     share_done = steps / max(steps_per_epoch, 1)
     looks = steps // values["eval_steps"]
     seconds = tokens * share_done / tokens_per_second + looks * sum(watched) / (3 * tokens_per_second)

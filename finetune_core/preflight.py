@@ -164,6 +164,12 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
         )
+    if recipe.use_liger_kernel and not machine.has_liger:
+        raise FinetuneError(
+            "Liger kernels need an NVIDIA GPU and the package liger-kernel.",
+            "Run `pip install liger-kernel` on such a machine, or leave use_liger_kernel empty.",
+            code="no-liger",
+        )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(
             "QLoRA keeps the weights in 4 or 8 bits, which needs an NVIDIA GPU; this machine has none.",

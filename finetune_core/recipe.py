@@ -138,6 +138,9 @@ class Recipe(BaseModel):
     gradient_checkpointing: bool | None = option(
         None, "Training", "Compute activations twice to save memory (slower). Empty: only when needed."
     )
+    use_liger_kernel: bool | None = option(
+        None, "Training", "Triton kernels of the package liger-kernel (NVIDIA). Empty: where it is installed."
+    )
     optim: Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] | None = option(
         None,
         "Training",

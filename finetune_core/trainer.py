@@ -19,10 +19,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
+from .attention import attend_rows_apart
 from .errors import FinetuneError
-from .fast import fuse_adapters, score_trained_tokens_only
+from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
 from .machine import Machine
 from .model import load_base
+from .packing import attends_by_row
 from .precision import FUSED, bits_of, moment_bytes
 from .recipe import Recipe
 from .render import ChatTokenizer, render_each
@@ -46,6 +48,10 @@ def build_trainer(
         quantization=bits_of(recipe),
         for_training=True,
     )
+    if recipe.packing and attends_by_row(model.config.get_text_config().model_type):
+        attend_rows_apart(model)
+    if recipe.use_liger_kernel:
+        use_liger_kernels(model)
     adapter = lora_config(recipe)
     if adapter is not None:
         _require_targets(model, adapter.target_modules)

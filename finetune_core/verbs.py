@@ -228,13 +228,10 @@ def _fetch_starter(out: Output, streamed: bool = False) -> tuple[Path, str]:
     """`streamed`: progress is part of the answer, as JSON lines."""
     from .starter import ensure_starter
 
-    def show(fraction: float, words: str = "") -> None:
-        if out.as_json and streamed:
-            out.json({"fraction": round(fraction, 3), "says": words})
-        else:
-            print(f"{fraction:4.0%} {words}", file=sys.stderr)
-
-    return ensure_starter(on_progress=show)
+    if out.as_json and streamed:
+        return ensure_starter(lambda fraction, says="": out.json({"fraction": round(fraction, 3), "says": says}))
+    with out.progress() as show:
+        return ensure_starter(show)
 
 
 def needs_result(run: Run) -> None:
@@ -253,9 +250,9 @@ def line_of(event: Event) -> str:
             far = f" {data['fraction']:.0%}" if data.get("fraction") is not None else ""
             return f"{data['name']}{far} {data.get('says', '')}".rstrip()
         case "step":
-            accuracy = data.get("token_accuracy")
+            accuracy, loss = data.get("token_accuracy"), data.get("loss")  # None in the diary: not a number any more
             return (
-                f"step {data['step']}/{data['total_steps']}  loss {data['loss']:.3f}"
+                f"step {data['step']}/{data['total_steps']}  loss {'not a number' if loss is None else f'{loss:.3f}'}"
                 + (f"  tokens right {accuracy:.0%}" if accuracy is not None else "")
                 + (f"  {data['tokens_per_second']:.0f} tokens/s" if data.get("tokens_per_second") else "")
             )

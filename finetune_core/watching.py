@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from .errors import FinetuneError
 from .events import Event
+from .memory import CONTEXT_GB
 from .recipe import Recipe
 from .render import ChatTokenizer, render_prompt
 from .run import Run
@@ -174,9 +175,10 @@ def wait_for_device() -> None:
 
 
 def peak_memory_gb() -> float:
-    """Peak so far in GiB: of the GPU where there is one, else of this process."""
+    """Peak so far in GiB: of the GPU where there is one (with CUDA's own part, as the plan counts it), else of this
+    process."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved() / 1024**3
+        return torch.cuda.max_memory_reserved() / 1024**3 + CONTEXT_GB["cuda"]
     try:
         import resource
     except ImportError:  # Windows

@@ -60,6 +60,22 @@ def test_a_switched_adapter_is_the_one_that_peft_loads_alone(tuned_chatter, tune
     assert logprob_of(tuned_chatter, "checkpoint-20", prompt, [7]) == pytest.approx(float(logits[7]), abs=1e-5)
 
 
+def test_adapters_lie_where_the_base_is_on_a_machine_with_a_gpu_too(tuned_run, tmp_path, monkeypatch):
+    """Chat, and a merge, which is made in main memory. peft would choose the fastest device it sees, whatever the base
+    is on; "meta" stands for it here."""
+    from peft import peft_model
+
+    from finetune_core.takeaway.merge import merge
+
+    monkeypatch.setattr(peft_model, "infer_device", lambda: "meta")
+    chatter = float32(tuned_run)
+    for name in ("tuned", "checkpoint-20"):
+        weights = {weight.device.type for weight in chatter._models.activate(name).parameters()}
+        assert weights == {"cpu"}
+    merge(tuned_run, model.Path(tuned_run.recipe.model_name_or_path), tmp_path / "merged")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
 def test_the_base_is_in_memory_once(tuned_chatter):
     tuned_chatter.generate("checkpoint-20", prompts(tuned_chatter, QUESTIONS[:1]), max_new_tokens=1)
     assert tuned_chatter._models.activate("base") is tuned_chatter._models.activate("tuned")

@@ -78,3 +78,11 @@ def test_a_presets_name_is_never_a_run(recipe, runs_dir):
 
 def test_a_wrong_verb_is_a_usage_error(runs_dir):
     assert command("fly", runs_dir=runs_dir).returncode == 2
+
+
+def test_a_step_whose_loss_is_no_number_is_a_line_too():
+    from finetune_core.events import Event, plain
+    from finetune_core.verbs import line_of
+
+    told = plain({"step": 1, "total_steps": 3, "loss": float("nan"), "tokens_per_second": 5.0})  # as the diary has it
+    assert line_of(Event("step", 0.0, told)) == "step 1/3  loss not a number  5 tokens/s"

@@ -6,6 +6,7 @@ from conftest import chat_rows
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finetune_core.attention import attend_rows_apart
 from finetune_core.fast import fuse_adapters, score_trained_tokens_only
 from finetune_core.render import load_tokenizer
 from finetune_core.trainer import encode
@@ -78,8 +79,11 @@ def curve(folder, out, rows, shortcuts, packing):
         if shortcuts:
             score_trained_tokens_only()
         torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        if shortcuts:
+            assert attend_rows_apart(model)
         trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False),
+            model=model,
             args=SFTConfig(
                 output_dir=str(out), max_steps=50, learning_rate=1e-2, per_device_train_batch_size=2, packing=packing,
                 max_length=128, logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,

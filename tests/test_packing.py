@@ -4,11 +4,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from finetune_core.packing import EXACT
+from finetune_core.attention import attend_rows_apart
+from finetune_core.packing import BY_MASK_ONLY, EXACT, attends_by_row
+
+WITHOUT_SDPA = {"gemma2", "vaultgemma"}  # their scores are bent (softcap), which no fast kernel of torch does
 
 
-def apart(model_type: str) -> float:
-    """Largest difference of the logits of packed and separate rows, relative to the largest logit; a tiny model."""
+def apart(model_type: str, row_by_row: bool = False) -> float:
+    """Largest difference of the logits of packed and separate rows, relative to the largest logit; a tiny model.
+
+    row_by_row: as a GPU or a CPU computes them in training, without a mask; else by sdpa with one.
+    """
     config = AutoConfig.for_model(
         model_type, vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=64, head_dim=8, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -18,15 +24,55 @@ def apart(model_type: str) -> float:
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
     rows = [torch.randint(3, 64, (length,)) for length in (20, 9, 30)]
     places = torch.cat([torch.arange(len(row)) for row in rows])[None]
+    begins: dict = {}
     with torch.no_grad():
-        packed = model(input_ids=torch.cat(rows)[None], position_ids=places, use_cache=False).logits[0]
         alone = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
+        if row_by_row:
+            assert attend_rows_apart(model) == (model_type not in WITHOUT_SDPA)
+            starts = torch.tensor([0, 20, 29, 59], dtype=torch.int32)  # as TRL's collator gives them
+            begins = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": 30, "max_length_k": 30}
+        packed = model(input_ids=torch.cat(rows)[None], position_ids=places, use_cache=False, **begins).logits[0]
     return float((packed - alone).abs().max() / alone.abs().max())
 
 
 @pytest.mark.parametrize("model_type", sorted(EXACT))
 def test_packed_rows_do_not_see_each_other(model_type):
     assert apart(model_type) < 1e-4
+
+
+@pytest.mark.parametrize("model_type", sorted(filter(attends_by_row, EXACT)))
+def test_packed_rows_are_computed_one_by_one_to_the_same_end(model_type):
+    assert apart(model_type, row_by_row=True) < 1e-4
+
+
+@pytest.mark.parametrize("model_type", sorted(BY_MASK_ONLY))
+def test_the_check_notices_layers_that_do_not_learn_where_rows_begin(model_type):
+    assert apart(model_type, row_by_row=True) > 1e-3
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_rows_one_by_one_give_the_gradients_of_the_mask(checkpointing):
+    config = AutoConfig.for_model(
+        "llama", vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, attn_implementation="sdpa",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    ids, starts = torch.randint(3, 64, (1, 40)), torch.tensor([0, 7, 29, 40], dtype=torch.int32)
+    batch = {"input_ids": ids, "labels": ids, "use_cache": False, "max_length_q": 22, "cu_seq_lens_q": starts}
+    batch["position_ids"] = torch.cat([torch.arange(n) for n in (7, 22, 11)])[None]
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(**batch).loss.backward()
+        return [weight.grad.clone() for weight in model.parameters()]
+
+    masked = gradients()
+    assert attend_rows_apart(model)
+    for one, other in zip(masked, gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_5_text", "opt"])

@@ -17,6 +17,7 @@ from finetune_core.precision import FUSED, IN_8_BITS, Formats
 from finetune_core.recipe import STARTER_MODEL, Recipe
 from finetune_ui import words_plan
 
+PLAIN = {"packing": False, "use_liger_kernel": False}
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
 T4 = Machine(cores=4, memory_gb=16, available_gb=12, gpus=(Gpu("Tesla T4", 15, 14.6, 7.5),), kind="cuda")
 A100 = Machine(cores=8, memory_gb=64, available_gb=60, gpus=(Gpu("A100", 80, 79, 8.0),), kind="cuda")
@@ -195,20 +196,30 @@ def test_a_card_is_known_by_its_whole_name(name, like):
 
 
 def test_all_weights_move_at_the_speed_of_bfloat16_where_the_gpu_has_it():
-    made = plan(machine=A100, method="full")
+    made = plan(facts=LARGE, machine=A100, method="full", lengths=[500] * 400, per_device_train_batch_size=16)
     assert made.recipe.dtype == "float32"
     assert made.tokens_per_second * made.flops_per_token == pytest.approx(default_rate(A100, "bfloat16"))
 
 
 def test_what_autocast_computes_waits_in_two_bytes():
-    values = {"dtype": "float32", "optim": FUSED, "autocast_adapter_dtype": True, "gradient_checkpointing": False}
+    values = {
+        "dtype": "float32",
+        "optim": FUSED,
+        "autocast_adapter_dtype": True,
+        "gradient_checkpointing": False,
+    } | PLAIN
     recipe = Recipe(method="full")
     here, there = (memory_parts(recipe, values, SMALL, 4096, machine)["activations"] for machine in (A100, LAPTOP))
     assert here == pytest.approx(there / 2, abs=0.01)
 
 
 def test_in_4_bits_are_the_layers_alone():
-    values = {"dtype": "bfloat16", "optim": FUSED, "autocast_adapter_dtype": True, "gradient_checkpointing": True}
+    values = {
+        "dtype": "bfloat16",
+        "optim": FUSED,
+        "autocast_adapter_dtype": True,
+        "gradient_checkpointing": True,
+    } | PLAIN
     held = memory_parts(Recipe(method="qlora"), values, LARGE, 1024, A100)["weights"] * 1024**3
     assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
     eight = memory_parts(Recipe(method="qlora", load_in_8bit=True), values, LARGE, 1024, A100)["weights"] * 1024**3

@@ -12,6 +12,8 @@ from finetune_core.plan import make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, PAGED, first_that_fits
 from finetune_core.recipe import Recipe
 
+PLAIN = {"packing": False, "use_liger_kernel": False}
+
 
 def fitting(facts, machine, **changes):
     recipe = Recipe(method="full", **changes)
@@ -57,7 +59,12 @@ def test_a_gpu_without_bfloat16_keeps_float32_weights():
 
 def test_moments_in_8_bits_are_counted_as_transformers_keeps_them():
     def held(optim, machine=WITH_BITS, method="full"):
-        values = {"dtype": "bfloat16", "optim": optim, "autocast_adapter_dtype": True, "gradient_checkpointing": True}
+        values = {
+            "dtype": "bfloat16",
+            "optim": optim,
+            "autocast_adapter_dtype": True,
+            "gradient_checkpointing": True,
+        } | PLAIN
         return memory_parts(Recipe(method=method), values, LARGE, 1024, machine)
 
     embedding = LARGE.vocab_size * LARGE.hidden_size  # whose moments stay in 32 bits

@@ -60,12 +60,12 @@ class AdapterModels:
             raise FinetuneError(
                 f"{folder} holds no adapter_model.safetensors.", "Choose another checkpoint.", code="no-result"
             )
+        # where the base is: peft would take the GPU of a machine that has one
+        options = {"adapter_name": name, "low_cpu_mem_usage": True, "torch_device": str(self._base.device)}
         if self._with_adapters is None:
-            self._with_adapters = PeftModel.from_pretrained(
-                self._base, folder, adapter_name=name, low_cpu_mem_usage=True
-            )
+            self._with_adapters = PeftModel.from_pretrained(self._base, folder, **options)
         else:
-            self._with_adapters.load_adapter(folder, adapter_name=name, low_cpu_mem_usage=True)
+            self._with_adapters.load_adapter(folder, **options)
         self._with_adapters.eval().requires_grad_(False)
         self._layers = [layer for layer in self._base.modules() if isinstance(layer, BaseTunerLayer)]
         self._loaded.add(name)

@@ -34,7 +34,8 @@ def merge(run: Run, base: Path, folder: Path) -> None:
     from ..render import load_tokenizer
 
     model = load_base(base, dtype=merged_dtype(run), device="cpu")
-    tuned = PeftModel.from_pretrained(model, run.result_dir, low_cpu_mem_usage=True)
+    # "cpu" said twice: peft would lay the adapter on the GPU of a machine that has one
+    tuned = PeftModel.from_pretrained(model, run.result_dir, low_cpu_mem_usage=True, torch_device="cpu")
     try:
         merged = tuned.merge_and_unload(safe_merge=True)
     except ValueError as error:
