@@ -112,13 +112,13 @@ def smaller_model(name: str) -> str | None:
 
 
 def as_overrides(changes: dict[str, Any]) -> str:
-    """A rung as the command line takes it.
+    """A rung as the command line takes it; what the plan is to choose anew is not said.
 
-    >>> as_overrides({"gradient_checkpointing": True})
+    >>> as_overrides({"gradient_checkpointing": True, "learning_rate": None})
     'gradient_checkpointing=true'
     """
-    words = {None: "", True: "true"}
-    return " ".join(f"{name}={words.get(value, value)}" for name, value in changes.items())
+    words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in changes.items()}
+    return " ".join(f"{name}={value}" for name, value in words.items() if value is not None)
 
 
 def as_typed(rung: Suggestion) -> str:

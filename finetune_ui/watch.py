@@ -16,8 +16,8 @@ from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
 
-from . import charts, look, visitor, words_loss, words_run
-from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
+from . import charts, look, visitor, words, words_loss, words_run
+from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on, told
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -181,6 +181,7 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
 
     `place`: in `rungs_for`.
     """
+    rungs: list[Suggestion] = []
     try:
         run, token = run_to_work_on(runs_dir, run_id)
         rungs = rungs_for(run, summarize(run.events()))
@@ -190,7 +191,9 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
         new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
         launch.start(new, token, options=launch.THEN_CHAT)
     except Exception as error:
-        return gr.update(interactive=True, value="Try again"), problem_card(error), gr.skip()
+        label = words_run.again_with(rungs[0]) if rungs else "Try again"
+        card = words.error_card(told(error)) + words_run.other_ways(rungs)
+        return gr.update(interactive=True, value=label), gr.update(value=card, visible=True), gr.skip()
     return gr.skip(), gr.skip(), new.id
 
 

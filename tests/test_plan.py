@@ -131,8 +131,8 @@ def test_a_smaller_model_is_the_next_of_its_family(name, smaller):
 def test_a_rung_can_be_typed():
     from finetune_core.recipe import parse_override
 
-    changes = {"packing": True, "packing_length": 256, "learning_rate": None, "model_name_or_path": "Qwen/Qwen3-0.6B"}
-    typed = [parse_override(word) for word in as_overrides(changes).split(" ")]
+    changes = {"packing": True, "packing_length": 256, "load_in_8bit": False, "model_name_or_path": "Qwen/Qwen3-0.6B"}
+    typed = [parse_override(word) for word in as_overrides(changes | {"learning_rate": None}).split(" ")]
     assert {name: value for each in typed for name, value in each.items()} == changes
 
 
