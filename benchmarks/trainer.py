@@ -75,18 +75,19 @@ def ours(folder: Path, steps: int) -> tuple[dict, Path]:
 
 def by_hand(folder: Path, run: Path) -> dict:
     """The same training, as an engineer would write it, with the settings that the run chose."""
+    from finetune_core.data.rows import open_rows
+    from finetune_core.encoded import encode
     from finetune_core.hub import local_model
     from finetune_core.machine import this_machine
     from finetune_core.render import load_tokenizer
     from finetune_core.run import Run
-    from finetune_core.train import read_rows
-    from finetune_core.trainer import encode
 
     recipe = Run(run).recipe
     folder_of_model = local_model(recipe.model_name_or_path)
-    rows = read_rows(run / "data" / "train.jsonl")
+    rows = open_rows(run / "data" / "train.jsonl")
     tokens = folder / "tokens.jsonl"  # the same ids and labels: TRL alone would also train the newline after an answer
-    encode(rows, load_tokenizer(folder_of_model), recipe.max_length).to_json(tokens)
+    encoded = encode(rows, load_tokenizer(folder_of_model), recipe.max_length, folder / "rows.arrow")
+    encoded.to_json(tokens)
     same = ("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
             "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm",
             "seed", "logging_steps", "packing")  # fmt: skip

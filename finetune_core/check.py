@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .data.duplicates import row_text
 from .data.findings import Finding, Tally, count_rows, verdict, with_fix
 from .data.languages import language_of
 from .data.lengths import length_findings
-from .data.measure import measure
+from .data.measure import Measures, measure, misfits
 from .data.problems import check_fixes
 from .errors import FinetuneError
 from .recipe import Recipe, Suggestion
@@ -26,6 +27,7 @@ __all__ = ["Diagnosis", "Finding", "Suggestion", "check", "readiness"]
 
 FEW_ROWS, SMALL_SET = 10, 100
 SAMPLED_LANGUAGES = 500  # rows whose language is looked at
+TOLD = 1000  # rows between two words about progress
 LEVEL_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -49,6 +51,8 @@ class Diagnosis:
     token_lengths: array = field(repr=False, default_factory=lambda: array("q"))  # train, validation, test, uncut
     answer_starts: array = field(repr=False, default_factory=lambda: array("q"))  # index of the first trained token
     answer_ends: array = field(repr=False, default_factory=lambda: array("q"))  # index behind the last one
+    measures: Measures | None = field(repr=False, default=None)
+    concerned: dict[str, np.ndarray] = field(repr=False, default_factory=dict)  # repair → numbers of rows it is about
 
     def split_lengths(self) -> tuple[list[int], list[int]]:
         """Tokens of the training rows, and of the validation rows."""
@@ -90,9 +94,13 @@ def check(
             prepared.splits(), tokenizer, recipe.max_length, lambda part: tell(part, "counting tokens"), reader.look
         )
     else:
-        for rows in prepared.splits().values():
-            for number, row in zip(rows.numbers.tolist(), rows, strict=True):
-                reader.look(number, row)
+        everything = chain.from_iterable(
+            zip(rows.numbers.tolist(), rows, strict=True) for rows in prepared.splits().values()
+        )
+        for done, (number, row) in enumerate(everything):
+            reader.look(number, row)
+            if done % TOLD == 0:
+                tell(done / len(measures.numbers), "reading")
     sizes = {name: len(rows) for name, rows in prepared.splits().items()}
     findings = [
         *prepared.findings,
@@ -121,6 +129,9 @@ def check(
         token_lengths=array("q", measures.lengths.tobytes()),
         answer_starts=array("q", measures.answer_starts.tobytes()),
         answer_ends=array("q", measures.answer_ends.tobytes()),
+        measures=measures,
+        concerned={fix: np.sort(measures.numbers[which]) for fix, which in misfits(measures).items()}
+        | {"mask-personal-data": np.sort(np.array(reader.personal, dtype=np.int64))},
     )
 
 
@@ -141,6 +152,9 @@ def size_findings(prepared: Prepared, sizes: dict[str, int]) -> list[Finding]:
     if usable == 0:
         if any(finding.level == "error" for finding in prepared.findings):
             return []  # said by what was read
+        if prepared.dropped.get("not-desired"):
+            return [Finding("nothing-to-learn", "error", "No answer is marked good, so there is nothing to learn.",
+                            fix="Choose another column for the verdict, or none.")]  # fmt: skip
         return [
             Finding(
                 "nothing-to-learn",
@@ -209,6 +223,7 @@ class _Reader:
         self.template = tokenizer.template
         self.opening = _prompt_opens(tokenizer)
         self.tally = Tally()
+        self.personal = array("q")  # numbers of rows with personal data or keys
         self.languages: dict[str, int] = {}
         self.answers: dict[str, int] = {}
         self.seen = 0
@@ -216,11 +231,15 @@ class _Reader:
 
     def look(self, number: int, row: dict[str, Any]) -> None:
         text = row_text(row)
-        if personal.find_secrets(text):
+        contents = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]
+        has_secrets = any(personal.find_secrets(content) for content in contents)
+        kinds = {kind for content in contents for kind, *_ in personal.find_personal(content)}
+        if has_secrets:
             self.tally.add("secrets", self.prepared.place(number))
-        kinds = {kind for kind, *_ in personal.find_personal(text[:200_000])}
         if kinds:
             self.tally.add("personal-data", self.prepared.place(number), " and ".join(sorted(kinds)))
+        if has_secrets or kinds:
+            self.personal.append(number)
         if self.opening and "messages" in row and not _says_first(row, self.opening):
             self.tally.add("prompt-differs", self.prepared.place(number))
         if row.get("tools") and "tools" not in self.template.supports:
@@ -235,7 +254,9 @@ class _Reader:
             if seen := self.tally.get(code):
                 words = {"n": count_rows(seen.count), "where": seen.words(), "opening": self.opening}
                 says = says.format(**words)
-                found.append(Finding(code, "warning", says, seen.rows, seen.count, fix, None, seen.lines))
+                found.append(
+                    Finding(code, "warning", says, seen.rows, seen.count, fix, None, seen.lines, files=seen.files)
+                )
         if seen := self.tally.get("secrets"):
             found.append(
                 Finding(
@@ -248,6 +269,7 @@ class _Reader:
                     "Make the key invalid where it came from, and put [key] in its place.",
                     with_fix(recipe, "mask-personal-data", "Put [key] in its place"),
                     seen.lines,
+                    files=seen.files,
                 )
             )
         if seen := self.tally.get("personal-data"):
@@ -261,8 +283,9 @@ class _Reader:
                     seen.rows,
                     seen.count,
                     "May the model know and repeat it? If not, put a placeholder in its place.",
-                    with_fix(recipe, "mask-personal-data", "Put placeholders in its place"),
+                    with_fix(recipe, "mask-personal-data", "Put placeholders in their place"),
                     seen.lines,
+                    files=seen.files,
                 )
             )
         total = sum(self.languages.values())

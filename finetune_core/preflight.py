@@ -16,6 +16,7 @@ from .plan import Plan, make_plan
 from .precision import FUSED, IN_8_BITS, PAGED, Formats, first_that_fits
 from .recipe import Recipe
 from .run import Run
+from .sharing import can_share_weights
 
 if TYPE_CHECKING:
     from .check import Diagnosis
@@ -42,13 +43,17 @@ def look(
     token: str | None = None,
     on_progress: Callable[..., None] | None = None,
     machine: Machine | None = None,
+    earlier: Preflight | None = None,
 ) -> Preflight:
     """Read the data as the trainer will, check it, and plan the training. No weights are read or downloaded.
+
+    earlier: of a recipe that reads the same (`data.again.reads_as`); then no row is read or measured again.
 
     Raises FinetuneError for a wrong name, an unreadable file, or a model that cannot be had here.
     """
     from .check import check
     from .data import prepare
+    from .data.again import prepare_again
     from .render import load_tokenizer
 
     machine = machine or this_machine()
@@ -61,7 +66,11 @@ def look(
     def part(start: float, end: float) -> Callable[[float | None, str], None]:
         return lambda share, says: tell(None if share is None else start + (end - start) * share, says)
 
-    prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=part(0.0, READING))
+    prepared = None
+    if earlier is not None and earlier.diagnosis.measures is not None:
+        prepared = prepare_again(earlier.prepared, earlier.diagnosis.measures, recipe, part(0.0, READING))
+    if prepared is None:
+        prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=part(0.0, READING))
     diagnosis = check(prepared, tokenizer, recipe, on_progress=part(READING, 1.0))
     plan = plan_for(recipe, facts, diagnosis, machine)
     return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)
@@ -104,7 +113,9 @@ def create_run(
 
 
 def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, owner: str = "") -> Run:
-    """The run for what was looked at: the page has looked already when Start is pressed."""
+    """The run for what was looked at, with its rows: what was checked is what is learned, and is not read again."""
+    from .data import write_data
+
     if seen.diagnosis.verdict == "blocked":
         errors = [finding for finding in seen.diagnosis.findings if finding.level == "error"]
         raise FinetuneError(
@@ -117,7 +128,11 @@ def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, ow
         "warnings": [finding.says for finding in warnings],
         "passed": [{"code": finding.code, "says": finding.says, "rows": finding.count} for finding in warnings],
     }
-    return Run.create(runs_dir, seen.plan.recipe, promised, tail, owner)
+
+    def fill(folder: Path) -> None:
+        write_data(seen.prepared, folder / "data", promised["passed"])
+
+    return Run.create(runs_dir, seen.plan.recipe, promised, tail, owner, fill)
 
 
 def model_folder(recipe: Recipe, token: str | None = None) -> Path:
@@ -163,6 +178,18 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             f"{has}{'s' if places != 1 else ''}.",
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
+        )
+    if recipe.fsdp and recipe.num_processes == 1:
+        raise FinetuneError(
+            "fsdp shares the weights among several processes, and num_processes is 1.",
+            "Set num_processes to the number of GPUs, or leave fsdp empty.",
+            code="no-fsdp",
+        )
+    if recipe.fsdp and not can_share_weights(recipe):
+        raise FinetuneError(
+            "FSDP is known to work neither with weights in 4 bits (QLoRA) nor with DoRA, nor with moments in 8 bits.",
+            "Choose method lora without use_dora, or method full with optim adamw_torch_fused; or leave fsdp empty.",
+            code="no-fsdp",
         )
     if recipe.use_liger_kernel and not machine.has_liger:
         raise FinetuneError(

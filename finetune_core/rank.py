@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from .encoded import open_encoded
 from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import write_json
@@ -21,8 +22,8 @@ from .output import own_stdout
 from .processes import scratch_of
 from .recipe import Recipe
 from .run import Run
-from .sharing import share
-from .train import learn, read_rows, rows_to_learn
+from .sharing import share, weights_shared
+from .train import learn, sample_of
 
 
 def main(run_path: str, model_folder: str) -> int:
@@ -49,14 +50,14 @@ def _work(run: Run, folder: Path, rank: int) -> tuple[str, dict[str, Any]]:
         return run.tell(kind, **data) if rank == 0 else Event(kind, time.time(), data)
 
     shared = share(Recipe.load(scratch_of(run) / "recipe.yaml"))
+    says = f"{shared.says} {weights_shared(shared.recipe)}" if shared.recipe.fsdp else shared.says
     if shared.rows == shared.asked:
-        tell("stage", name="loading the model", says=shared.says)
+        tell("stage", name="loading the model", says=says)
     else:
-        tell("warning", code="batch-rounded", says=shared.says)
+        tell("warning", code="batch-rounded", says=says)
     tokenizer = load_tokenizer(folder)
-    train_rows, validation_rows = (read_rows(run.path / "data" / f"{name}.jsonl") for name in ("train", "validation"))
-    sets, sample = rows_to_learn(shared.recipe, train_rows, validation_rows, tokenizer, tell)
-    made = learn(run, shared.recipe, folder, tokenizer, sets, sample, tell)
+    sets = open_encoded(run, shared.recipe.max_length)  # the parent encoded them
+    made = learn(run, shared.recipe, folder, tokenizer, sets, sample_of(run, shared.recipe, tokenizer), tell)
     _leave()
     return made
 

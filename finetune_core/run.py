@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,11 @@ class Run:
         plan: Mapping[str, Any] | None = None,
         tail: str | None = None,
         owner: str = "",
+        fill: Callable[[Path], None] | None = None,
     ) -> Run:
         """Make the folder, with its recipe and plan. The same `tail` twice gives the same run (a double click).
 
+        fill: puts more into the folder before it counts as a run.
         owner: user name of who started it on a shared page; such a run's id cannot be guessed (128 random bits).
         Raises FinetuneError if the folder cannot be made; nothing half-made stays behind.
         """
@@ -55,7 +57,7 @@ class Run:
             raise FinetuneError("That is no valid run id.", "Reload the page and start again.", code="bad-id")
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            with FileLock(runs_dir / ".create.lock", timeout=10):
+            with FileLock(runs_dir / ".create.lock", timeout=60):
                 if earlier := [file.parent for file in runs_dir.glob(f"*-{tail}/recipe.yaml")]:
                     return cls(earlier[0])
                 name = f"{time.strftime('%Y-%m-%d-%H%M')}-{_slug(recipe)}-{tail}"
@@ -67,6 +69,8 @@ class Run:
                         write_json(making / "plan.json", plan)
                     if owner:
                         (making / OWNER).write_text(owner + "\n", encoding="utf-8")
+                    if fill is not None:
+                        fill(making)
                     recipe.save(making / "recipe.yaml")
                     making.rename(runs_dir / name)
                 finally:

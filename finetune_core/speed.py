@@ -12,10 +12,12 @@ from typing import Any
 from transformers import TrainerCallback
 
 from . import measured
+from .encoded import encode
+from .errors import FinetuneError
 from .machine import this_machine
 from .model import fetch_model
 from .preflight import Preflight
-from .trainer import build_trainer, dry_run, encode
+from .trainer import build_trainer, dry_run
 from .turn import StoppedWaiting
 from .watching import peak_memory_gb, wait_for_device
 
@@ -38,6 +40,12 @@ def probe(
     runs out is raised as it is.
     """
     asked = seen.plan.recipe
+    if asked.fsdp:
+        raise FinetuneError(
+            "The weights are to be shared among several processes, and one alone does not measure that.",
+            "Plan without --probe, or set fsdp to false.",
+            code="no-probe",
+        )
     say(None, FETCHING)
     folder = fetch_model(asked.model_name_or_path, asked.model_revision, token=token)
     recipe = asked.replace(
@@ -46,7 +54,7 @@ def probe(
     rows = [row for row, _ in zip(seen.prepared.train, range(MOST_ROWS), strict=False)]
     clock, machine = _Clock(seconds, lambda share: say(share, MEASURING), should_stop), this_machine()
     with tempfile.TemporaryDirectory() as scratch:
-        encoded = encode(rows, seen.tokenizer, asked.max_length)
+        encoded = encode(rows, seen.tokenizer, asked.max_length, Path(scratch) / "rows.arrow")
         say(None, LOADING)
         trainer = build_trainer(recipe, folder, Path(scratch), (encoded, None), [clock], machine)
         if machine.kind != "cpu":  # as a training does

@@ -16,8 +16,7 @@ from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
-from .files import write_json
-from .ladder import as_typed, harder_rungs, step_down
+from .ladder import as_typed, harder_rungs, step_down, wider_rungs
 from .machine import take_one_gpu, this_machine
 from .processes import learn_together
 from .recipe import Recipe
@@ -26,7 +25,7 @@ from .turn import StoppedWaiting
 
 if TYPE_CHECKING:
     from .answers.chatter import Chatter
-    from .data import Prepared
+    from .encoded import Sets
     from .render import ChatTokenizer
 
 Tell = Callable[..., Event]
@@ -102,34 +101,63 @@ def _train(
         on_progress=_fraction_teller(tell, "fetching"),
     )
     tell("stage", name="preparing data")
-    from .render import load_tokenizer, render_each
+    from .render import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    train_rows, validation_rows = _rows(run, recipe, tokenizer, token, tell)
-
-    tell("stage", name="loading the model")
-    if recipe.num_processes > 1:
-        outcome, facts = _learn_what_fits(
-            run,
-            tell,
-            lambda recipe: learn_together(run, recipe, folder, on_event),
-            lambda: max(
-                len(row.input_ids)
-                for rows in (train_rows, validation_rows)
-                for row in render_each(rows, tokenizer, recipe.max_length)
-            ),
-        )
-    else:
-        sets, sample = rows_to_learn(recipe, train_rows, validation_rows, tokenizer, tell)
-        outcome, facts = _learn_what_fits(
-            run,
-            tell,
-            lambda recipe: learn(run, recipe, folder, tokenizer, sets, sample, tell),
-            lambda: max(len(ids) for rows in sets if rows for ids in rows["input_ids"]),
-        )
+    _write_rows(run, recipe, tokenizer, token, tell)
+    outcome, facts = _learn(run, recipe, folder, tokenizer, tell, on_event)
     if outcome == "finished" and recipe.evaluate and prove:
         _compare(run, tell, on_compared)
     return outcome, facts
+
+
+def _learn(
+    run: Run,
+    recipe: Recipe,
+    folder: Path,
+    tokenizer: ChatTokenizer,
+    tell: Tell,
+    on_event: Callable[[Event], None] | None,
+) -> tuple[str, dict[str, Any]]:
+    """Learn from the encoded rows, here or in several processes, with what fits in memory."""
+    from .encoded import encode_run, forget_encoded, token_lengths
+
+    forget_encoded(run)  # of a worker that was ended
+    try:
+        sets = encode_run(run, tokenizer, recipe.max_length)
+        _warn_unwatched(run, sets, tell)
+        longest = max(length for rows in sets if rows for length in token_lengths(rows))
+        tell("stage", name="loading the model")
+
+        def attempt(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+            sets = encode_run(run, tokenizer, recipe.max_length)
+            if recipe.num_processes > 1:
+                return learn_together(run, recipe, folder, on_event)
+            return learn(run, recipe, folder, tokenizer, sets, sample_of(run, recipe, tokenizer), tell)
+
+        return _learn_what_fits(run, tell, attempt, longest)
+    finally:
+        forget_encoded(run)
+
+
+def _warn_unwatched(run: Run, sets: Sets, tell: Tell) -> None:
+    from .encoded import read_rows
+
+    if sets[1] is None and len(read_rows(run)[1]):
+        tell(
+            "warning",
+            code="no-validation",
+            says="No validation row has an answer within max_length, so there is no validation loss to watch.",
+        )
+
+
+def sample_of(run: Run, recipe: Recipe, tokenizer: ChatTokenizer) -> list[dict]:
+    """The conversation that is answered while it learns."""
+    from .encoded import read_rows
+    from .watching import sample_messages
+
+    train_rows, validation_rows = read_rows(run)
+    return sample_messages(recipe, validation_rows or train_rows, tokenizer)
 
 
 def _compare(run: Run, tell: Tell, on_compared: Callable[[Chatter], None] | None) -> None:
@@ -155,19 +183,14 @@ def _compare(run: Run, tell: Tell, on_compared: Callable[[Chatter], None] | None
         on_compared(chatter)
 
 
-def _rows(
-    run: Run, recipe: Recipe, tokenizer: ChatTokenizer, token: str | None, tell: Tell
-) -> tuple[list[dict], list[dict]]:
-    """The run's own rows; the first worker writes them, a resumed one reads what was written."""
-    folder = run.path / "data"
-    if not (folder / "card.json").is_file():
-        from .data import prepare
+def _write_rows(run: Run, recipe: Recipe, tokenizer: ChatTokenizer, token: str | None, tell: Tell) -> None:
+    """The run's own rows, where they were not written when it was made: then they had been looked at already."""
+    if (run.path / "data" / "card.json").is_file():
+        return
+    from .data import prepare, write_data
 
-        prepared = prepare(
-            recipe, token=token, tokenizer=tokenizer, on_progress=_fraction_teller(tell, "preparing data")
-        )
-        write_data(prepared, folder, (run.plan() or {}).get("passed"))
-    return read_rows(folder / "train.jsonl"), read_rows(folder / "validation.jsonl")
+    prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=_fraction_teller(tell, "preparing data"))
+    write_data(prepared, run.path / "data", (run.plan() or {}).get("passed"))
 
 
 def _require_own_rows(run: Run) -> None:
@@ -182,55 +205,7 @@ def _require_own_rows(run: Run) -> None:
         )
 
 
-def write_data(prepared: Prepared, folder: Path, passed: list[dict] | None = None) -> None:
-    """train/validation/test.jsonl and, last, card.json: a folder with a card is complete.
-
-    `passed`: the warnings with which the person went on anyway; the card keeps them.
-    """
-    from .data import write_rows
-    from .data.streamed import forget_streams
-
-    forget_streams()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("train", "validation", "test"):
-        write_rows(getattr(prepared, name), folder / f"{name}.jsonl")
-    write_json(folder / "card.json", prepared.card() | {"warnings_passed": passed or []})
-
-
-def read_rows(path: Path) -> list[dict]:
-    """One JSON object a line; [] if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
-
-
-def rows_to_learn(
-    recipe: Recipe, train_rows: list[dict], validation_rows: list[dict], tokenizer: ChatTokenizer, tell: Tell
-) -> tuple[tuple[Any, Any], list[dict]]:
-    """The encoded training and validation rows (None: none to watch), and the conversation to answer meanwhile."""
-    from .trainer import encode
-    from .watching import sample_messages
-
-    encoded = encode(train_rows, tokenizer, recipe.max_length)
-    watched = encode(validation_rows, tokenizer, recipe.max_length)
-    if len(encoded) == 0:
-        raise FinetuneError(
-            "No row has an answer within max_length, so there is nothing to learn.",
-            "Raise max_length, or check the rows.",
-            code="nothing-to-learn",
-        )
-    if validation_rows and len(watched) == 0:
-        tell(
-            "warning",
-            code="no-validation",
-            says="No validation row has an answer within max_length, so there is no validation loss to watch.",
-        )
-    sample = sample_messages(recipe, validation_rows or train_rows, tokenizer)
-    return (encoded, watched if len(watched) else None), sample
-
-
-def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: Callable[[], int]) -> Any:
+def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: int) -> Any:
     """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
     recipe = _walked_down(run)
     while True:
@@ -240,7 +215,7 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
             told = explain(error)
             if told.code != "out-of-memory":
                 raise
-            lower = step_down(recipe, longest(), this_machine(), bool(run.checkpoints()))
+            lower = step_down(recipe, longest, this_machine(), bool(run.checkpoints()))
             if lower is None:
                 raise _at_the_foot(recipe, told) from error
             recipe, rung = lower
@@ -255,8 +230,8 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
 
 def _at_the_foot(recipe: Recipe, told: FinetuneError) -> FinetuneError:
     """Memory ran out although everything was tried that leaves the rows and the method as they are."""
-    ways = [as_typed(rung) for rung in harder_rungs(recipe)]
-    fix = f"Start again. {' Or: '.join(ways)}" if ways else "Choose a machine with more memory."
+    rungs = (*wider_rungs(recipe, len(this_machine().gpus)), *harder_rungs(recipe))
+    fix = f"Start again. {' Or: '.join(map(as_typed, rungs))}" if rungs else "Choose a machine with more memory."
     return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, told.code)
 
 
@@ -282,7 +257,7 @@ def learn(
     recipe: Recipe,
     folder: Path,
     tokenizer: ChatTokenizer,
-    rows: tuple[Any, Any],
+    rows: Sets,
     sample: list[dict],
     tell: Tell,
 ) -> tuple[str, dict[str, Any]]:
@@ -295,7 +270,7 @@ def learn(
     from .watching import Diary
 
     machine = this_machine()
-    diary = Diary(run, tell, tokenizer, sample)
+    diary = Diary(run, tell, tokenizer, sample, everybody=bool(recipe.fsdp))
     trainer = build_trainer(recipe, folder, run.path / "checkpoints", rows, [diary], machine)
     if machine.kind != "cpu":  # a CPU ends the process instead of saying that memory is short
         dry_run(trainer)
@@ -305,12 +280,16 @@ def learn(
     seconds = time.monotonic() - began
 
     stopped = (run.path / "stop").exists()
-    if not trainer.is_world_process_zero():
-        return ("stopped" if stopped else "finished"), {}
+    first = trainer.is_world_process_zero()
     tell("stage", name="saving")
     result = run.result_dir
     beside = result.with_name(result.name + ".part")
-    trainer.model.save_pretrained(beside, safe_serialization=True)
+    if recipe.fsdp:
+        trainer.save_weights(beside)
+    elif first:
+        trainer.model.save_pretrained(beside, safe_serialization=True)
+    if not first:
+        return ("stopped" if stopped else "finished"), {}
     save_tokenizer(tokenizer, folder, beside)
     _name_base(beside, recipe)
     _swap(beside, result)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, PrinterCallback, set_seed
 from transformers.pytorch_utils import Conv1D
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from .attention import attend_rows_apart
+from .encoded import token_lengths
 from .errors import FinetuneError
 from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
+from .grouping import RowsTrainer
 from .machine import Machine
 from .model import load_base
 from .packing import attends_by_row
 from .precision import FUSED, bits_of, moment_bytes
 from .recipe import Recipe
-from .render import ChatTokenizer, render_each
+from .together import ShardedTrainer, SharedTrainer, require_shares, weight_shares
 
 
 def build_trainer(
@@ -41,13 +40,18 @@ def build_trainer(
     """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows."""
     set_seed(recipe.seed)
     train_set, validation_set = rows
+    # before the weights: it joins the processes that take shares of them
+    config = sft_config(recipe, output_dir, machine, validation_set is not None)
     model = load_base(
         folder,
         dtype=recipe.dtype or "float32",
         attn_implementation=recipe.attn_implementation or "sdpa",
         quantization=bits_of(recipe),
         for_training=True,
+        shares=weight_shares(recipe, machine),
     )
+    if recipe.fsdp:
+        require_shares(model)
     if recipe.packing and attends_by_row(model.config.get_text_config().model_type):
         attend_rows_apart(model)
     if recipe.use_liger_kernel:
@@ -59,10 +63,10 @@ def build_trainer(
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
     score_trained_tokens_only()
-    kind = SFTTrainer if recipe.num_processes == 1 else SharedTrainer
+    kind = ShardedTrainer if recipe.fsdp else SharedTrainer if recipe.num_processes > 1 else RowsTrainer
     trainer = kind(
         model=model,
-        args=sft_config(recipe, output_dir, machine, validation_set is not None),
+        args=config,
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
@@ -83,25 +87,6 @@ def _keep_adapter_in(model: nn.Module, dtype: str) -> None:
             weight.data = weight.data.to(getattr(torch, dtype))
 
 
-class SharedTrainer(SFTTrainer):
-    """A training that several processes share sees the rows in the order of one process, step by step.
-
-    transformers would group the rows by length in batches of one process's share, and each process would draw the
-    order of an epoch from random numbers of its own, which part as soon as one drops out more than another.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.accelerator.rng_types = ["torch"]  # at the start of an epoch, everybody has those of the first
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(step, lengths=[len(ids) for ids in rows["input_ids"]])
-
-
 def dry_run(trainer: SFTTrainer) -> None:
     """One forward and backward pass on the longest batch, with room for the optimizer's moments.
 
@@ -112,7 +97,7 @@ def dry_run(trainer: SFTTrainer) -> None:
         trainer.model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
     rows = trainer.train_dataset
     size = trainer.args.per_device_train_batch_size
-    lengths = [len(ids) for ids in rows["input_ids"]]
+    lengths = token_lengths(rows)
     longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-size:]
     batch = trainer._prepare_inputs(trainer.data_collator([rows[index] for index in longest]))
     state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
@@ -141,24 +126,9 @@ def _room_for_moments(trainer: SFTTrainer) -> list[torch.Tensor]:
     for weight in trainer.model.parameters():
         if weight.requires_grad:
             each = moment_bytes(trainer.args.optim, str(weight.dtype).removeprefix("torch."), id(weight) in embeddings)
-            room.append(torch.empty(weight.numel() * each, dtype=torch.uint8, device=weight.device))
+            mine = weight.to_local() if isinstance(weight, DTensor) else weight
+            room.append(torch.empty(mine.numel() * each, dtype=torch.uint8, device=weight.device))
     return room
-
-
-def encode(rows: list[dict], tokenizer: ChatTokenizer, max_length: int) -> Dataset:
-    """Rows as a data set of `input_ids` and `labels` (-100: not trained); rows that train no token are left out."""
-    ids, labels, ends = array("i"), array("i"), array("q", [0])  # four bytes a token: rows may be many
-    for row in render_each(rows, tokenizer, max_length):
-        if row.trained:
-            ids.extend(row.input_ids)
-            labels.extend(row.labels)
-            ends.append(len(ids))
-    offsets = pa.array(np.frombuffer(ends, dtype=np.int64))
-    columns = {
-        name: pa.LargeListArray.from_arrays(offsets, pa.array(np.frombuffer(values, dtype=np.int32)))
-        for name, values in (("input_ids", ids), ("labels", labels))
-    }
-    return Dataset(pa.table(columns))
 
 
 def sft_config(recipe: Recipe, output_dir: Path, machine: Machine, has_validation: bool) -> SFTConfig:

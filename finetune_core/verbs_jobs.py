@@ -62,7 +62,6 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
     from .jobs.sent import Sent, label_of, require_can_travel
     from .preflight import create_run_from, look
     from .takeaway import account
-    from .train import write_data
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     require_can_travel(recipe)
@@ -84,7 +83,6 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
         raise FinetuneError(says, f"To agree, add --yes (and --on jobs:{made.flavor.name}).", code="not-agreed")
     out.say(says)
     run = create_run_from(replace(seen, plan=made.plan), options.runs_dir)
-    write_data(seen.prepared, run.path / "data", (run.plan() or {}).get("passed"))
     name = f"{me.name}/fijn-{label_of(run)}"
     Sent(made.flavor.name, made.flavor.title, made.timeout_seconds, me.name, name).save(run)
     return run

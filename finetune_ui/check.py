@@ -117,7 +117,8 @@ def apply(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -
     suggestion = _suggestion(seen, event._data) if seen else None
     if suggestion is None:
         return [undo, *boxes]
-    return _changed(undo, boxes, suggestion.changes, suggestion.says)
+    added = [fix for fix in suggestion.changes.get("fixes", ()) if fix not in form.read(boxes).fixes]
+    return _changed(undo, boxes, suggestion.changes, _repair_words(added[-1]) if added else suggestion.says)
 
 
 def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -136,7 +137,7 @@ def try_out(looks: Looks, event: gr.EventData, now: trials.Trial | None, *boxes:
 def unrepair(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
     """Take one repair of the rows out again."""
     fixes = [fix for fix in form.read(boxes).fixes if fix != event.fix]
-    return _changed(undo, boxes, {"fixes": fixes}, words_check.unrepaired(str(event.fix)))
+    return _changed(undo, boxes, {"fixes": fixes}, words_check.unrepaired(_repair_words(str(event.fix))))
 
 
 def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -145,8 +146,8 @@ def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: A
     seen = looks.ask(recipe).seen
     if seen is None or event.role not in ROLES or event.column not in ("", *seen.prepared.columns):
         return [undo, *boxes]
-    columns = {**roles_of(seen.prepared), event.role: event.column}
-    columns = {role: column for role, column in columns.items() if column}
+    others = {role: column for role, column in roles_of(seen.prepared).items() if column != event.column}
+    columns = {role: column for role, column in {**others, event.role: event.column}.items() if column}
     return _changed(undo, boxes, {"columns": columns}, words_source.mapped(str(event.role), str(event.column)))
 
 
@@ -200,7 +201,7 @@ def find_row(looks: Looks, event: gr.EventData, *boxes: Any) -> tuple[Any, Any]:
     seen, wanted = looks.ask(recipe).seen, int(event.row)
     if seen is None:
         return gr.skip(), gr.skip()
-    index = row_index(seen.prepared, wanted)
+    index = row_index(seen.prepared, wanted, str(event._data.get("file") or ""))
     if index is None:
         return 0, (words_check.row_left_out(wanted), what_it_reads(recipe))
     return index, NOTHING_SAID
@@ -260,6 +261,7 @@ def show(
     seen = look.seen
     prepared, diagnosis = seen.prepared, seen.diagnosis
     longest = seen.plan.recipe.max_length
+    has_rows = bool(diagnosis.train_rows)
     repairs = {fix: _repair_words(fix) for fix in look.recipe.fixes}
     return (
         words_check.verdict(diagnosis, seen.plan),
@@ -278,8 +280,8 @@ def show(
             ("lengths", longest),
             lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
         ),
-        measuring.plan_card(look, measured),
-        gr.update(visible=True),
+        measuring.plan_card(look, measured) if has_rows else "",
+        gr.update(visible=has_rows),
     )
 
 
@@ -290,13 +292,13 @@ def token_view(seen: Preflight, index: int, said: str = "") -> str:
     found = row_at(seen.prepared, index) or row_at(seen.prepared, 0)
     if found is None:
         return ""
-    split, row, number = found
+    split, row, place = found
     rows = sum(len(part) for part in seen.prepared.splits().values())
     try:
         pieces = render(row, seen.tokenizer, seen.plan.recipe.max_length).pieces()
     except FinetuneError as error:
         pieces, said = [], f"{error.problem} {error.fix}"
-    return words_tokens.tokens(pieces, min(index, rows - 1), rows, number, split, said)
+    return words_tokens.tokens(pieces, min(index, rows - 1), rows, place.row, split, said, place.file)
 
 
 def _repair_words(fix: str) -> str:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ class Look:
     """One look, as far as it is. `seen` and `error` are set once, before `ended`."""
 
     recipe: Recipe
+    reads: str = ""  # a key of the rows that are read, whatever of them is left out
     fraction: float | None = None
     says: str = ""
     seen: Preflight | None = None
@@ -75,6 +76,7 @@ class Looks:
         self._last_of: dict[str, str] = {}  # who asked -> the key that they wait for
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="look")
+        self._quick = ThreadPoolExecutor(max_workers=2, thread_name_prefix="trial")  # does not wait for whole looks
 
     def ask(self, recipe: Recipe, who: str = "", wait_seconds: float = 0.0) -> Look:
         """The look at this recipe, begun if nobody did. `who` waits for one look at a time: an older one is dropped."""
@@ -102,6 +104,15 @@ class Looks:
                 look.error = FinetuneError("The check was cancelled.", "Start it again when you like.", CANCELLED)
                 look.ended.set()
 
+    def leave(self, recipe: Recipe) -> None:
+        """Nobody waits for this look any more; one that has ended stays known."""
+        with self._lock:
+            self._drop(_key(recipe, visitor.now()))
+
+    def soon(self, look: Look, key: Hashable, make: Callable[[], T]) -> Future[T]:
+        """What `make` gives for these rows, made once and beside the page, which asks again until it is done."""
+        return look.once(key, lambda: self._quick.submit(make))
+
     def again(self, recipe: Recipe) -> None:
         """Forget what is known, so that the next `ask` looks anew."""
         with self._lock:
@@ -113,6 +124,14 @@ class Looks:
             look.unwanted.set()
             del self._kept[key]
 
+    def _read_before(self, look: Look, asker: Visitor) -> Preflight | None:
+        """Of the same rows, of which another part was left out."""
+        from finetune_core.data.again import reads_as
+
+        look.reads = _key(reads_as(look.recipe), asker)
+        with self._lock:
+            return next((each.seen for each in self._kept.values() if each.seen and each.reads == look.reads), None)
+
     def _run(self, look: Look, asker: Visitor) -> None:
         def on_progress(fraction: float | None = None, says: str = "") -> None:
             look.fraction, look.says = fraction, says
@@ -122,8 +141,10 @@ class Looks:
         try:
             on_progress()
             require_readable(asker, look.recipe, self._runs_dir)
-            own = {"token": asker.token} if asker.token else {}
-            look.seen = self._look(look.recipe, on_progress=on_progress, **own)
+            more = {"token": asker.token} if asker.token else {}
+            if earlier := self._read_before(look, asker):
+                more["earlier"] = earlier
+            look.seen = self._look(look.recipe, on_progress=on_progress, **more)
         except Cancelled:
             return
         except Exception as error:

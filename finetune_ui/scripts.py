@@ -184,7 +184,7 @@ element.addEventListener('click', (event) => {
   const data = event.target.closest('button')?.dataset;
   if (!data) return;
   if ('apply' in data) trigger('apply', { from: 'finding', index: Number(data.apply), code: data.code });
-  if ('row' in data) trigger('row', { row: Number(data.row) });
+  if ('row' in data) trigger('row', { row: Number(data.row), file: data.file });
   if ('attempt' in data) trigger('attempt', { code: data.attempt });
   if ('undo' in data) trigger('undo');
   if ('repair' in data) trigger('unrepair', { fix: data.repair });

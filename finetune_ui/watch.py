@@ -11,7 +11,8 @@ import gradio as gr
 
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
-from finetune_core.ladder import harder_rungs
+from finetune_core.ladder import harder_rungs, wider_rungs
+from finetune_core.machine import this_machine
 from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
@@ -154,7 +155,9 @@ def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
 def rungs_for(run: Run, progress: Progress) -> list[Suggestion]:
     """What may be tried where memory ran out although its worker went down the ladder; [] for everything else."""
     ran_out = run.status() == "failed" and (progress.error or {}).get("code") == "out-of-memory"
-    return harder_rungs(run.recipe) if ran_out else []
+    if not ran_out:
+        return []
+    return [*wider_rungs(run.recipe, len(this_machine().gpus)), *harder_rungs(run.recipe)]
 
 
 def last_checkpoint(run: Run) -> int | None:

@@ -31,9 +31,10 @@ def verdict(diagnosis: Any, plan: Any) -> str:
         ("to learn from", count(diagnosis.train_rows), "rows"),
         ("to watch", count(diagnosis.validation_rows), "rows"),
         ("for the proof", count(diagnosis.test_rows), "rows"),
-        ("of training", _short_duration(plan.seconds), "about"),
-        ("of memory", gib(plan.memory_gb["total"]), "about"),
     ]
+    if diagnosis.train_rows:
+        facts.append(("of training", _short_duration(plan.seconds), "about"))
+        facts.append(("of memory", gib(plan.memory_gb["total"]), "about"))
     cells = "".join(
         f"<div><dt>{esc(f'{unit} {name}' if unit == 'rows' else name)}</dt><dd>{esc(value)}</dd></div>"
         for name, value, unit in facts
@@ -108,7 +109,7 @@ def findings(
 def applied(undo: Sequence[str], repairs: Mapping[str, str]) -> str:
     """What was done to the rows, each with its way back; there too where they cannot be read because of it."""
     undone = (
-        f'<p class="undo" role="status">{icon("check")}<span>Done: {esc(undo[-1][:1].lower() + undo[-1][1:])}</span>'
+        f'<p class="undo" role="status">{icon("check")}<span>Done: {esc(undo[-1])}</span>'
         f'<button type="button" class="btn quiet" data-undo>{icon("undo")}Undo</button></p>'
         if undo
         else ""
@@ -124,10 +125,7 @@ def applied(undo: Sequence[str], repairs: Mapping[str, str]) -> str:
 def _finding(index: int, finding: Any, can_be_tried: bool, trial: Any) -> str:
     tried = trial.html if trial is not None and trial.code == finding.code else ""
     tone = LEVEL_TONES.get(finding.level, "info")
-    rows = "".join(
-        f'<button type="button" class="row-link num" data-row="{row}" aria-label="Show row {row}">{count(row)}</button>'
-        for row in finding.rows[:12]
-    )
+    rows = _row_links(finding)
     more = finding.count - min(len(finding.rows), 12)
     rest = f'<span class="muted num">and {count(more)} more</span>' if finding.rows and more > 0 else ""
     where = (
@@ -156,8 +154,23 @@ def _finding(index: int, finding: Any, can_be_tried: bool, trial: Any) -> str:
     )
 
 
-def unrepaired(fix: str) -> str:
-    return f"Taken back: {_spaced(fix)}"
+def _row_links(finding: Any) -> str:
+    """The first rows as buttons; where there are several files, each begins with its name."""
+    links, last = [], ""
+    files = finding.files or ("",) * len(finding.rows)
+    for row, file in list(zip(finding.rows, files, strict=True))[:12]:
+        name = f'<span class="muted">{esc(file)}</span>' if file != last else ""
+        label = f"Show row {row}" + (f" of {file}" if file else "")
+        links.append(
+            f'{name}<button type="button" class="row-link num" data-row="{row}" data-file="{esc(file)}" '
+            f'aria-label="{esc(label)}">{count(row)}</button>'
+        )
+        last = file
+    return "".join(links)
+
+
+def unrepaired(repair: str) -> str:
+    return f"No longer {repair[:1].lower()}{repair[1:]}"
 
 
 def row_left_out(row: int) -> str:

@@ -10,6 +10,7 @@ from finetune_core.errors import FinetuneError
 from .words import count, error_card, esc, join, many
 
 SHOWN = 3  # rows
+SIGNS = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥", "\r": "↵", "\u00a0": "·"})
 
 
 def waiting(fraction: float | None) -> str:
@@ -49,6 +50,32 @@ def summary(difference: Any) -> str:
 
 
 def _change(change: Any) -> str:
-    before = f"<del>{esc(change.before)}</del>" if change.before is not None else ""
-    after = f"<ins>{esc(change.after)}</ins>" if change.after is not None else ""
-    return f'<li><span class="muted num">Row {count(change.row)}</span>{before}{after}</li>'
+    before, after = change.before, change.after
+    if before is not None and after is not None:
+        before, after = spaces_shown(before, after), spaces_shown(after, before)
+    left = f"<del>{esc(before)}</del>" if before is not None else ""
+    right = f"<ins>{esc(after)}</ins>" if after is not None else ""
+    where = f"Row {count(change.row)}" + (f" of {esc(change.file)}" if change.file else "")
+    return f'<li><span class="muted num">{where}</span>{left}{right}</li>'
+
+
+def spaces_shown(text: str, other: str) -> str:
+    """With signs for the spaces at the edges of what differs, which nobody would see.
+
+    >>> spaces_shown("label: good\\n", "label: good"), spaces_shown("label:  Good", "label: good")
+    ('label: good↵', 'label: ·Good')
+    """
+    start = _alike(text, other)
+    end = len(text) - _alike(text[start:][::-1], other[start:][::-1])
+    part = text[start:end]
+    inner = part.strip()
+    begin = part.index(inner) if inner else 0
+    edges = [part[:begin], part[begin + len(inner) :]]
+    signs = [edge.translate(SIGNS) for edge in edges]
+    return text[:start] + signs[0] + inner + signs[1] + text[end:]
+
+
+def _alike(text: str, other: str) -> int:
+    """How many characters they begin with in common."""
+    pairs = enumerate(zip(text, other, strict=False))
+    return next((at for at, (one, two) in pairs if one != two), min(len(text), len(other)))

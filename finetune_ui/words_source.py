@@ -53,6 +53,7 @@ def rows_card(
     """Where the rows came from, what they are, what they are fit for; columns and prompts that can be changed."""
     first, *others = [_fit(objective, *state) for objective, state in readiness.items()] or [""]
     drop_downs = "".join(_role(role, columns, roles.get(role, "")) for role in wanted) if columns else ""
+    named = f'<h3 class="roles-title">{COLUMNS}</h3>' if drop_downs else ""
     unnamed = [role for role in OTHER_ROLES if role not in wanted] if drop_downs else []
     other_roles = "".join(_role(role, columns, "") for role in unnamed)
     more = (
@@ -69,6 +70,7 @@ def rows_card(
         '<section class="card rows-card"><h2 class="card-title">What the rows are</h2>'
         f'<p class="sub">{esc(shape[:1].upper() + shape[1:])}. {esc(source_line(source))}</p>'
         f'<ul class="fits">{first}</ul>'
+        f"{named}"
         f'<div class="roles">{drop_downs}</div><div class="roles lines">{"".join(lines)}</div>{more}'
         f"{_read_differently(source, recipe.fixes)}</section>"
     )
@@ -126,6 +128,7 @@ def _line(field: str, title: str, placeholder: str, value: str | None) -> str:
 
 
 LINES = {"system_prompt": "System prompt", "template": "Prompt line"}
+COLUMNS = "Columns"  # findings say where to choose
 DOWNLOAD = "Download the cleaned rows"
 
 

@@ -20,11 +20,20 @@ SPLIT_WORDS = {
 
 
 def tokens(
-    pieces: Sequence[Any], index: int, rows: int, source_row: int | None = None, split: str = "train", says: str = ""
+    pieces: Sequence[Any],
+    index: int,
+    rows: int,
+    source_row: int | None = None,
+    split: str = "train",
+    says: str = "",
+    file: str = "",
 ) -> str:
-    """One row exactly as the model reads it: trained, only read, or cut off; the stop token marked."""
+    """One row exactly as the model reads it: trained, only read, or cut off; the stop token marked.
+
+    file: the one that the row came from, where there are several.
+    """
     kinds = Counter(piece.kind for piece in pieces)
-    where = join([SPLIT_WORDS[split], f"row {count(source_row)} of the data" if source_row else ""])
+    where = join([SPLIT_WORDS[split], f"row {count(source_row)} of {file or 'the data'}" if source_row else ""])
     spans = "".join(_token(piece) for piece in pieces[:SHOWN_TOKENS])
     more = len(pieces) - SHOWN_TOKENS
     rest = f'<p class="muted">and {many(more, "token")} more in this row</p>' if more > 0 else ""

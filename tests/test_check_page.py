@@ -69,7 +69,7 @@ def test_the_arrows_of_the_token_view_end_at_the_last_row(seen):
 @pytest.mark.parametrize("row", [1, 17, 48])
 def test_a_row_of_the_source_is_found_in_its_split(seen, row):
     index = check.row_index(seen.seen.prepared, row)
-    assert check.row_at(seen.seen.prepared, index)[2] == row
+    assert check.row_at(seen.seen.prepared, index)[2].row == row
 
 
 def test_the_check_is_drawn_in_every_state(seen):
@@ -223,6 +223,8 @@ def test_only_columns_that_are_there_can_be_mapped(looks, tiny_model_dir, tmp_pa
     looks.ask(form.read(boxes), wait_seconds=30)
     _, *after = check.map_column(looks, said(role="prompt", column="note"), (), *boxes)
     assert form.read(after).columns["prompt"] == "note"
+    _, *after = check.map_column(looks, said(role="prompt", column="antwoord"), (), *boxes)
+    assert form.read(after).columns == {"prompt": "antwoord"}  # a column plays one role
     assert check.map_column(looks, said(role="prompt", column="nothing"), (), *boxes) == [(), *boxes]
 
 

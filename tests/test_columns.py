@@ -6,7 +6,9 @@ import pytest
 from make_bad_inputs import lines, sentence
 from prepared_rows import PAIRS, prepared_from, said
 
+from finetune_core.check import check
 from finetune_core.data import columns, readiness
+from finetune_core.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,52 @@ def test_of_answers_with_a_verdict_the_good_ones_are_learned_whatever_the_column
 
 def test_a_verdict_without_a_question_and_an_answer_still_needs_its_columns():
     assert columns.as_wished({"desired": "thumb"}, None, {"thumb": "ja"}) is None
+
+
+def test_words_of_longer_names_say_which_column_is_proposed():
+    row = {"vraag_leerling": "Hoe laat is het?", "antwoord_a": "Drie uur.", "antwoord_b": "Geen idee.", "klas": "3B"}
+    assert columns.propose([row] * 5).roles == {"prompt": "vraag_leerling", "completion": "antwoord_a"}
+
+
+@pytest.mark.parametrize(
+    ("more", "level"),
+    [({"soort": lambda i: ("klacht", "vraag")[i % 2]}, "warning"), ({"reactie": lambda i: sentence(i, 20)}, "warning"),
+     ({"url": lambda i: f"https://a.nl/{i}", "when": lambda i: f"2024-{i}"}, "note")],
+)  # fmt: skip
+def test_a_text_beside_what_may_be_its_answer_is_asked_about(tmp_path, more, level):
+    rows = [{"tekst": sentence(i)} | {name: value(i) for name, value in more.items()} for i in range(20)]
+    (tmp_path / "x.jsonl").write_text(lines(rows))
+    finding = next(f for f in prepared_from(tmp_path / "x.jsonl").findings if f.code == "plain-text")
+    assert finding.level == level
+    if level == "warning":
+        answered = prepared_from(tmp_path / "x.jsonl", **finding.suggestion.changes)
+        assert said(answered.train[0])[1] == ("assistant", rows[0][next(iter(more))])
+
+
+VERDICTS = {"prompt": "ask", "completion": "told", "desired": "thumb"}
+
+
+def verdicts(tmp_path, *thumbs, **recipe):
+    rows = [{"ask": sentence(i), "told": f"answer {i}", "thumb": thumbs[i % len(thumbs)]} for i in range(12)]
+    (tmp_path / "x.jsonl").write_text(lines(rows))
+    return prepared_from(tmp_path / "x.jsonl", **recipe)
+
+
+def test_a_verdict_that_is_neither_good_nor_bad_is_asked_about(tmp_path):
+    prepared = verdicts(tmp_path, "Prima", "onvoldoende", "zozo", columns=VERDICTS)
+    finding = prepared.findings[1]
+    assert (finding.code, finding.level, finding.count) == ("unknown-verdict", "error", 4) and "'zozo'" in finding.says
+    assert prepared.dropped == {"not-desired": 4}
+    left = verdicts(tmp_path, "Prima", "zozo", columns=VERDICTS, **finding.suggestion.changes)
+    assert left.dropped == {"unknown-verdict": 6} and len(left.train) == 6
+
+
+def test_where_every_verdict_is_bad_that_is_what_is_said(tmp_path, tiny_tokenizer):
+    prepared = verdicts(tmp_path, "nee", columns=VERDICTS)
+    found = check(prepared, tiny_tokenizer, Recipe(columns=VERDICTS)).findings
+    assert found[0].code == "nothing-to-learn" and "marked good" in found[0].says
+
+
+def test_a_role_that_still_lacks_its_column_is_named(tmp_path):
+    finding = verdicts(tmp_path, "ja", columns={"prompt": "ask", "desired": "thumb"}).findings[0]
+    assert finding.code == "no-columns" and "which column is the answer" in finding.says

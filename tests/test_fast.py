@@ -7,9 +7,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_core.attention import attend_rows_apart
+from finetune_core.encoded import encode
 from finetune_core.fast import fuse_adapters, score_trained_tokens_only
 from finetune_core.render import load_tokenizer
-from finetune_core.trainer import encode
 
 
 def adapted(folder, dtype=torch.float32, **changes):
@@ -104,7 +104,7 @@ def curve(folder, out, rows, shortcuts, packing):
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_curve_of_fifty_steps_is_that_of_plain_trl(tiny_model_dir, tmp_path, packing):
-    rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128)
+    rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128, tmp_path / "rows.arrow")
     plain, accuracy = curve(tiny_model_dir, tmp_path / "a", rows, False, packing)
     ours, same_accuracy = curve(tiny_model_dir, tmp_path / "b", rows, True, packing)
     assert len(plain) == 50 and plain[-1] < plain[0] - 0.5

@@ -136,7 +136,7 @@ def test_the_token_is_nowhere_in_the_run(recipe, runs_dir):
 
 def test_a_failure_is_told_in_the_diary_and_the_traceback_stays_in_the_log(recipe, runs_dir):
     run = create_run(recipe, runs_dir)
-    Path(recipe.dataset_name).unlink()
+    (run.path / "data" / "train.jsonl").write_text("no rows\n")
     launch.start(run)
     wait_for(lambda: run.status() == "failed")
     error = summarize(run.events()).error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 from finetune_core import Recipe
 from finetune_core.errors import FinetuneError
@@ -29,6 +30,21 @@ def test_other_training_settings_make_a_new_plan_without_reading_the_rows_again(
     first = looks.ask(recipe, wait_seconds=30).seen
     second = looks.ask(recipe.replace(num_train_epochs=10), wait_seconds=0).seen
     assert second.prepared is first.prepared and second.plan.steps > first.plan.steps
+
+
+def test_what_was_read_is_handed_to_a_look_that_only_leaves_out_other_rows():
+    handed = []
+
+    def look(recipe, on_progress, earlier=None):
+        handed.append(earlier)
+        return SimpleNamespace(recipe=recipe)
+
+    looks, recipe = looking.Looks(look), Recipe(fixes=["mask-personal-data"])
+    first = looks.ask(recipe, wait_seconds=5).seen
+    for fixes in (["mask-personal-data", "drop-duplicates"], ["trim-labels", "mask-personal-data"]):
+        looks.ask(recipe.replace(fixes=fixes), wait_seconds=5)
+    looks.ask(recipe.replace(max_length=64), wait_seconds=5)
+    assert handed == [None, first, None, None]
 
 
 def test_an_edited_file_is_read_again(tmp_path):

@@ -184,13 +184,10 @@ def test_ctrl_c_ends_a_check_on_the_command_line(tmp_path, tiny_model_dir):
 
 
 def test_warnings_that_were_passed_stand_in_the_runs_data_card(rows_of, tiny_model_dir, runs_dir):
-    from finetune_core.train import write_data
-
     recipe = rows_of([*chats(40), *chats(10)], model_name_or_path=str(tiny_model_dir))
     seen = preflight.look(recipe)
     run = preflight.create_run_from(seen, runs_dir)
     assert [passed["code"] for passed in run.plan()["passed"]] == ["duplicates"]
-    write_data(seen.prepared, run.path / "data", run.plan()["passed"])
     card = json.loads((run.path / "data" / "card.json").read_text())
     assert [(passed["code"], passed["rows"]) for passed in card["warnings_passed"]] == [("duplicates", 10)]
 

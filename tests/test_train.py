@@ -1,5 +1,7 @@
 """The worker, with the real trainer on a tiny model: every promise of a run, kept."""
 
+from pathlib import Path
+
 import pytest
 from conftest import chat_rows, write_jsonl
 
@@ -49,6 +51,14 @@ def test_a_run_folder_is_complete(recipe, runs_dir):
     template = (run.result_dir / "chat_template.jinja").read_text()
     assert "<|im_start|>" in template
     assert run.recipe.packing is False and run.recipe.dtype is not None  # every value written out
+
+
+def test_what_was_checked_is_learned_without_reading_it_again(recipe, runs_dir):
+    from finetune_core.train import train
+
+    run = create_run(recipe, runs_dir)
+    Path(recipe.dataset_name).unlink()
+    assert train(run) == "finished" and not (run.path / ".rows").exists()
 
 
 def test_test_rows_are_never_trained_on(recipe, runs_dir):
@@ -241,10 +251,8 @@ def test_the_peak_of_what_did_not_fit_is_forgotten(monkeypatch):
 def test_validation_rows_that_train_nothing_are_told_and_left_out(recipe, runs_dir):
     """Their answers begin beyond max_length."""
     run = create_run(recipe, runs_dir)
-    from finetune_core.data import prepare
-    from finetune_core.train import train, write_data
+    from finetune_core.train import train
 
-    write_data(prepare(recipe), run.path / "data")
     long = {"messages": [{"role": "user", "content": "kettle " * 2000}, {"role": "assistant", "content": "defect"}]}
     write_jsonl(run.path / "data" / "validation.jsonl", [long])
     assert train(run) == "finished"

@@ -25,9 +25,10 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTTrainer
 
+    from finetune_core.encoded import encode
     from finetune_core.machine import Machine
     from finetune_core.render import load_tokenizer, render
-    from finetune_core.trainer import encode, sft_config
+    from finetune_core.trainer import sft_config
 
     rows = chat_rows(16)
     folder = recipe.model_name_or_path
@@ -39,7 +40,7 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False),
         args=sft_config(resolved, tmp_path / "out", Machine(2, 8, 8), False),
-        train_dataset=encode(rows, tokenizer, 512),
+        train_dataset=encode(rows, tokenizer, 512, tmp_path / "rows.arrow"),
         processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
     )
     batch = next(iter(trainer.get_train_dataloader()))
@@ -65,14 +66,15 @@ def test_what_the_trainer_reads_is_what_render_made(recipe, tmp_path, packing):
 @pytest.fixture
 def ready(recipe, tiny_model_dir, tmp_path):
     """`ready(lora_r=4, …)`: the trainer of a recipe with these changes."""
+    from finetune_core.encoded import encode
     from finetune_core.machine import this_machine
     from finetune_core.preflight import look
     from finetune_core.render import load_tokenizer
-    from finetune_core.trainer import build_trainer, encode
+    from finetune_core.trainer import build_trainer
 
     def make(**changes):
         resolved = look(recipe.replace(**changes)).plan.recipe
-        rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128)
+        rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128, tmp_path / "rows.arrow")
         return build_trainer(resolved, tiny_model_dir, tmp_path / "out", (rows, None), [], this_machine())
 
     return make

@@ -173,4 +173,4 @@ def test_the_owner_of_a_run_travels_from_what_was_looked_at(runs_dir, monkeypatc
                 return {}
 
     create_run_from(Looked, runs_dir, "tail", "alice")
-    assert made[0][-2:] == ("tail", "alice")
+    assert made[0][3:5] == ("tail", "alice")

@@ -10,6 +10,7 @@ from .prepared import (
     readiness,
     save_pasted,
     write_csv,
+    write_data,
     write_rows,
     write_splits,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "readiness",
     "save_pasted",
     "write_csv",
+    "write_data",
     "write_rows",
     "write_splits",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ LABELS = ("label", "class", "klasse", "category", "categorie", "sentiment", "int
 SYSTEMS = ("system", "system_prompt", "systeem")
 CONTEXTS = ("context", "passage")
 TOOLS = ("tools", "functions")
+# Words of a longer name ("vraag_leerling") that say what is in the column; enough to propose it, not to take it.
+ASKS, REPLIES = frozenset((*QUESTIONS, "prompt", "instruction", "opdracht")), frozenset((*ANSWERS, "response", "reply"))
 CHOSEN, REJECTED = ("chosen",), ("rejected",)
 COLUMN_NAMES = frozenset((*MESSAGES, *PROMPTS, *COMPLETIONS, *TEXTS, *LABELS, *SYSTEMS, *CONTEXTS, *TOOLS, "chosen",
                           "rejected", "id"))  # fmt: skip
@@ -33,7 +36,7 @@ SHAPES = {
     "question-answer": "question and answer",
     "labels": "text and label",
     "preference": "preference pairs (chosen, rejected)",
-    "kto": "KTO (prompt, completion, good or bad)",
+    "kto": "answers with a verdict (KTO)",
     "text": "plain text",
     "mapped": "columns that you mapped",
     "guessed": "columns that were guessed",
@@ -90,8 +93,13 @@ def recognise(row: Mapping[str, Any]) -> ColumnMap | None:
 
 
 def propose(rows: Sequence[Mapping[str, Any]]) -> ColumnMap | None:
-    """A mapping for columns without known names, from what is in them: the answer is the column with few different
-    short values, else the last of the texts; the prompt is the longest other text. None if no column holds text.
+    """A mapping for columns without known names: by words in the names, else from what is in them. The answer is the
+    column with few different short values, else the last of the texts; the prompt is the longest other text. None if
+    no column holds text.
+
+    >>> row = {"vraag_leerling": "Hoe laat is het?", "antwoord_docent": "Drie uur.", "klas": "3B"}
+    >>> propose([row]).roles
+    {'prompt': 'vraag_leerling', 'completion': 'antwoord_docent'}
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     texts: dict[str, list[str]] = {}
@@ -104,19 +112,32 @@ def propose(rows: Sequence[Mapping[str, Any]]) -> ColumnMap | None:
         return None
     if len(texts) == 1 and len(columns) == 1:
         return ColumnMap("text", {"text": next(iter(texts))})
-    classes = [
-        column
-        for column in columns
-        if (cells := [cell for row in rows if (cell := as_label(row.get(column)))])
-        and max(map(len, cells)) <= 60
-        and len(set(cells)) <= max(2, len(cells) // 5)
-    ]
+    classes = [column for column in columns if _has_few_values(rows, column)]
     lengths = {column: sum(map(len, words)) / len(words) for column, words in texts.items()}
-    answer = next((column for column in reversed(columns) if column in classes), None) or list(texts)[-1]
+    replies = [column for column in texts if _words(column) & REPLIES and not _words(column) & ASKS]
+    answer = next((column for column in (*replies, *reversed(columns)) if column in (*replies, *classes)), None)
+    answer = answer or list(texts)[-1]
     prompts = [column for column in texts if column != answer]
+    prompts = [column for column in prompts if _words(column) & ASKS] or prompts
     if not prompts:
         return ColumnMap("text", {"text": answer}) if answer not in classes else None
     return ColumnMap("guessed", {"prompt": max(prompts, key=lambda column: lengths[column]), "completion": answer})
+
+
+def likely_answers(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Of columns beside a text, those that may be what to answer: few different short values, or the only other one."""
+    found = [column for column in columns if _has_few_values(rows, column)]
+    texts = [column for column in columns if any(isinstance(row.get(column), str) for row in rows)]
+    return found or (texts if len(columns) == 1 else [])
+
+
+def _has_few_values(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    cells = [cell for row in rows if (cell := as_label(row.get(column)))]
+    return bool(cells) and max(map(len, cells)) <= 60 and len(set(cells)) <= max(2, len(cells) // 5)
+
+
+def _words(column: str) -> set[str]:
+    return set(re.split(r"[\W_]+", column.casefold()))
 
 
 def is_weak(mapping: ColumnMap, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -141,8 +162,9 @@ def as_wished(columns: Mapping[str, str], template: str | None, row: Mapping[str
     roles |= dict(columns)
     if "label" in columns:
         roles["completion"] = roles.pop("label")
-    if "text" in roles and "prompt" not in roles:
-        roles["prompt"] = roles.pop("text")
+    text = roles.pop("text", None)
+    if text and "prompt" not in roles:
+        roles["prompt"] = text
     if known and known.shape in ("messages", "sharegpt", "preference", "kto") and set(columns) <= {"system"}:
         return ColumnMap(known.shape, dict(known.roles) | dict(columns))
     if "completion" not in roles or not ("prompt" in roles or template):

@@ -50,9 +50,12 @@ class KeyMaker:
     def __init__(self) -> None:
         self._arrays = [array("Q") for _ in Keys.__dataclass_fields__]
 
-    def add(self, row: dict[str, Any]) -> None:
-        for column, key in zip(self._arrays, row_keys(row), strict=True):
+    def add(self, row: dict[str, Any]) -> tuple[int, ...]:
+        """Returns the row's keys, in the order of Keys' fields."""
+        keys = row_keys(row)
+        for column, key in zip(self._arrays, keys, strict=True):
             column.append(key)
+        return keys
 
     def finish(self) -> Keys:
         return Keys(*(np.frombuffer(column, dtype=np.uint64) for column in self._arrays))

@@ -24,6 +24,7 @@ class Finding:
     suggestion: Suggestion | None = None
     lines: tuple[int, ...] = ()  # the same rows as lines of the file, where line and row differ
     examples: tuple[str, ...] = ()  # a few short excerpts; text of the data, to be escaped by whoever shows it
+    files: tuple[str, ...] = ()  # of the same rows, where there are several files
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -32,6 +33,7 @@ class Finding:
             "says": self.says,
             "rows": list(self.rows),
             "lines": list(self.lines),
+            "files": list(self.files),
             "count": self.count,
             "fix": self.fix,
             "changes": self.suggestion.changes if self.suggestion else None,
@@ -73,6 +75,11 @@ class Seen:
     def lines(self) -> tuple[int, ...]:
         lines = tuple(place.line for place in self.places)
         return lines if lines != self.rows else ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        files = tuple(place.file for place in self.places)
+        return files if any(files) else ()
 
     def words(self, shown: int = 5) -> str:
         """The places in words.

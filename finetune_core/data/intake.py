@@ -13,27 +13,40 @@ import numpy as np
 
 from ..garbage import fewer_collections
 from ..recipe import Recipe
-from .columns import ColumnMap, as_wished, is_weak, propose, unused
-from .duplicates import KeyMaker, Keys
+from .columns import ColumnMap, as_wished, is_weak, likely_answers, propose, unused
+from .duplicates import KeyMaker, Keys, row_keys
 from .findings import Place, Tally
 from .json_rows import Record
-from .personal import mask
 from .problems import DROP_REASONS
 from .readers import Reading
+from .rewriting import REWRITES, merged
 from .rows import Rows, RowWriter
 from .shapes import PLACEHOLDER, Converter
 from .split import SPLITS
 
 SAMPLE = 200  # rows looked at before columns are guessed
+FOLDED = list(Keys.__dataclass_fields__).index("folded")  # its place in what row_keys gives
 Tell = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Spare:
+    """What rows that hold something else than text would be as text, and where they came from."""
+
+    rows: Rows
+    places: Places
+    dropped: int  # those that the recipe would leave out then, for another reason
 
 
 @dataclass
 class Intake:
     """What came in."""
 
-    rows: Rows
-    keys: Keys
+    rows: Rows  # as read: what a repair makes of them is made when they are read back
+    keys: Keys  # of the rows as repaired
+    folded: np.ndarray  # keys.folded of the rows as read
+    consecutive: np.ndarray  # numbers of the rows that merging turns of one role would change
+    spare: Spare
     splits: np.ndarray  # number in SPLITS for each row; -1: not said
     places: Places
     tally: Tally
@@ -45,6 +58,7 @@ class Intake:
     is_weak_guess: bool
     columns: dict[str, str]  # name → type
     ignored: tuple[str, ...]  # columns that nothing reads
+    answers: tuple[str, ...]  # of these, what may be the answers to a text that is read
     missing: tuple[str, ...]  # columns that the recipe names and the rows do not have
     dropped: dict[str, int]
     repaired: dict[str, int]
@@ -81,6 +95,10 @@ class _Reader:
     writer: RowWriter = field(default_factory=RowWriter)
     keys: KeyMaker = field(default_factory=KeyMaker)
     splits: array = field(default_factory=lambda: array("b"))
+    folded: array = field(default_factory=lambda: array("Q"))
+    consecutive: array = field(default_factory=lambda: array("q"))
+    spare: RowWriter = field(default_factory=RowWriter)
+    spare_dropped: int = 0
     tally: Tally = field(default_factory=Tally)
     shapes: dict[str, int] = field(default_factory=dict)
     first_places: dict[str, Place] = field(default_factory=dict)
@@ -97,8 +115,11 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self.converter = Converter(self.recipe)
-        self.is_masking = "mask-personal-data" in self.recipe.fixes
-        self.leaves_out = {DROP_REASONS[fix] for fix in self.recipe.fixes if fix in DROP_REASONS}
+        fixes = self.recipe.fixes
+        self.with_text = Converter(self.recipe.replace(fixes=[*fixes, "numbers-to-text"]))
+        self.rewrites = [(fix, change) for fix, change in REWRITES.items() if fix in fixes]
+        self.leaves_out = {DROP_REASONS[fix] for fix in fixes if fix in DROP_REASONS}
+        self.spare_places = Places(self.places.files)
 
     def read(self, reading: Reading, number: int) -> Iterator[int]:
         """Takes in a file; gives the number of rows so far now and then."""
@@ -162,19 +183,41 @@ class _Reader:
                 self.dropped["not-desired"] = self.dropped.get("not-desired", 0) + 1
             else:
                 self._refuse(converted.problem, place, converted.detail, _excerpt(value))
+                if converted.problem == "not-text":
+                    self._keep_spare(value, mapping, place, file)
             return
-        for code, detail in dict(converted.notes).items():
+        notes = dict(converted.notes)
+        row = converted.row | {"row": record.row}
+        if "consecutive-turns" in notes and merged(row) is not row:
+            self.consecutive.append(len(self.writer))
+        if "merge-consecutive" in self.recipe.fixes:
+            notes.pop("consecutive-turns", None)
+        for code, detail in notes.items():
             self.tally.add(code, place, detail)
-        for repair in converted.repairs:
-            self.repaired[repair] = self.repaired.get(repair, 0) + 1
-        row = _masked(converted.row) if self.is_masking else converted.row
-        if self.is_masking and row != converted.row:
-            self.repaired["mask-personal-data"] = self.repaired.get("mask-personal-data", 0) + 1
-        row["row"] = record.row
         self.writer.append(row)
-        self.keys.add(row)
+        self._count(row, converted.repairs)
         self.splits.append(SPLITS.index(split) if split else -1)
         self.places.add(place, file)
+
+    def _count(self, row: dict[str, Any], repairs: Iterable[str]) -> None:
+        """What was repaired in a row, and the keys of what comes out."""
+        repaired, made = list(repairs), row
+        for fix, change in self.rewrites:
+            before, made = made, change(made)
+            if made is not before:
+                repaired.append(fix)
+        for repair in repaired:
+            self.repaired[repair] = self.repaired.get(repair, 0) + 1
+        keys = self.keys.add(made)
+        self.folded.append((keys if made is row else row_keys(row))[FOLDED])
+
+    def _keep_spare(self, value: dict[str, Any], mapping: ColumnMap, place: Place, file: int) -> None:
+        converted = self.with_text.convert(value, mapping)
+        if converted.row is not None:
+            self.spare.append(converted.row | {"row": place.row})
+            self.spare_places.add(place, file)
+        elif converted.problem in self.leaves_out:
+            self.spare_dropped += 1
 
     def _refuse(self, code: str, place: Place, detail: str, example: str) -> None:
         if code in self.leaves_out:
@@ -193,9 +236,14 @@ def take_in(readings: list[Reading], recipe: Recipe, tell: Tell) -> Intake:
                 tell((number + min(1.0, reading.fraction())) / len(readings), f"{count:,} rows read")
     named = set(recipe.columns.values()) | set(PLACEHOLDER.findall(recipe.template or ""))
     maps = ColumnMap("", {column: column for column in reader.used})
+    ignored = tuple(unused(maps, reader.columns, recipe.template)) if reader.used else ()
+    is_text = set(reader.shapes) == {"text"} and not recipe.columns
     return Intake(
         rows=reader.writer.finish(),
         keys=reader.keys.finish(),
+        folded=np.frombuffer(reader.folded, dtype=np.uint64),
+        consecutive=np.array(reader.consecutive, dtype=np.int64),
+        spare=Spare(reader.spare.finish(), reader.spare_places, reader.spare_dropped),
         splits=np.frombuffer(reader.splits, dtype=np.int8),
         places=places,
         tally=reader.tally,
@@ -206,17 +254,12 @@ def take_in(readings: list[Reading], recipe: Recipe, tell: Tell) -> Intake:
         guess=reader.guess if reader.guess and reader.guess.shape in reader.shapes else None,
         is_weak_guess=reader.is_weak_guess,
         columns=reader.columns,
-        ignored=tuple(unused(maps, reader.columns, recipe.template)) if reader.used else (),
+        ignored=ignored,
+        answers=tuple(likely_answers(reader.sampled, ignored)) if is_text else (),
         missing=tuple(sorted(named - reader.columns.keys())) if reader.columns else (),
         dropped=reader.dropped,
         repaired=reader.repaired,
     )
-
-
-def _masked(row: dict[str, Any]) -> dict[str, Any]:
-    if "text" in row:
-        return row | {"text": mask(row["text"])}
-    return row | {"messages": [turn | {"content": mask(turn["content"])} for turn in row["messages"]]}
 
 
 def _excerpt(value: dict[str, Any]) -> str:

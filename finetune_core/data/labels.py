@@ -29,18 +29,23 @@ class LabelTable:
     spelling: dict[str, str]  # each other spelling → the label it means
     variants: dict[str, int]  # each other spelling → rows
     numbers: np.ndarray  # of each row: which label, as a number
+    is_variant: np.ndarray  # booleans, one a row: in another spelling than the label's
 
-    def findings(self, keys: Keys, places: Any, recipe: Recipe) -> tuple[list[Finding], np.ndarray]:
-        """(what to say about the labels, rows that contradict each other)."""
-        conflicts = _conflicts(keys)
-        found = [self._variants(recipe), self._imbalance(), self._rare(), _conflict_finding(conflicts, places, recipe)]
-        return [finding for finding in found if finding is not None], conflicts
+    def findings(self, conflicts: np.ndarray, kept: np.ndarray, places: Any, recipe: Recipe) -> list[Finding]:
+        """What to say about them. Booleans, one a row: `conflicts` contradict another row, `kept` are not left out."""
+        found = [
+            self._variants(kept, recipe),
+            self._imbalance(),
+            self._rare(),
+            _conflict_finding(conflicts, places, recipe),
+        ]
+        return [finding for finding in found if finding is not None]
 
-    def _variants(self, recipe: Recipe) -> Finding | None:
-        if not self.variants or "trim-labels" in recipe.fixes:
+    def _variants(self, kept: np.ndarray, recipe: Recipe) -> Finding | None:
+        count = int((self.is_variant & kept).sum())
+        if not count or "trim-labels" in recipe.fixes:
             return None
         shown = listing((f"{raw!r} → {self.spelling[raw]!r} ({count})" for raw, count in self.variants.items()), 8)
-        count = sum(self.variants.values())
         return Finding(
             "label-variants",
             "warning",
@@ -96,14 +101,18 @@ def find_labels(rows: Rows, keys: Keys) -> LabelTable | None:
     often = counts_of[numbers] >= RARE
     if "text" in rows[0] or often.mean() < MOST:
         return None
-    raw = Counter(answer for row in rows if (answer := answer_of(row)) is not None)
+    answers: dict[str | None, int] = {}  # each spelling → a number
+    of_row = np.fromiter((answers.setdefault(answer_of(row), len(answers)) for row in rows), np.int64, len(rows))
+    counted = zip(answers, np.bincount(of_row).tolist(), strict=True)
+    raw = Counter({answer: count for answer, count in counted if answer is not None})
     by_label: dict[str, Counter[str]] = {}
     for answer, count in raw.items():
         by_label.setdefault(fold(answer), Counter())[answer.strip()] += count
     names = {label: max(ways, key=lambda way: (ways[way], -len(way))) for label, ways in by_label.items()}
     counts = sorted(((names[label], sum(ways.values())) for label, ways in by_label.items()), key=lambda item: -item[1])
     variants = {answer: count for answer, count in raw.most_common() if answer != names[fold(answer)]}
-    return LabelTable(dict(counts), {answer: names[fold(answer)] for answer in variants}, variants, numbers)
+    spelling = {answer: names[fold(answer)] for answer in variants}
+    return LabelTable(dict(counts), spelling, variants, numbers, np.isin(of_row, [answers[way] for way in variants]))
 
 
 def answer_of(row: dict[str, Any]) -> str | None:
@@ -128,11 +137,17 @@ def unseen_labels(table: LabelTable, in_train: np.ndarray, in_others: np.ndarray
     return len(np.setdiff1d(table.numbers[in_others], table.numbers[in_train]))
 
 
-def _conflicts(keys: Keys) -> np.ndarray:
+def find_conflicts(keys: Keys) -> np.ndarray:
     """Rows whose prompt stands elsewhere with another label."""
-    pairs = np.unique(np.stack([keys.prompt, keys.answer], axis=1), axis=0)
-    prompts, answers = np.unique(pairs[:, 0], return_counts=True)
-    return np.isin(keys.prompt, prompts[answers > 1])
+    order = np.lexsort((keys.answer, keys.prompt))
+    prompts, answers = keys.prompt[order], keys.answer[order]
+    is_same = prompts[1:] == prompts[:-1]
+    group = np.r_[0, np.cumsum(~is_same)][: len(order)]  # a number for each prompt
+    differs = np.zeros(len(order), dtype=bool)
+    differs[group[1:][is_same & (answers[1:] != answers[:-1])]] = True
+    conflicts = np.empty(len(order), dtype=bool)
+    conflicts[order] = differs[group]
+    return conflicts
 
 
 def _conflict_finding(conflicts: np.ndarray, places: Any, recipe: Recipe) -> Finding | None:
@@ -148,6 +163,7 @@ def _conflict_finding(conflicts: np.ndarray, places: Any, recipe: Recipe) -> Fin
         "Decide which label is right, or leave them all out.",
         with_fix(recipe, "drop-conflicts", "Leave them out"),
         seen.lines,
+        files=seen.files,
     )
 
 

@@ -26,17 +26,28 @@ class Shared:
     in_train: np.ndarray  # the training rows concerned
 
 
-def shared_with_train(keys: Keys, splits: np.ndarray, pairs: np.ndarray) -> Shared:
-    """Of a data set with its own splits; `pairs` are near rows."""
-    is_other = splits > 0
-    train = ~is_other
-    exact = is_other & np.isin(keys.exact, keys.exact[train])
-    folded = is_other & np.isin(keys.folded, keys.folded[train])
-    across = pairs[is_other[pairs[:, 0]] != is_other[pairs[:, 1]]] if len(pairs) else pairs
-    touched = np.zeros(len(keys), dtype=bool)
-    touched[across.ravel()] = True
-    in_train = train & (np.isin(keys.folded, keys.folded[is_other]) | touched)
-    return Shared(exact, folded, is_other & touched & ~folded, in_train)
+def shared_with_train(keys: Keys, splits: np.ndarray, pairs: np.ndarray, kept: np.ndarray) -> Shared:
+    """Of a data set with its own splits; `pairs` are near rows, `kept` (booleans) the rows that count."""
+    other, train = kept & (splits > 0), kept & (splits <= 0)
+    exact, folded, touched = (np.zeros(len(keys), dtype=bool) for _ in range(3))
+    exact[other] = are_in(keys.exact[other], keys.exact[train])
+    folded[other] = are_in(keys.folded[other], keys.folded[train])
+    one, two = pairs[:, 0], pairs[:, 1]
+    touched[pairs[(other[one] & train[two]) | (train[one] & other[two])].ravel()] = True
+    in_train = train & (are_in(keys.folded, keys.folded[other]) | touched)
+    return Shared(exact, folded, other & touched & ~folded, in_train)
+
+
+def are_in(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each key: is it among the others? Many times as fast as numpy's isin where these are a million.
+
+    >>> are_in(np.array([3, 1, 9]), np.array([1, 9, 9, 0]))
+    array([False,  True,  True])
+    """
+    if not len(others):
+        return np.zeros(len(keys), dtype=bool)
+    ordered = np.sort(others)
+    return ordered[np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)] == keys
 
 
 def leak_findings(intake: Any, shared: Shared, recipe: Recipe) -> list[Finding]:
@@ -65,6 +76,7 @@ def leak_findings(intake: Any, shared: Shared, recipe: Recipe) -> list[Finding]:
                 f"Take the {count_rows(int(shared.in_train.sum()))} concerned out of the training rows.",
                 with_fix(recipe, "drop-leaks", "Take them out of training"),
                 seen.lines,
+                files=seen.files,
             )
         )
     return findings
@@ -78,7 +90,7 @@ def duplicate_findings(
     total = max(1, len(again))
     if again.any() and "drop-duplicates" not in recipe.fixes:
         seen = seen_at(intake.places, np.flatnonzero(again))
-        exact = int(repeats(with_split(intake.keys.exact, in_split)).sum())
+        exact = int((again & repeats(with_split(intake.keys.exact, in_split))).sum())
         also = f" ({exact:,} word for word)" if exact != seen.count else ""
         level = "warning" if seen.count >= WORTH_A_WARNING * total else "note"
         findings.append(
@@ -92,6 +104,7 @@ def duplicate_findings(
                 "Leave the repeats out, unless they are meant.",
                 with_fix(recipe, "drop-duplicates", "Leave repeats out"),
                 seen.lines,
+                files=seen.files,
             )
         )
     if near.any() and "drop-near-duplicates" not in recipe.fixes:
@@ -108,6 +121,7 @@ def duplicate_findings(
                 "Look at a few of them; leave them out if they add nothing.",
                 with_fix(recipe, "drop-near-duplicates", "Leave them out"),
                 seen.lines,
+                files=seen.files,
             )
         )
     return findings

@@ -50,6 +50,7 @@ def _refused(prepared: Prepared, measures: Measures, recipe: Recipe) -> Finding 
         error.fix,
         with_fix(recipe, "drop-refused", "Leave them out") if seen.count < len(measures.numbers) else None,
         seen.lines,
+        files=seen.files,
     )
 
 
@@ -68,6 +69,7 @@ def _nothing_trained(prepared: Prepared, measures: Measures, recipe: Recipe) -> 
         "Give at least one answer of each row a weight of 1, or leave these rows out.",
         with_fix(recipe, "drop-nothing-trained", "Leave them out"),
         seen.lines,
+        files=seen.files,
     )
 
 
@@ -97,7 +99,7 @@ def _cut(prepared: Prepared, measures: Measures, tokenizer: ChatTokenizer, recip
         "Leave these rows out, or shorten them.",
         Suggestion(f"max_length {room:,}", {"max_length": room}) if fits else
         with_fix(recipe, "drop-too-long", "Leave them out"),
-        seen.lines,
+        seen.lines, files=seen.files,
     )  # fmt: skip
 
 
@@ -117,6 +119,7 @@ def _stop(prepared: Prepared, measures: Measures, recipe: Recipe) -> Finding | N
         "Give the last answer of each row a weight of 1.",
         None,
         seen.lines,
+        files=seen.files,
     )
 
 
@@ -134,6 +137,7 @@ def _left_out(prepared: Prepared, measures: Measures) -> Finding | None:
         "Go on if that is meant, or choose a model whose template writes it.",
         None,
         seen.lines,
+        files=seen.files,
     )
 
 
@@ -152,6 +156,7 @@ def _special(prepared: Prepared, measures: Measures, recipe: Recipe) -> Finding 
         "Take them out of the text: the chat template adds its own. Or leave these rows out.",
         with_fix(recipe, "drop-special-tokens", "Leave them out"),
         seen.lines,
+        files=seen.files,
     )
 
 

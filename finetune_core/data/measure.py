@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import FinetuneError
 from ..recipe import Recipe
 from ..render import IGNORED, render_each, render_many
+from .problems import TOKEN_FIXES
 from .rows import Rows
 
 if TYPE_CHECKING:
@@ -43,8 +44,15 @@ class Measures:
     left_out: set[int] = field(default_factory=set)  # numbers of rows of whose answer the template writes only a part
     estimated: set[int] = field(default_factory=set)  # numbers of rows so long that only their beginning was rendered
 
+    def of(self, numbers: np.ndarray) -> Measures | None:
+        """Of the rows with these numbers, in their order; None if one of them was not measured."""
+        order = np.argsort(self.numbers)
+        places = np.minimum(np.searchsorted(self.numbers, numbers, sorter=order), len(order) - 1)
+        at = order[places] if len(order) else places[:0]
+        return self.take(at) if len(at) == len(numbers) and (self.numbers[at] == numbers).all() else None
+
     def take(self, kept: np.ndarray) -> Measures:
-        """Only these rows (booleans)."""
+        """Only these rows (booleans, or places)."""
         numbers = set(self.numbers[kept].tolist())
         return Measures(
             *(getattr(self, name)[kept] for name in COLUMNS),
@@ -143,25 +151,24 @@ def excerpt(row: dict[str, Any], max_length: int) -> tuple[dict[str, Any], float
     return row | {"messages": kept}, size / taken
 
 
-def without_misfits(
-    prepared: Prepared,
-    tokenizer: ChatTokenizer,
-    recipe: Recipe,
-    on_progress: Callable[[float], None] | None = None,
-) -> Prepared:
+def misfits(measures: Measures) -> dict[str, np.ndarray]:
+    """Repair → which rows it leaves out (booleans)."""
+    is_refused = np.isin(measures.numbers, list(measures.refused))
+    return {
+        "drop-refused": is_refused,
+        "drop-too-long": measures.lengths > measures.max_length,
+        "drop-nothing-trained": (measures.trained_kept == 0) & ~is_refused,
+        "drop-special-tokens": np.isin(measures.numbers, list(measures.special)),
+    }
+
+
+def without_misfits(prepared: Prepared, measures: Measures, recipe: Recipe) -> Prepared:
     """Leave out the rows that only the tokenizer can judge, as the recipe's repairs say."""
-    measures = measure(prepared.splits(), tokenizer, recipe.max_length, on_progress)
     kept = np.ones(len(measures.numbers), dtype=bool)
     dropped = Counter(prepared.dropped)
-    is_refused = np.isin(measures.numbers, list(measures.refused))
-    for fix, why, which in (
-        ("drop-refused", "template-refuses", is_refused),
-        ("drop-too-long", "too-long", measures.lengths > recipe.max_length),
-        ("drop-nothing-trained", "trains-nothing", (measures.trained_kept == 0) & ~is_refused),
-        ("drop-special-tokens", "special-tokens", np.isin(measures.numbers, list(measures.special))),
-    ):
+    for fix, which in misfits(measures).items():
         if fix in recipe.fixes:
-            dropped[why] += int((kept & which).sum())
+            dropped[TOKEN_FIXES[fix]] += int((kept & which).sum())
             kept &= ~which
     parts, first = {}, 0
     for name, rows in prepared.splits().items():

@@ -19,6 +19,7 @@ KINDS = {  # of a file, in words, and the suffixes that say so
     "jsonl": ("a file of JSON lines", (".jsonl", ".ndjson", ".json")),
     "json": ("a JSON file", (".jsonl", ".ndjson", ".json")),
 }
+ASKED = {"prompt": "the question", "completion": "the answer"}
 EXAMPLE = (
     '{"messages": [{"role": "user", "content": "Is it open today?"}, {"role": "assistant", "content": "Yes, to 6."}]}'
 )
@@ -30,7 +31,7 @@ def source_findings(source: Source, intake: Intake, recipe: Recipe) -> list[Find
         _missing_columns(intake),
         _no_rows(intake),
         _guessed(intake),
-        _no_text(intake),
+        _no_text(intake, recipe),
         _mixed(intake),
         _plain_text(source, intake),
         _preferences(intake),
@@ -75,18 +76,28 @@ def _guessed(intake: Intake) -> Finding | None:
         "columns-guessed",
         "error" if intake.is_weak_guess else "warning",
         f"The columns ({_columns(intake)}) have no names that Fijn knows; all {count_rows(intake.total)} are kept. "
-        f"It took {words}, from what is in them.",
+        f"It took {words}, from their names and what is in them.",
         count=intake.shapes.get(intake.guess.shape, 0),
         fix="Say whether that is right, or choose other columns.",
         suggestion=Suggestion("That is right", {"columns": roles}),
     )
 
 
-def _no_text(intake: Intake) -> Finding | None:
+def _no_text(intake: Intake, recipe: Recipe) -> Finding | None:
     seen = intake.tally.get("unknown-shape")
     if intake.shapes or seen is None or not intake.columns or intake.missing:
         return None
     del intake.tally["unknown-shape"]  # said better here
+    missing = [words for role, words in ASKED.items() if role not in recipe.columns]
+    if recipe.columns and missing:
+        return Finding(
+            "no-columns",
+            "error",
+            f"It is not said yet which column is {' and which is '.join(missing)}. There are {_columns(intake)}.",
+            seen.rows,
+            seen.count,
+            "Choose it under “Columns”.",
+        )
     return Finding(
         "no-columns",
         "error",
@@ -107,8 +118,12 @@ def _mixed(intake: Intake) -> Finding | None:
     return Finding(
         "mixed-shapes",
         "warning",
-        f"The rows have {len(intake.shapes)} shapes: {kinds}. All {count_rows(sum(intake.shapes.values()))} were "
-        "turned into chat messages.",
+        f"The rows have {len(intake.shapes)} shapes: {kinds}. "
+        + (
+            "Plain text stays text, which the model would learn to go on with."
+            if "text" in intake.shapes
+            else f"All {count_rows(sum(intake.shapes.values()))} were turned into chat messages."
+        ),
         count=intake.total,
         fix="Look at a row of each shape below; give one shape only if they do not belong together.",
     )
@@ -117,6 +132,17 @@ def _mixed(intake: Intake) -> Finding | None:
 def _plain_text(source: Source, intake: Intake) -> Finding | None:
     if set(intake.shapes) != {"text"}:
         return None
+    if intake.answers and intake.mapping:
+        text, one = intake.mapping.roles["text"], intake.answers[0]
+        return Finding(
+            "plain-text",
+            "warning",
+            f"Only {text!r} is read, as running text to go on with. {listing(map(repr, intake.answers))} "
+            f"{'is' if len(intake.answers) == 1 else 'are'} not used, so the model would not learn to answer.",
+            count=intake.shapes["text"],
+            fix=f"Is {one!r} what it should answer? Or choose another column under “Columns”.",
+            suggestion=Suggestion(f"{one} is the answer", {"columns": {"prompt": text, "completion": one}}),
+        )
     is_prose = any(file.kind == "text" for file in source.files)
     return Finding(
         "plain-text",
@@ -198,12 +224,13 @@ def _sheets(source: Source) -> Finding | None:
 
 
 def _ignored(intake: Intake) -> Finding | None:
-    if not intake.ignored:
+    ignored = [column for column in intake.ignored if column not in intake.answers]  # those are asked about
+    if not ignored:
         return None
     return Finding(
         "unused-columns",
         "note",
-        f"Not used: {listing(intake.ignored)}.",
+        f"Not used: {listing(ignored)}.",
         fix="Choose them under “Columns” if they matter.",
     )
 

@@ -77,7 +77,7 @@ def mask(text: str) -> str:
     """
     for kind, start, end in sorted(find_personal(text), key=lambda found: -found[1]):
         text = f"{text[:start]}[{kind}]{text[end:]}"
-    return SECRETS.sub("[key]", text)
+    return SECRETS.sub("[key]", text) if find_secrets(text) else text
 
 
 def is_iban(text: str) -> bool:

@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import write_json
 from ..recipe import Recipe
 from .columns import SHAPES
-from .duplicates import Keys, groups, near_pairs, repeats
-from .findings import Finding, Place
+from .duplicates import groups, near_pairs, repeats
+from .findings import Finding, Place, Tally
 from .hubdata import choices
-from .intake import Intake, Places, take_in
+from .intake import Intake, take_in
 from .labels import LabelTable, find_labels, one_spelling, unseen_labels
-from .leaks import duplicate_findings, later_of, leak_findings, shared_with_train, with_split
+from .leaks import duplicate_findings, leak_findings, with_split
 from .overview import readiness, source_findings
-from .problems import FIXES, check_fixes, problem_findings
+from .problems import FIXES, TOKEN_FIXES, check_fixes, problem_findings
+from .rewriting import rewriting
 from .rows import Rows, write_csv, write_rows
 from .source import Source, SourceFile, open_source
 from .split import SPLITS, split
+from .staying import Doubles, among, find_doubles, staying, wanted
+from .streamed import forget_streams
 from .unpack import save_pasted
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from .measure import Measures
 
 __all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "save_pasted",
-           "write_csv", "write_rows", "write_splits"]  # fmt: skip
+           "write_csv", "write_data", "write_rows", "write_splits"]  # fmt: skip
 
 OnProgress = Callable[[float | None, str], None]
 MAX_NEAR_ROWS = 2_000_000  # beyond this near duplicates are not looked for
@@ -57,14 +61,15 @@ class Prepared:
     findings: tuple[Finding, ...]
     dropped: dict[str, int]  # why → how many
     rows: int  # read
+    intake: Intake = field(repr=False)
+    doubles: Doubles = field(repr=False)
+    pairs: np.ndarray = field(repr=False)  # near rows, by their numbers
     shapes: dict[str, int] = field(default_factory=dict)
     proposal: dict[str, str] = field(default_factory=dict)  # role → column, where names were not known
     repaired: dict[str, int] = field(default_factory=dict)  # repair → rows it changed
     labels: LabelTable | None = None  # where the answers are few and short
     own_splits: tuple[str, ...] = ()  # splits that the data brought along
     settings: dict[str, Any] = field(default_factory=dict)
-    keys: Keys | None = field(default=None, repr=False)
-    places: Places | None = field(default=None, repr=False)
     measures: Measures | None = field(default=None, repr=False)  # where rows were left out by their tokens
 
     def splits(self) -> dict[str, Rows]:
@@ -72,7 +77,7 @@ class Prepared:
 
     def place(self, number: int) -> Place:
         """Where a row came from, by its number in Rows.numbers."""
-        return self.places[number] if self.places is not None else Place(number + 1, number + 1)
+        return self.intake.places[number]
 
     def card(self) -> dict[str, Any]:
         """The data card: what was read, what was left out and why, what is where."""
@@ -111,54 +116,50 @@ def prepare(
         source, readings = open_source(recipe, token, Path(folder), tell)
         intake = take_in(readings, recipe, lambda fraction, words: tell(0.6 * fraction, words))
     source = replace(source, columns=intake.columns)
-    prepared = _assemble(source, intake, recipe, tell)
+    prepared = assemble(source, intake, recipe, tell)
     if tokenizer is not None and any(fix in recipe.fixes for fix in TOKEN_FIXES):
-        from .measure import without_misfits
+        from .measure import measure, without_misfits
 
-        prepared = without_misfits(prepared, tokenizer, recipe, lambda part: tell(0.9 + 0.1 * part, "counting tokens"))
+        splits, length = prepared.splits(), recipe.max_length
+        measures = measure(splits, tokenizer, length, lambda part: tell(0.9 + 0.1 * part, "counting tokens"))
+        prepared = without_misfits(prepared, measures, recipe)
     tell(1.0, "ready")
     return prepared
 
 
-TOKEN_FIXES = ("drop-too-long", "drop-nothing-trained", "drop-refused", "drop-special-tokens")
-
-
-def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) -> Prepared:
-    keys, rows, dropped = intake.keys, intake.rows, Counter(intake.dropped)
-    findings = source_findings(source, intake, recipe) + problem_findings(intake.tally, intake.total, recipe)
-    kept = np.ones(len(keys), dtype=bool)
+def assemble(
+    source: Source, intake: Intake, recipe: Recipe, tell: OnProgress, before: Prepared | None = None
+) -> Prepared:
+    """What came in, as the recipe wants it. `before`: of the same intake, so that nothing is sought a second time."""
+    met, repaired = Tally(intake.tally), dict(intake.repaired)
+    findings = source_findings(source, replace(intake, tally=met), recipe)  # takes out what it says better itself
+    findings += problem_findings(met, intake.total, recipe)
+    keys, dropped = intake.keys, Counter(intake.dropped)
     own = tuple(name for number, name in enumerate(SPLITS) if (intake.splits == number).any())
-
-    labels = find_labels(rows, keys)
-    if labels is not None:
-        more, conflicts = labels.findings(keys, intake.places, recipe)
-        findings += more
-        if "drop-conflicts" in recipe.fixes:
-            _drop(kept, conflicts, "conflicting-labels", dropped)
-        if "trim-labels" in recipe.fixes and labels.variants:
-            rows = rows.changed(one_spelling(labels))
-            intake.repaired["trim-labels"] = sum(labels.variants.values())
+    rows = as_repaired(intake.rows, recipe)
 
     tell(0.62, "looking for duplicates")
-    in_split = np.maximum(intake.splits, 0)
-    again = repeats(with_split(keys.folded, in_split))
-    pairs = np.empty((0, 2), dtype=np.int64)
-    if 2 <= len(keys) <= MAX_NEAR_ROWS:
-        pairs = near_pairs(rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
-    elif len(keys) > MAX_NEAR_ROWS:
+    if before is not None:
+        labels, pairs, doubles = before.labels, before.pairs, before.doubles
+    else:
+        labels, pairs = find_labels(rows, keys), _near(intake, tell)
+        doubles = find_doubles(keys, intake.splits, pairs, labels)
+    if len(keys) > MAX_NEAR_ROWS:
         findings.append(NEAR_NOT_SOUGHT)
-    near = later_of(pairs, in_split, len(keys))
-    shared = shared_with_train(keys, intake.splits, pairs)
-    findings += duplicate_findings(intake, again, near, in_split, recipe) + leak_findings(intake, shared, recipe)
-    if "drop-duplicates" in recipe.fixes:
-        _drop(kept, again, "duplicates", dropped)
-    if "drop-near-duplicates" in recipe.fixes:
-        _drop(kept, near, "near-duplicates", dropped)
-    if "drop-leaks" in recipe.fixes:
-        _drop(kept, shared.in_train, "leaks", dropped)
+    kept, _ = wanted(doubles, recipe)
+    left = doubles if kept.all() else among(doubles, kept, keys, intake.splits, pairs)
+    if labels is not None:
+        findings += labels.findings(left.conflicts, kept, intake.places, recipe)
+        if "trim-labels" in recipe.fixes and labels.variants:
+            rows = rows.changed(one_spelling(labels))
+            repaired["trim-labels"] = sum(labels.variants.values())
+    in_split = np.maximum(intake.splits, 0)
+    findings += duplicate_findings(intake, left.again, left.near, in_split, recipe)
+    findings += leak_findings(intake, left.shared, recipe)
 
     tell(0.88, "splitting")
-    numbers = _sampled(np.flatnonzero(kept), in_split, recipe, dropped)
+    numbers, gone = staying(doubles, intake.splits, recipe)
+    dropped.update(gone)
     parts = _split(numbers, groups(keys, pairs), in_split, own, labels, recipe)
     if labels is not None and (count := unseen_labels(labels, parts["train"], _others(parts))):
         findings.append(_unseen(count))
@@ -174,34 +175,29 @@ def _assemble(source: Source, intake: Intake, recipe: Recipe, tell: OnProgress) 
         rows=intake.total,
         shapes={SHAPES.get(shape, shape): count for shape, count in shapes.items()},
         proposal=dict(intake.guess.roles) if intake.guess else {},
-        repaired=dict(intake.repaired),
+        repaired=repaired,
         labels=labels,
         own_splits=own,
         settings=recipe.model_dump(include={"fixes", "columns", "template", "system_prompt", "max_rows", "seed",
                                             "validation_size", "test_size"}),
-        keys=keys,
-        places=intake.places,
+        intake=intake,
+        doubles=doubles,
+        pairs=pairs,
     )  # fmt: skip
 
 
-def _drop(kept: np.ndarray, which: np.ndarray, why: str, dropped: Counter[str]) -> None:
-    """Take rows out and count those that were still in."""
-    gone = int((kept & which).sum())
-    if gone:
-        dropped[why] += gone
-        kept &= ~which
+def _near(intake: Intake, tell: OnProgress) -> np.ndarray:
+    """Pairs of near rows; none are sought where there are too many rows."""
+    if not 2 <= len(intake.keys) <= MAX_NEAR_ROWS:
+        return np.empty((0, 2), dtype=np.int64)
+    again = repeats(with_split(intake.folded, np.maximum(intake.splits, 0)))
+    return near_pairs(intake.rows, again, lambda part: tell(0.62 + 0.25 * part, "looking for near duplicates"))
 
 
-def _sampled(numbers: np.ndarray, in_split: np.ndarray, recipe: Recipe, dropped: Counter[str]) -> np.ndarray:
-    """At most max_rows, drawn with the seed; validation and test rows that the data brought along all stay."""
-    if recipe.max_rows is None:
-        return numbers
-    pool, others = numbers[in_split[numbers] == 0], numbers[in_split[numbers] != 0]
-    if len(pool) <= recipe.max_rows:
-        return numbers
-    dropped["max_rows"] += len(pool) - recipe.max_rows
-    drawn = np.random.default_rng(recipe.seed).choice(pool, recipe.max_rows, replace=False)
-    return np.sort(np.concatenate([drawn, others]))
+def as_repaired(rows: Rows, recipe: Recipe) -> Rows:
+    """Rows as read, with the recipe's repairs of their texts; not yet with one spelling for each label."""
+    change = rewriting(recipe.fixes)
+    return rows.changed(change) if change else rows
 
 
 def _split(
@@ -251,3 +247,15 @@ def write_splits(prepared: Prepared, folder: Path, as_csv: bool = False) -> list
             (write_csv if as_csv else write_rows)(rows, path)
             written.append(path)
     return written
+
+
+def write_data(prepared: Prepared, folder: Path, passed: list[dict[str, Any]] | None = None) -> None:
+    """A run's rows: train/validation/test.jsonl and, last, card.json. A folder with a card is complete.
+
+    `passed`: the warnings with which the person went on anyway; the card keeps them.
+    """
+    forget_streams()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in prepared.splits().items():
+        write_rows(rows, folder / f"{name}.jsonl")
+    write_json(folder / "card.json", prepared.card() | {"warnings_passed": passed or []})

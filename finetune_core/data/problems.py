@@ -36,7 +36,8 @@ PROBLEMS = {
     "ragged-rows": Problem(
         "error",
         "{n} of the table have too many cells: {where} ({detail}). For example: {example}",
-        "Put quotation marks around text that holds the delimiter, or leave these rows out: {rest} stay.",
+        "Put quotation marks around text that holds the delimiter, choose another delimiter under “Read the file "
+        "differently”, or leave these rows out: {rest} stay.",
         (("skip-ragged-rows", "Leave them out"),),
         "skip-ragged-rows",
     ),
@@ -104,6 +105,13 @@ PROBLEMS = {
         (("drop-bad-messages", "Leave them out"),),
         "drop-bad-messages",
     ),
+    "unknown-verdict": Problem(
+        "error",
+        "{n} have a verdict of which Fijn cannot tell whether it is good or bad: {where} ({detail}).",
+        "Write true or false there (or yes and no, good and bad), or leave these rows out: {rest} stay.",
+        (("drop-unknown-verdict", "Leave them out"),),
+        "drop-unknown-verdict",
+    ),
     "consecutive-turns": Problem(
         "warning",
         "{n} have several turns of one role in a row (consecutive turns): {where}. They are kept as separate turns, "
@@ -148,6 +156,7 @@ FIXES = {  # every repair a recipe can name, and what it does
     "drop-not-text": "leave out rows with something else than text",
     "drop-image-rows": "leave out rows with images or sound",
     "drop-bad-messages": "leave out rows with malformed messages",
+    "drop-unknown-verdict": "leave out rows whose verdict is neither good nor bad",
     "numbers-to-text": "turn numbers, true, false and lists of words into text",
     "merge-consecutive": "merge turns of one role in a row",
     "replace-broken-characters": "replace broken characters by �",
@@ -163,6 +172,12 @@ FIXES = {  # every repair a recipe can name, and what it does
     "drop-refused": "leave out rows that the chat template refuses",
     "first-row-is-header": "take the first row for the names of the columns",
     "first-row-is-data": "take the first row for data",
+}
+TOKEN_FIXES = {  # repairs that leave rows out by their tokens, and why
+    "drop-refused": "template-refuses",
+    "drop-too-long": "too-long",
+    "drop-nothing-trained": "trains-nothing",
+    "drop-special-tokens": "special-tokens",
 }
 WISHES = ("encoding-", "delimiter-")  # followed by a codec, or by comma, semicolon, tab or pipe
 
@@ -214,6 +229,7 @@ def _finding(code: str, problem: Problem, seen: Seen, total: int, recipe: Recipe
         with_fix(recipe, repair[0], repair[1]) if repair else None,
         seen.lines,
         tuple(seen.examples),
+        seen.files,
     )
 
 

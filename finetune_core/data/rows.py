@@ -21,6 +21,7 @@ import orjson
 from ..files import replacing
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
+SCANNED = 16 * 1024**2  # bytes looked through at a time
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -90,6 +91,20 @@ class RowWriter:
         content = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if starts[-1] else b""
         self._file.close()
         return Rows(content, starts, np.arange(len(starts) - 1))
+
+
+def open_rows(path: Path) -> Rows:
+    """The rows of a file of JSON lines that is ours; none if there is no such file."""
+    if not path.is_file() or not path.stat().st_size:
+        return Rows(b"", np.zeros(1, dtype=np.int64), np.arange(0))
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    starts, size = [np.zeros(1, dtype=np.int64)], len(content)
+    for begin in range(0, size, SCANNED):
+        piece = np.frombuffer(content[begin : begin + SCANNED], dtype=np.uint8)
+        starts.append(np.flatnonzero(piece == ord("\n")) + begin + 1)
+    begins = np.concatenate([*starts, [size]])
+    return Rows(content, begins, np.flatnonzero(np.diff(begins) > len("{}")))  # a shorter line is blank
 
 
 def as_json_line(row: dict[str, Any]) -> bytes:

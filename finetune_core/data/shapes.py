@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import orjson
 
 from ..recipe import Recipe
 from .columns import ColumnMap, as_label
+from .rewriting import has_consecutive
 
 ROLES = {  # exact names of OpenAI, ShareGPT and their descendants
     "system": "system", "developer": "system",
@@ -20,7 +20,14 @@ ROLES = {  # exact names of OpenAI, ShareGPT and their descendants
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
     "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
-DESIRED = ("true", "1", "yes", "good", "ja", "goed", "👍")  # verdicts of an answer to learn
+GOOD = frozenset((  # verdicts of an answer to learn
+    "true", "1", "1.0", "yes", "y", "good", "ok", "okay", "up", "thumbs up", "positive", "correct", "right", "like",
+    "accepted", "ja", "goed", "juist", "positief", "prima", "voldoende", "👍",
+))  # fmt: skip
+BAD = frozenset((
+    "false", "0", "0.0", "-1", "no", "n", "bad", "down", "thumbs down", "negative", "incorrect", "wrong", "dislike",
+    "rejected", "nee", "slecht", "fout", "onjuist", "negatief", "onvoldoende", "👎",
+))  # fmt: skip
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio", "video", "video_url", "file")
 PLACEHOLDER = re.compile(r"(?<!\{)\{([^{}\n]+)\}(?!\})")  # {column}, and not {{anything}}
@@ -55,9 +62,7 @@ class Converter:
     repairs: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        fixes = self.recipe.fixes
-        self.as_text = "numbers-to-text" in fixes
-        self.merge = "merge-consecutive" in fixes
+        self.as_text = "numbers-to-text" in self.recipe.fixes
 
     def convert(self, raw: Mapping[str, Any], mapping: ColumnMap) -> Converted:
         self.notes = []
@@ -81,8 +86,8 @@ class Converter:
         elif mapping.shape == "preference":
             messages = self._preferred(raw, roles)
         else:
-            if mapping.shape == "kto" and as_label(raw.get(roles["desired"])).casefold() not in DESIRED:
-                raise Refused("not-desired")
+            if mapping.shape == "kto":
+                _require_good(as_label(raw.get(roles["desired"])))
             messages = self._asked(raw, roles) + self._answered(raw.get(roles["completion"]), roles["completion"])
         system = self._system(raw, roles)
         if system and not any(message["role"] == "system" for message in messages):
@@ -224,29 +229,18 @@ class Converter:
             raise Refused("empty-answers")
         if not any(message["role"] in ("user", "tool") for message in messages):
             self.notes.append(("missing-user", ""))
-        pairs = list(itertools.pairwise(messages))
-        if any(first["role"] == second["role"] != "tool" for first, second in pairs):
-            if self.merge:
-                self.repairs.add("merge-consecutive")
-                return _merged(messages)
+        if has_consecutive(messages):
             self.notes.append(("consecutive-turns", ""))
         if any(message["role"] == "system" for message in messages[1:]):
             self.notes.append(("late-system", ""))
         return messages
 
 
-def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turns of one role in a row as one, a blank line between them."""
-    merged: list[dict[str, Any]] = []
-    for message in messages:
-        last = merged[-1] if merged else None
-        same = last is not None and last["role"] == message["role"] != "tool" and "tool_calls" not in last
-        if same and last is not None and last.get("weight", 1) == message.get("weight", 1):
-            content = f"{last['content']}\n\n{message['content']}".strip()
-            merged[-1] = last | message | {"content": content}
-        else:
-            merged.append(message)
-    return merged
+def _require_good(verdict: str) -> None:
+    if verdict.casefold() in BAD:
+        raise Refused("not-desired")
+    if verdict.casefold() not in GOOD:
+        raise Refused("unknown-verdict", repr(verdict[:40]) if verdict else "empty")
 
 
 def _tool_calls(turn: Mapping[str, Any], name: str, content: Any) -> list[dict[str, Any]] | None:

@@ -26,8 +26,9 @@ MAX_FILES = 10_000
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".xls", ".ods", ".parquet", ".pq",
             ".arrow", ".feather", ".txt", ".text", ".md")  # fmt: skip
 PACKED = (".gz", ".zst", ".zip")
-NOT_DATA = ("readme.md", "license.txt", "licence.txt", "requirements.txt", "dataset_info.json", "dataset_dict.json",
+NOT_DATA = ("requirements.txt", "dataset_info.json", "dataset_dict.json",
             "state.json", "dataset_infos.json", "package.json")  # fmt: skip
+ABOUT = ("readme", "read me", "leesmij", "lees mij", "license", "licence", "licentie", "changelog")  # beside the data
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "eval": "validation",
@@ -115,7 +116,8 @@ def _with_splits(files: list[DataFile]) -> list[DataFile]:
 def _is_data(inside: Path) -> bool:
     hidden = any(part.startswith((".", "__MACOSX")) for part in inside.parts)
     name = inside.name.casefold()
-    return not hidden and name not in NOT_DATA and name.endswith(SUFFIXES + PACKED)
+    is_about = name.endswith((".md", ".txt")) and re.sub(r"[-_ ]+", " ", inside.stem.casefold()) in ABOUT
+    return not hidden and not is_about and name not in NOT_DATA and name.endswith(SUFFIXES + PACKED)
 
 
 class Inbox:

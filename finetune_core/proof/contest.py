@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
+from ..data.rows import open_rows
 from ..errors import FinetuneError
 from ..recipe import Recipe
 from ..render import ChatTokenizer, render_prompt
@@ -47,20 +46,18 @@ class Contest:
     note: str = ""
 
 
-def held_out(data: Path) -> tuple[str, list[Row]]:
-    """The test rows of a run; its validation rows where there are none; ("none", []) without either."""
+def held_out(data: Path) -> tuple[str, Sequence[Row]]:
+    """The test rows of a run; its validation rows where there are none; ("none", no rows) without either."""
     for split in ("test", "validation"):
         if rows := read_rows(data / f"{split}.jsonl"):
             return split, rows
     return "none", []
 
 
-def read_rows(path: Path, most: int | None = None) -> list[Row]:
-    """Rows of a JSONL file, or the first so many; [] if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in islice(lines, most) if line.strip()]
+def read_rows(path: Path, most: int | None = None) -> Sequence[Row]:
+    """Rows of a JSONL file, or the first so many; none if there is no such file. They stay on disk until asked for."""
+    rows = open_rows(path)
+    return rows if most is None else rows[:most]
 
 
 def prepare_contest(

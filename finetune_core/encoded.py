@@ -1,0 +1,108 @@
+"""A run's rows as token ids, in Arrow files that are mapped into memory: a million rows take next to none of it.
+
+They lie in the run's scratch (`.rows/<max_length>/`), where the processes that share a training all open them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from .data.rows import open_rows
+from .errors import FinetuneError
+from .files import replacing
+from .render import Rendered, render_each
+from .run import Run
+
+if TYPE_CHECKING:
+    from .data.rows import Rows
+    from .render import ChatTokenizer
+
+Sets = tuple[Dataset, Dataset | None]  # to learn from, and to watch with
+COLUMNS = ("input_ids", "labels")
+SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
+AT_ONCE = 1000  # rows in one piece of a file
+
+
+def read_rows(run: Run) -> tuple[Rows, Rows]:
+    """The rows to learn from and those to watch with, as they were written for this run."""
+    return open_rows(run.path / "data" / "train.jsonl"), open_rows(run.path / "data" / "validation.jsonl")
+
+
+def encode_run(run: Run, tokenizer: ChatTokenizer, max_length: int) -> Sets:
+    """Encode the run's rows, if that was not done for this max_length yet. Raises FinetuneError (nothing-to-learn)."""
+    folder = _folder(run, max_length)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in zip(("train", "validation"), read_rows(run), strict=True):
+        if not _file(folder, name).is_file():
+            encode(rows, tokenizer, max_length, _file(folder, name))
+    sets = open_encoded(run, max_length)
+    if len(sets[0]) == 0:
+        raise FinetuneError(
+            "No row has an answer within max_length, so there is nothing to learn.",
+            "Raise max_length, or check the rows.",
+            code="nothing-to-learn",
+        )
+    return sets
+
+
+def open_encoded(run: Run, max_length: int) -> Sets:
+    """What `encode_run` made; None instead of no rows to watch with."""
+    train, validation = (
+        Dataset.from_file(str(_file(_folder(run, max_length), name))) for name in ("train", "validation")
+    )
+    return train, validation if len(validation) else None
+
+
+def forget_encoded(run: Run) -> None:
+    """Delete what was made for a training, however it ended."""
+    shutil.rmtree(run.path / ".rows", ignore_errors=True)
+
+
+def encode(rows: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length: int, path: Path) -> Dataset:
+    """Rows as a data set of `input_ids` and `labels` (-100: not trained) in a file of this path.
+
+    Rows that train no token are left out. They are rendered as they are read: none but the last few are in memory.
+    """
+    trained = (row for row in render_each(rows, tokenizer, max_length) if row.trained)
+    with (
+        replacing(path) as beside,
+        pa.OSFile(str(beside), "wb") as file,
+        pa.ipc.new_stream(file, SCHEMA) as writer,
+    ):
+        while some := list(islice(trained, AT_ONCE)):
+            writer.write_batch(_as_batch(some))
+    return Dataset.from_file(str(path))
+
+
+def _as_batch(rows: Sequence[Rendered]) -> pa.RecordBatch:
+    ends = np.cumsum([0, *(len(row.input_ids) for row in rows)], dtype=np.int64)
+    columns = [
+        pa.LargeListArray.from_arrays(
+            ends, np.fromiter(chain.from_iterable(getattr(row, name) for row in rows), np.int32, ends[-1])
+        )
+        for name in COLUMNS
+    ]
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def token_lengths(rows: Dataset) -> list[int]:
+    """Of each row, in tokens; read from where they begin and not from what they hold."""
+    tables = rows.with_format("arrow").iter(10_000)
+    return [length for table in tables for length in pc.list_value_length(table["input_ids"]).to_pylist()]
+
+
+def _folder(run: Run, max_length: int) -> Path:
+    return run.path / ".rows" / str(max_length)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.arrow"
