@@ -53,6 +53,8 @@ def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool
     if resolved.method == "lora" and machine.has_low_bits and not resolved.fsdp:
         anew = {"method": "qlora", "autocast_adapter_dtype": None}
         rungs.append(Suggestion("Weights in 4 bits (QLoRA)", anew))
+    if resolved.load_in_8bit:
+        rungs.append(Suggestion("Weights in 4 bits instead of 8", {"load_in_8bit": False}))
     if resolved.method == "full" and machine.has_low_bits and not learned and not resolved.fsdp:
         rungs += _lighter_formats(resolved, machine)
     return rungs
@@ -121,13 +123,22 @@ def smaller_model(name: str) -> str | None:
 
 
 def as_overrides(changes: dict[str, Any]) -> str:
-    """A rung as the command line takes it.
+    """A rung as the command line takes it; what the plan is to choose anew is not said.
 
-    >>> as_overrides({"gradient_checkpointing": True})
+    >>> as_overrides({"gradient_checkpointing": True, "learning_rate": None})
     'gradient_checkpointing=true'
     """
-    words = {None: "", True: "true"}
-    return " ".join(f"{name}={words.get(value, value)}" for name, value in changes.items())
+    words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in changes.items()}
+    return " ".join(f"{name}={value}" for name, value in words.items() if value is not None)
+
+
+def as_typed(rung: Suggestion) -> str:
+    """A rung in words, and as the command line takes it.
+
+    >>> as_typed(Suggestion("Gradient checkpointing", {"gradient_checkpointing": True}))
+    'Gradient checkpointing (gradient_checkpointing=true).'
+    """
+    return f"{rung.says} ({as_overrides(rung.changes)})."
 
 
 def step_down(

@@ -7,7 +7,7 @@ from typing import Any
 from .facts import ModelFacts
 from .machine import GIB, Machine
 from .packing import attends_by_row
-from .precision import BYTES, IN_8_BITS, PAGED, moment_bytes
+from .precision import BITS_BYTES, BYTES, IN_8_BITS, PAGED, bits_of, moment_bytes
 from .recipe import Recipe
 
 CONTEXT_GB = {"cuda": 0.6, "mps": 0.3, "cpu": 0.65}  # runtime and libraries before any weight is loaded
@@ -33,8 +33,8 @@ def memory_parts(
     activation (Liger: made again), the other half and their product. With checkpointing one
     hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Everything moved (`full`) keeps
     gradients and two moments; float32 weights multiplied in bfloat16 are held in both. Of a paged optimizer's moments
-    only those count that the machine's own memory has no room for. In 4 bits are the layers alone: embeddings and head
-    keep their number format. With `fsdp` a process holds its share of the weights and, where all move, of their
+    only those count that the machine's own memory has no room for. In 4 or 8 bits are the layers alone: embeddings and
+    head keep their number format. With `fsdp` a process holds its share of the weights and, where all move, of their
     gradients and moments; embeddings, head and two layers (one at work, one on its way) are whole, in the number
     format of the products, and so are their gradients before they are shared. An adapter is whole in each.
     Not counted: scores of an attention without a flash kernel.
@@ -46,8 +46,8 @@ def memory_parts(
     h, i = facts.hidden_size, facts.intermediate_size
     q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     base_bytes = facts.parameters * (size + 2 if autocast else size)
-    if recipe.method == "qlora":
-        base_bytes = facts.block_parameters * 0.55 + (facts.parameters - facts.block_parameters) * size
+    if bits := bits_of(recipe):
+        base_bytes = facts.block_parameters * BITS_BYTES[bits] + (facts.parameters - facts.block_parameters) * size
     trained = facts.parameters if recipe.method == "full" else adapter_parameters(facts, recipe.lora_r)
     embedding = facts.vocab_size * h if recipe.method == "full" else 0
     liger = values["use_liger_kernel"]

@@ -13,6 +13,7 @@ from . import hub
 from .errors import FinetuneError, first_line
 from .files import read_json, write_json
 from .machine import Machine, this_machine
+from .precision import bits_of
 from .recipe import STARTER_MODEL
 from .run import Run
 from .snapshot import OnProgress, cached_snapshot, download, require_model_folder
@@ -127,7 +128,7 @@ def load_for_chat(run: Run) -> Chatter:
     if recipe.method == "full":
         models: AdapterModels | FullModels = FullModels(load, {"base": base, **places})
     else:
-        bits = "4bit" if recipe.method == "qlora" and best_device() == "cuda" else None
+        bits = bits_of(recipe) if best_device() == "cuda" else None
         models = AdapterModels(load(base, bits), places)
     names = [name for name in ("tuned", "base") if name == "base" or name in places]
     names += [name for name in places if name != "tuned"]

@@ -10,6 +10,7 @@ from .machine import Machine
 from .recipe import Recipe
 
 FUSED, IN_8_BITS, PAGED = "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"
+BITS_BYTES = {"4bit": 0.55, "8bit": 1.0}  # of a weight of the layers, with its scales
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # What is chosen where all weights move and the formats before it do not fit.
 LIGHTER = (
@@ -71,6 +72,13 @@ def first_that_fits(recipe: Recipe, machine: Machine, make: Callable[[Formats], 
         if plans[-1].fits == "fits":
             return plans[-1]
     return next((plan for plan in plans if plan.fits == "tight"), plans[-1])
+
+
+def bits_of(recipe: Recipe) -> str | None:
+    """How bitsandbytes holds the base weights: "4bit", "8bit" or not at all."""
+    if recipe.method != "qlora":
+        return None
+    return "8bit" if recipe.load_in_8bit else "4bit"
 
 
 def moment_bytes(optim: str, dtype: str, embedding: bool = False) -> int:

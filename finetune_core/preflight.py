@@ -201,14 +201,14 @@ def refuse_impossible(recipe: Recipe, machine: Machine | None = None) -> None:
         )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(
-            "QLoRA keeps the weights in 4 bits, which needs an NVIDIA GPU; "
+            "QLoRA keeps the weights in 4 or 8 bits, which needs an NVIDIA GPU; "
             f"{'this' if is_here else 'that'} machine has none.",
             "Choose the method lora, or a machine with a GPU.",
             code="no-gpu",
         )
     if recipe.method == "qlora" and not machine.bitsandbytes:
         raise FinetuneError(
-            "QLoRA keeps the weights in 4 bits by the package bitsandbytes, which is not installed.",
+            "QLoRA keeps the weights in 4 or 8 bits by the package bitsandbytes, which is not installed.",
             "Run `pip install bitsandbytes`, or choose the method lora.",
             code="no-quantization",
         )

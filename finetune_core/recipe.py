@@ -87,6 +87,11 @@ class Recipe(BaseModel):
         "Method",
         "How the weights move: a small adapter (lora), an adapter on 4-bit weights (qlora), all (full).",
     )
+    load_in_8bit: bool = option(
+        False,
+        "Method",
+        "With qlora: base weights in 8 bits instead of 4, which is nearer to the original and takes twice the memory.",
+    )
     objective: Literal["sft"] = option("sft", "Method", "What is learned: the answers in the rows (sft).")
     lora_r: int = option(16, "Method", "Adapter rank. Larger learns more and needs more memory.", ge=1, le=256)
     lora_alpha: int = option(32, "Method", "Adapter scale; twice the rank is usual.", ge=1, le=1024)
@@ -199,6 +204,12 @@ class Recipe(BaseModel):
     def _empty_is_none(cls, value: Any) -> Any:
         """An emptied box in the form means None where None is allowed; elsewhere the range check speaks."""
         return None if isinstance(value, str) and value.strip() == "" else value
+
+    @model_validator(mode="after")
+    def _bits_have_an_adapter(self) -> Recipe:
+        if self.load_in_8bit and self.method != "qlora":
+            raise ValueError("load_in_8bit is for the method qlora: weights that all move are not kept in 8 bits")
+        return self
 
     @model_validator(mode="after")
     def _shares_leave_rows(self) -> Recipe:

@@ -16,7 +16,7 @@ from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
-from .ladder import as_overrides, harder_rungs, step_down, wider_rungs
+from .ladder import as_typed, harder_rungs, step_down, wider_rungs
 from .machine import take_one_gpu, this_machine
 from .processes import learn_together
 from .recipe import Recipe
@@ -231,9 +231,8 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
 def _at_the_foot(recipe: Recipe, told: FinetuneError) -> FinetuneError:
     """Memory ran out although everything was tried that leaves the rows and the method as they are."""
     rungs = (*wider_rungs(recipe, len(this_machine().gpus)), *harder_rungs(recipe))
-    ways = [f"{rung.says} ({as_overrides(rung.changes)})" for rung in rungs]
-    fix = f"Start again with one of these. {'; '.join(ways)}." if ways else "Choose a machine with more memory."
-    return FinetuneError(f"{told.problem} Smaller steps were tried and are not enough.", fix, told.code)
+    fix = f"Start again. {' Or: '.join(map(as_typed, rungs))}" if rungs else "Choose a machine with more memory."
+    return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, told.code)
 
 
 def _walked_down(run: Run) -> Recipe:

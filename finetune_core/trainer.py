@@ -24,7 +24,7 @@ from .grouping import RowsTrainer
 from .machine import Machine
 from .model import load_base
 from .packing import attends_by_row
-from .precision import FUSED, moment_bytes
+from .precision import FUSED, bits_of, moment_bytes
 from .recipe import Recipe
 from .together import ShardedTrainer, SharedTrainer, require_shares, weight_shares
 
@@ -46,7 +46,7 @@ def build_trainer(
         folder,
         dtype=recipe.dtype or "float32",
         attn_implementation=recipe.attn_implementation or "sdpa",
-        quantization="4bit" if recipe.method == "qlora" else None,
+        quantization=bits_of(recipe),
         for_training=True,
         shares=weight_shares(recipe, machine),
     )

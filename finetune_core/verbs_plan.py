@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .errors import FinetuneError, explain
-from .ladder import as_overrides
+from .ladder import as_typed
 from .machine import take_one_gpu, this_machine
 from .output import Output
 from .recipe import Suggestion, resolve_recipe
@@ -77,5 +77,5 @@ def measure(options: argparse.Namespace, out: Output) -> Preflight:
 
 def _too_large(ladder: Sequence[Suggestion]) -> FinetuneError:
     """With the next rung down as its fix."""
-    fix = f"{ladder[0].says}: {as_overrides(ladder[0].changes)}" if ladder else "Choose a smaller model."
+    fix = as_typed(ladder[0]) if ladder else "Choose a smaller model."
     return FinetuneError("It does not fit: memory ran out while it was measured.", fix, "out-of-memory")

@@ -13,13 +13,14 @@ from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
 from finetune_core.jobs.sent import sent_of
-from finetune_core.ladder import harder_rungs
+from finetune_core.ladder import harder_rungs, wider_rungs
+from finetune_core.machine import this_machine
 from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
 
-from . import charts, look, visitor, words_jobs, words_loss, words_run, words_space
-from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on
+from . import charts, look, visitor, words, words_jobs, words_loss, words_run, words_space
+from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on, told
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -167,7 +168,9 @@ def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
 def rungs_for(run: Run, progress: Progress) -> list[Suggestion]:
     """What may be tried where memory ran out although its worker went down the ladder; [] for everything else."""
     ran_out = run.status() == "failed" and (progress.error or {}).get("code") == "out-of-memory"
-    return harder_rungs(run.recipe) if ran_out else []
+    if not ran_out:
+        return []
+    return [*wider_rungs(run.recipe, len(this_machine().gpus)), *harder_rungs(run.recipe)]
 
 
 def last_checkpoint(run: Run) -> int | None:
@@ -197,6 +200,7 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
 
     `place`: in `rungs_for`.
     """
+    rungs: list[Suggestion] = []
     try:
         run, token = run_to_work_on(runs_dir, run_id)
         rungs = rungs_for(run, summarize(run.events()))
@@ -206,7 +210,9 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
         new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
         launch.start(new, token, options=launch.THEN_CHAT)
     except Exception as error:
-        return gr.update(interactive=True, value="Try again"), problem_card(error), gr.skip()
+        label = words_run.again_with(rungs[0]) if rungs else "Try again"
+        card = words.error_card(told(error)) + words_run.other_ways(rungs)
+        return gr.update(interactive=True, value=label), gr.update(value=card, visible=True), gr.skip()
     return gr.skip(), gr.skip(), new.id
 
 

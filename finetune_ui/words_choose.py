@@ -38,6 +38,7 @@ FIELD_TITLES = {
     "test_size": "Test share",
     "fixes": "Repairs",
     "accept_warnings": "Go on with warnings",
+    "load_in_8bit": "8 bits instead of 4",
     "lora_r": "Adapter rank",
     "lora_alpha": "Adapter scale",
     "lora_dropout": "Adapter dropout",
@@ -84,7 +85,7 @@ OPEN_MEANS = {  # what an empty box means, where the plan does not fill it in
 
 CHOICE_TITLES = {
     "lora": "LoRA: a small adapter",
-    "qlora": "QLoRA: an adapter on 4-bit weights",
+    "qlora": "QLoRA: an adapter on 4-bit (or 8-bit) weights",
     "full": "All weights",
     "group_by_length": "Of like length",
     "random": "At random",

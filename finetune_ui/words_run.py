@@ -113,6 +113,8 @@ def again_with(rung: Suggestion) -> str:
         what = short_model(changes["model_name_or_path"])
     elif "max_length" in changes:
         what = f"rows of {many(changes['max_length'], 'token')}"
+    elif "fsdp" in changes:
+        what = "the weights shared"
     else:
         what = "an adapter"
     return f"Run again with {what}"

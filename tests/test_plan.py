@@ -131,8 +131,8 @@ def test_a_smaller_model_is_the_next_of_its_family(name, smaller):
 def test_a_rung_can_be_typed():
     from finetune_core.recipe import parse_override
 
-    changes = {"packing": True, "packing_length": 256, "learning_rate": None, "model_name_or_path": "Qwen/Qwen3-0.6B"}
-    typed = [parse_override(word) for word in as_overrides(changes).split(" ")]
+    changes = {"packing": True, "packing_length": 256, "load_in_8bit": False, "model_name_or_path": "Qwen/Qwen3-0.6B"}
+    typed = [parse_override(word) for word in as_overrides(changes | {"learning_rate": None}).split(" ")]
     assert {name: value for each in typed for name, value in each.items()} == changes
 
 
@@ -222,6 +222,19 @@ def test_in_4_bits_are_the_layers_alone():
     } | PLAIN
     held = memory_parts(Recipe(method="qlora"), values, LARGE, 1024, A100)["weights"] * 1024**3
     assert held == pytest.approx(LARGE.block_parameters * 0.55 + 2 * 2 * 128_256 * 4096, rel=0.001)
+    eight = memory_parts(Recipe(method="qlora", load_in_8bit=True), values, LARGE, 1024, A100)["weights"] * 1024**3
+    assert eight - held == pytest.approx(LARGE.block_parameters * 0.45, rel=0.001)
+
+
+def test_weights_in_8_bits_go_down_to_4_and_are_for_adapters_alone():
+    from finetune_core.errors import FinetuneError
+
+    recipe = Recipe(method="qlora", load_in_8bit=True, per_device_train_batch_size=1, gradient_checkpointing=True)
+    lower, rung = step_down(recipe, 60, WITH_BITS)
+    assert not lower.load_in_8bit and rung.says == "Weights in 4 bits instead of 8"
+    assert step_down(lower, 60, WITH_BITS) is None
+    with pytest.raises(FinetuneError, match="load_in_8bit"):
+        Recipe.make({"load_in_8bit": True})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
+from finetune_core.machine import Gpu, Machine
 from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
@@ -206,7 +207,17 @@ def test_where_memory_ran_out_the_ways_that_change_the_result_are_one_click_each
     assert (adapter.method, adapter.learning_rate) == ("lora", None)  # an adapter wants larger steps
     assert (shorter.max_length, shorter.learning_rate) == (512, 2e-5)
     assert (smaller.model_name_or_path, smaller.method) == ("Qwen/Qwen3-1.7B", "full")
-    assert "no setting left" in str(watch.start_gentler(runs_dir, run.id, 3)) and len(started) == 3
+    label, card, _ = watch.start_gentler(runs_dir, run.id, 3)
+    assert "no setting left" in card["value"] and 'data-rung="2"' in card["value"] and len(started) == 3
+    assert label["value"] == first["value"]
+
+
+def test_several_gpus_are_offered_before_anything_that_changes_the_result(runs_dir, monkeypatch):
+    gpu = Gpu("L4", 24, 22, 8.9)
+    monkeypatch.setattr(watch, "this_machine", lambda: Machine(8, 64, 60, (gpu, gpu), kind="cuda"))
+    shown = watch.show(make_run(runs_dir, 6, "failed", model_name_or_path="Qwen/Qwen3-4B"))
+    assert shown[3]["value"] == "Run again with the weights shared"
+    assert ">Run again with rows of 512 tokens<" in shown[1]["value"]
 
 
 def test_nothing_of_the_kind_is_offered_after_another_failure(runs_dir):

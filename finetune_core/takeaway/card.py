@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ..recipe import Recipe
 from . import origin
 from .facts import Facts
 from .origin import code
@@ -48,7 +49,7 @@ def card(facts: Facts, to: str, repo_id: str | None = None, files: Sequence[str]
         "## What it learned from\n\n" + origin.lines(facts.data, facts.recipe),
         "## How it was trained\n\n" + _recipe(facts),
         "## How it is asked\n\n" + _template(facts),
-        "## Are these files what was trained?\n\n" + _parity(facts.parity, facts.recipe.method) if facts.parity else "",
+        "## Are these files what was trained?\n\n" + _parity(facts.parity, facts.recipe) if facts.parity else "",
         "## Limits\n\n" + _limits(facts),
         "## Licence\n\n" + _licence(facts),
         f"Made with Fijn as run `{facts.run_id}`; every setting is in `recipe.yaml`.",
@@ -221,12 +222,13 @@ def _template(facts: Facts) -> str:
     )
 
 
-def _parity(parity: Mapping[str, Any], method: str) -> str:
+def _parity(parity: Mapping[str, Any], recipe: Recipe) -> str:
     tuned = "the tuned model as it was trained was asked the same."
-    if method == "qlora":
+    if recipe.method == "qlora":
         tuned = (
             "the same was asked of the adapter on its base model in full precision. The training and the scores above "
-            "had that base model in 4 bits, so these files may answer a little differently from what was scored."
+            f"had that base model in {_bits(recipe)} bits, so these files may answer a little differently from what "
+            "was scored."
         )
     rows = (parity.get("by_file") or {"": parity}).items()
     lines = [
@@ -245,6 +247,10 @@ def _parity(parity: Mapping[str, Any], method: str) -> str:
     return "\n".join(lines)
 
 
+def _bits(recipe: Recipe) -> int:
+    return 8 if recipe.load_in_8bit else 4
+
+
 def _limits(facts: Facts) -> str:
     base = facts.base.split("/")[-1]
     lines = [
@@ -255,7 +261,8 @@ def _limits(facts: Facts) -> str:
     if report.get("n"):
         lines.append(f"- The scores above rest on {report['n']} rows of the same source, not on your data.")
     if facts.recipe.method == "qlora":
-        lines.append("- It was trained on the base model in 4 bits, and lies on the full-precision one here.")
+        bits = _bits(facts.recipe)
+        lines.append(f"- It was trained on the base model in {bits} bits, and lies on the full-precision one here.")
     if (facts.data.get("rows") or {}).get("train", 1000) < 100:
         lines.append("- It learned from fewer than 100 rows.")
     lines.append("- Small models repeat parts of their rows: do not share it wider than the rows themselves may be.")
