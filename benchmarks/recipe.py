@@ -145,11 +145,12 @@ def chatter_of(run: Run, adapters: dict[str, Path]) -> Any:
     return Chatter(models, load_tokenizer(run.result_dir), ["base", "tuned", *adapters])
 
 
-def ask(chatter: Any, contest: Contest, model: str) -> list[float]:
-    """The score of each row, as the comparison asks and scores them."""
-    from finetune_core.proof.answering import hold
+def ask(chatter: Any, contest: Contest, model: str, max_length: int) -> list[float]:
+    """The score of each row, asked and scored just as the comparison does with the tuned model."""
+    from finetune_core.proof.answering import find_targets, hold
 
-    [entry] = hold(chatter, contest, [Rival(model, model, model, model, question)])
+    targets = find_targets(chatter, contest, max_length)
+    [entry] = hold(chatter, contest, [Rival("tuned", model, model, model, question)], targets=targets)
     return entry.scores[contest.metric.main]
 
 
@@ -171,7 +172,7 @@ def compare_set(name: str, given: argparse.Namespace, hand: ByHand, tell: Told, 
     )
 
     def score(setting: str, model: str, settings: dict[str, Any], steps: int, seconds: float) -> Score:
-        found = ask(chatter, contest, model)
+        found = ask(chatter, contest, model, run.recipe.max_length)
         low, high = mean_interval(found)
         return Score(setting, found, tell(
             kind="training", set=name, setting=setting, settings=settings, steps=steps, seconds=round(seconds, 1),
