@@ -6,7 +6,8 @@ For the starter rows and the three sets of `sets.py` (made in --sets-dir, or fou
 network): the same training rows, the same unseen rows, the score that the program itself chooses for them. Of each set
 also the whole table of rivals (untuned, a better prompt, examples, similar rows, tuned) with n, intervals and seconds.
 DIR/results.jsonl grows by a line after every training, DIR/table.md by a set; both come on stdout too. With --dev the
-unseen rows are taken from the training rows, and nothing is shown of the test rows: for choosing better defaults.
+unseen rows are taken from the training rows, and nothing is shown of the test rows: for choosing better defaults, with
+--also "learning_rate=5e-4 lora_r=32" for other settings of Fijn.
 The defaults take minutes on one GPU; on two cores say --seconds 36000, or fewer sets, rows and steps.
 
 The difference to the best of the five has a 95 % interval of paired rows (Tango's; studentised for graded scores). The
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from finetune_core.preflight import create_run  # noqa: E402
 from finetune_core.proof.contest import RIVALS, Contest, prepare_contest, read_rows  # noqa: E402
 from finetune_core.proof.intervals import difference_interval, mean_interval  # noqa: E402
 from finetune_core.proof.rivals import Rival, question  # noqa: E402
-from finetune_core.recipe import DATA_DIR, STARTER_DATA, STARTER_MODEL, Recipe, recipe_from_preset  # noqa: E402
+from finetune_core.recipe import DATA_DIR, STARTER_DATA, STARTER_MODEL, Recipe, resolve_recipe  # noqa: E402
 from finetune_core.run import Run  # noqa: E402
 from finetune_core.train import train, versions  # noqa: E402
 
@@ -117,13 +118,13 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines(keepends=True)
 
 
-def default_run(preset: str, model: str, rows: Path, runs_dir: Path, given: argparse.Namespace) -> Run:
-    """Trained here, in this process, with nothing chosen but the card, the model and the rows."""
-    recipe = recipe_from_preset(
-        preset, model_name_or_path=model, dataset_name=str(rows), max_steps=given.max_steps,
-        evaluate_rows=given.test_rows, accept_warnings=True,
-    )  # fmt: skip
-    run = create_run(recipe.replace(max_new_tokens=min(recipe.max_new_tokens, given.max_new_tokens)), runs_dir)
+def trained(preset: str, rows: Path, given: argparse.Namespace, overrides: Sequence[str] = ()) -> Run:
+    """Trained here, in this process, with nothing chosen but the card, the model and the rows; and the overrides."""
+    chosen = [f"model_name_or_path={given.model}", f"dataset_name={rows}", f"max_steps={given.max_steps}",
+              f"evaluate_rows={given.test_rows}", "accept_warnings=true"]  # fmt: skip
+    recipe = resolve_recipe(preset, [*chosen, *overrides])
+    recipe = recipe.replace(max_new_tokens=min(recipe.max_new_tokens, given.max_new_tokens))
+    run = create_run(recipe, given.out / "runs")
     train(run, evaluate=False)
     return run
 
@@ -162,7 +163,7 @@ def compare_set(name: str, given: argparse.Namespace, hand: ByHand, tell: Told, 
     metric = packaged.metric if packaged else STARTER["metric"]
     rows = take_rows(source, given.out / "rows" / name, given)
 
-    run = default_run(preset, given.model, rows, given.out / "runs", given)
+    run = trained(preset, rows, given)
     tried = BY_HAND[: given.settings]
     adapters = {f"by-hand-{number}": given.out / "by-hand" / f"{name}-{number}" for number in range(1, len(tried) + 1)}
     chatter = chatter_of(run, adapters)
@@ -171,8 +172,10 @@ def compare_set(name: str, given: argparse.Namespace, hand: ByHand, tell: Told, 
         read_rows(run.path / "data" / "test.jsonl"), "test", run.recipe, chatter.tokenizer, metric=metric, known=known
     )
 
-    def score(setting: str, model: str, settings: dict[str, Any], steps: int, seconds: float) -> Score:
-        found = ask(chatter, contest, model, run.recipe.max_length)
+    def score(
+        setting: str, model: str, settings: dict[str, Any], steps: int, seconds: float, asked: Any = chatter
+    ) -> Score:
+        found = ask(asked, contest, model, run.recipe.max_length)
         low, high = mean_interval(found)
         return Score(setting, found, tell(
             kind="training", set=name, setting=setting, settings=settings, steps=steps, seconds=round(seconds, 1),
@@ -184,6 +187,11 @@ def compare_set(name: str, given: argparse.Namespace, hand: ByHand, tell: Told, 
     ours = score(f"Fijn, {preset}", "tuned", settings_of(run.recipe), done["steps"], done["train_seconds"])
     if not given.no_table:
         tell_table(name, evaluate(run, chatter, asked=Asked(RIVALS, quick=True, forgetting=False, metric=metric)), tell)
+    for also in given.also:
+        other = trained(preset, rows, given, also.split())
+        done = other.events()[-1].data
+        score(f"Fijn, {preset}, {also}", "tuned", settings_of(other.recipe), done["steps"], done["train_seconds"],
+              chatter_of(other, {}))  # fmt: skip
     others: list[Score] = []
     for (model, out), settings in zip(adapters.items(), tried, strict=True):
         if left() <= 0:
@@ -267,6 +275,7 @@ def main() -> int:
     options.add_argument("--settings", type=int, default=len(BY_HAND), help="how many of those by hand")
     options.add_argument("--max-steps", type=int, default=-1, help="of every training, for a trial")
     options.add_argument("--max-new-tokens", type=int, default=96, help="of an answer, at most")
+    options.add_argument("--also", nargs="+", default=[], metavar="'FIELD=VALUE …'", help="Fijn with these, too")
     options.add_argument("--dev", action="store_true", help="prove on training rows that are left out")
     options.add_argument("--preset", help="instead of each set's own")
     options.add_argument("--no-table", action="store_true", help="without the table of rivals")
