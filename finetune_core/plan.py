@@ -20,6 +20,7 @@ from .sharing import share
 CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
 GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 300e12, "H200": 300e12}
 UNKNOWN_GPU_RATE = 30e12
+BOLD_RATE = 5  # times the usual learning rate: somebody is asked whether that is meant
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def make_plan(
                "this machine has no fast bfloat16.")
         )  # fmt: skip
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
-    values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
+    usual = default_learning_rate(recipe.method, facts.parameters)
+    values["learning_rate"] = recipe.learning_rate or usual
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     values |= _packing(recipe, facts, kept, longest, rows_per_step, machine, reasons)
@@ -170,7 +172,10 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        suggestions=() if fits == "fits" else _suggestions(resolved, longest, machine),
+        suggestions=(
+            *(() if fits == "fits" else _suggestions(resolved, longest, machine)),
+            *_usual_rate(resolved.learning_rate, usual),
+        ),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
@@ -185,6 +190,14 @@ def default_learning_rate(method: str, parameters: int) -> float:
     """
     small, large = (1e-3, 2e-4) if method != "full" else (1e-4, 2e-5)
     return small if parameters < 5e8 else large
+
+
+def _usual_rate(rate: float, usual: float) -> tuple[Suggestion, ...]:
+    """A way back from a rate that was meant for another model: Quick look's is the starter model's."""
+    if rate < BOLD_RATE * usual:
+        return ()
+    says = f"Learning rate {usual:g}, as is usual for a model of this size; {rate:g} may unlearn more than it teaches"
+    return (Suggestion(says, {"learning_rate": None}),)
 
 
 def flops_per_token(

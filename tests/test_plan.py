@@ -13,7 +13,7 @@ from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import memory_parts
 from finetune_core.packing import filled_share, pack_lengths, padded_share
 from finetune_core.plan import default_rate, flops_per_token, make_plan
-from finetune_core.recipe import Recipe
+from finetune_core.recipe import Recipe, recipe_from_preset
 from finetune_ui import words_plan
 
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
@@ -248,3 +248,11 @@ def test_a_probe_measures_what_the_next_plan_uses(tiny_model_dir, tmp_path):
     assert tokens > 0 and seconds < 30 and peak > 0
     assert after.rate_is_measured and after.memory_is_measured
     assert after.tokens_per_second == pytest.approx(tokens / seconds, rel=0.05)
+
+
+def test_the_starter_models_learning_rate_is_questioned_on_a_large_model():
+    rate = recipe_from_preset("quick-look").learning_rate
+    assert plan(learning_rate=rate).suggestions == ()
+    [asked] = plan(LARGE, A100, learning_rate=rate).suggestions
+    assert asked.changes == {"learning_rate": None} and "0.0002" in asked.says and "0.002" in asked.says
+    assert plan(LARGE, A100, **asked.changes).suggestions == ()
