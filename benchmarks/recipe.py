@@ -51,7 +51,6 @@ BY_HAND = (  # as an engineer would try them: the usual one, gentler, bolder, bo
     {"learning_rate": 1e-4, "lora_r": 8, "num_train_epochs": 3},
     {"learning_rate": 1e-3, "lora_r": 8, "num_train_epochs": 1},
 )
-STARTER = {"preset": "quick-look", "metric": None}
 
 
 @dataclass
@@ -102,20 +101,20 @@ class ByHand:
         self.process.wait()
 
 
-def take_rows(source: Path, folder: Path, given: argparse.Namespace) -> Path:
-    """A copy of a set with at most so many rows to learn from and to prove on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = {name: lines_of(source / f"{name}.jsonl") for name in ("train", "validation", "test")}
+def lay(name: str, given: argparse.Namespace) -> tuple[Path, str, str | None]:
+    """A set's rows, at most so many to learn from and to prove on; its preset, and its metric if it brings one."""
+    packaged = next((one for one in sets.SETS if one.name == name), None)
+    source = sets.ensure(packaged, given.sets_dir) if packaged else DATA_DIR / STARTER_DATA
+    part = {one: (source / f"{one}.jsonl").read_text("utf-8").splitlines(keepends=True) for one in sets.PARTS}
     if given.dev:
         part["test"], part["train"] = part["train"][-given.test_rows :], part["train"][: -given.test_rows]
     most = {"train": given.train_rows, "validation": max(10, given.train_rows // 7), "test": given.test_rows}
-    for name, count in most.items():
-        (folder / f"{name}.jsonl").write_text("".join(part[name][:count]), encoding="utf-8")
-    return folder
-
-
-def lines_of(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True)
+    folder = given.out / "rows" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for one, count in most.items():
+        (folder / f"{one}.jsonl").write_text("".join(part[one][:count]), encoding="utf-8")
+    preset = given.preset or (packaged.preset if packaged else "quick-look")
+    return folder, preset, packaged.metric if packaged else None
 
 
 def trained(preset: str, rows: Path, given: argparse.Namespace, overrides: Sequence[str] = ()) -> Run:
@@ -157,12 +156,7 @@ def ask(chatter: Any, contest: Contest, model: str, max_length: int) -> list[flo
 
 def compare_set(name: str, given: argparse.Namespace, hand: ByHand, tell: Told, left: Callable[[], float]) -> None:
     """One set: Fijn's defaults, the table of rivals, the settings by hand, and the difference."""
-    packaged = next((one for one in sets.SETS if one.name == name), None)
-    source = sets.ensure(packaged, given.sets_dir) if packaged else DATA_DIR / STARTER_DATA
-    preset = given.preset or (packaged.preset if packaged else STARTER["preset"])
-    metric = packaged.metric if packaged else STARTER["metric"]
-    rows = take_rows(source, given.out / "rows" / name, given)
-
+    rows, preset, metric = lay(name, given)
     run = trained(preset, rows, given)
     tried = BY_HAND[: given.settings]
     adapters = {f"by-hand-{number}": given.out / "by-hand" / f"{name}-{number}" for number in range(1, len(tried) + 1)}

@@ -31,7 +31,7 @@ from finetune_core.wheels import Wheel  # noqa: E402
 
 SEED = 42
 MOST_ROWS = 1000  # of a set
-PARTS = (("train", 0.7), ("validation", 0.1), ("test", 0.2))
+PARTS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 Pairs = Iterator[tuple[str, str]]  # question, answer
 
@@ -177,8 +177,8 @@ def write(pairs: list[tuple[str, str]], folder: Path) -> None:
     rows = rows[:MOST_ROWS]
     folder.mkdir(parents=True, exist_ok=True)
     start = 0
-    for part, share in PARTS:
-        end = len(rows) if part == PARTS[-1][0] else start + round(share * len(rows))
+    for part, share in PARTS.items():
+        end = len(rows) if part == "test" else start + round(share * len(rows))
         lines = [
             json.dumps({"id": f"{folder.name}-{start + at}", "prompt": prompt, "completion": completion}) + "\n"
             for at, (prompt, completion) in enumerate(rows[start:end])
@@ -197,7 +197,7 @@ def main() -> int:
         except FinetuneError as error:
             print(f"{packaged.name}: {error}", file=sys.stderr)
             return 1
-        counts = {part: len((made / f"{part}.jsonl").read_text().splitlines()) for part, _ in PARTS}
+        counts = {part: len((made / f"{part}.jsonl").read_text().splitlines()) for part in PARTS}
         print(f"{made}: {counts}")
     return 0
 
