@@ -117,6 +117,8 @@ def reported(report: dict[str, Any]) -> list[str]:
         tokens = rival["tokens_per_request"]
         cost = f"  {tokens:.0f} tokens a request" if tokens is not None else ""
         lines.append(f"  {reach:22} {rival['title']:28}{cost}")
+        if rival["note"]:  # the prompt that was tried
+            lines.append(f"    {rival['note']}")
     if report["rivals"]:
         scale = ", from 0 to 100" if points else ""
         lines.append(f"{report['metric']}{scale}, with 95 % intervals, on {report['n']} {report['split']} rows.")

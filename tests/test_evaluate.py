@@ -68,8 +68,11 @@ def test_the_report_says_what_a_reader_must_know(proof_report):
 def test_at_a_terminal_every_rival_has_a_line_with_its_interval(proof_report):
     sentence, *lines, scale = reported(proof_report)
     assert sentence == proof_report["verdict"]["sentence"]
-    for line, rival in zip(lines, proof_report["rivals"], strict=True):
+    told = iter(lines)
+    for rival in proof_report["rivals"]:
+        line = next(told)
         assert rival["title"] in line and f"({100 * rival['low']:.0f} to {100 * rival['high']:.0f})" in line
+        assert not rival["note"] or rival["note"] in next(told)  # the prompt that was tried
     assert scale == "Exact match, from 0 to 100, with 95 % intervals, on 12 test rows."
 
 
