@@ -123,13 +123,13 @@ def smaller_model(name: str) -> str | None:
 
 
 def as_overrides(changes: dict[str, Any]) -> str:
-    """A rung as the command line takes it; what the plan is to choose anew is not said.
+    """Settings as the command line takes them; nothing behind the sign: the plan is to choose anew.
 
     >>> as_overrides({"gradient_checkpointing": True, "learning_rate": None})
-    'gradient_checkpointing=true'
+    'gradient_checkpointing=true learning_rate='
     """
     words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in changes.items()}
-    return " ".join(f"{name}={value}" for name, value in words.items() if value is not None)
+    return " ".join(f"{name}={'' if value is None else value}" for name, value in words.items())
 
 
 def as_typed(rung: Suggestion) -> str:

@@ -25,6 +25,7 @@ ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
 # However few the tokens, a GPU waits this long for what one layer asks of it, forward and back: the measured time of
 # small models on an H100 (benchmarks/gpu.md). It depends on the processor beside it more than on the GPU.
 LAYER_SECONDS = {"full": 0.006, "lora": 0.0085, "qlora": 0.0125}
+BOLD_RATE = 5  # times the usual learning rate: somebody is asked whether that is meant
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Plan:
     fits: str  # "fits" | "tight" | "no"
     reasons: tuple[str, ...]
     ladder: tuple[Suggestion, ...] = ()  # what would need less memory
+    advice: tuple[Suggestion, ...] = ()  # what else a person may not have meant
     rate_is_measured: bool = False
     memory_is_measured: bool = False
     flops_per_token: float = 0.0  # of a real token, with its part of the padding
@@ -47,7 +49,7 @@ class Plan:
 
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
-        return () if self.fits == "fits" else self.ladder
+        return self.advice if self.fits == "fits" else (*self.ladder, *self.advice)
 
     @property
     def memory_error(self) -> float:
@@ -117,7 +119,8 @@ def make_plan(
         reasons.append("Liger kernels: norms and gates in one pass over memory each.")
     float32_adapter = recipe.autocast_adapter_dtype
     values["autocast_adapter_dtype"] = recipe.method != "qlora" if float32_adapter is None else float32_adapter
-    values["learning_rate"] = recipe.learning_rate or default_learning_rate(recipe.method, facts.parameters)
+    usual = default_learning_rate(recipe.method, facts.parameters)
+    values["learning_rate"] = recipe.learning_rate or usual
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     values |= _packing(recipe, facts, kept, longest, rows_per_step, machine, reasons)
@@ -210,6 +213,7 @@ def make_plan(
             *gentle_rungs(resolved, longest, machine),
             *harder_rungs(resolved),
         ),
+        advice=_usual_rate(resolved.learning_rate, usual),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
@@ -224,6 +228,14 @@ def default_learning_rate(method: str, parameters: int) -> float:
     """
     small, large = (1e-3, 2e-4) if method != "full" else (1e-4, 2e-5)
     return small if parameters < 5e8 else large
+
+
+def _usual_rate(rate: float, usual: float) -> tuple[Suggestion, ...]:
+    """A way back from a rate that was meant for another model: Quick look's is the starter model's."""
+    if rate < BOLD_RATE * usual:
+        return ()
+    says = f"Learning rate {usual:g}, as is usual for a model of this size; {rate:g} may unlearn more than it teaches"
+    return (Suggestion(says, {"learning_rate": None}),)
 
 
 def flops_per_token(

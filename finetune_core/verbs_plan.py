@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .errors import FinetuneError, explain
-from .ladder import as_typed
+from .ladder import as_overrides, as_typed
 from .machine import take_one_gpu, this_machine
 from .output import Output
 from .recipe import Suggestion, resolve_recipe
@@ -34,7 +34,9 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     made, offers = seen.plan, offers_for(seen)
     total = made.memory_gb["total"]
     words = f"{made.fits}: {total:.1f} of {made.available_gb:.1f} GB, {made.steps} steps, about {made.seconds:.0f} s\n"
-    lines = [f"  {reason}" for reason in made.reasons] + ["On the usual GPUs (estimated):"]
+    lines = [f"  {reason}" for reason in made.reasons]
+    lines += [f"  Or: {suggestion.says} ({as_overrides(suggestion.changes)})" for suggestion in made.suggestions]
+    lines += ["On the usual GPUs (estimated):"]
     for offer in offers:
         price = "" if offer.dollars is None else f", ${offer.dollars:.2f}"
         says = "does not fit" if offer.fits == "no" else f"{offer.fits}, about {offer.seconds / 60:.0f} min{price}"

@@ -80,7 +80,7 @@ def evaluate(options: argparse.Namespace, out: Output) -> int:
         from .proof.report_page import write_page
 
         options.html.write_text(write_page(run) or "", encoding="utf-8")
-    out.give(report, (report.get("verdict") or {}).get("sentence") or "Compared; see report.json.")
+    out.give(report, "\n".join(reported(report)))
     return GOOD if report.get("complete", True) else STOPPED
 
 
@@ -103,8 +103,26 @@ def should_i(options: argparse.Namespace, out: Output) -> int:
             write_json(job.folder / "report.json", report)
     except StoppedWaiting:
         return STOPPED
-    out.give(report, (report.get("verdict") or {}).get("sentence") or "")
+    out.give(report, "\n".join(reported(report)))
     return GOOD if report["complete"] else STOPPED
+
+
+def reported(report: dict[str, Any]) -> list[str]:
+    """A report as a person reads it at a terminal: the sentence, every rival in a line, what was asked and how."""
+    lines = [(report.get("verdict") or {}).get("sentence") or "Nothing was compared."]
+    points = report["metric_kind"] != "loss"
+    for rival in report["rivals"]:
+        score, low, high = (100 * rival[name] if points else rival[name] for name in ("score", "low", "high"))
+        reach = f"{score:.0f} ({low:.0f} to {high:.0f})" if points else f"{score:.3f} ({low:.3f} to {high:.3f})"
+        tokens = rival["tokens_per_request"]
+        cost = f"  {tokens:.0f} tokens a request" if tokens is not None else ""
+        lines.append(f"  {reach:22} {rival['title']:28}{cost}")
+        if rival["note"]:  # the prompt that was tried
+            lines.append(f"    {rival['note']}")
+    if report["rivals"]:
+        scale = ", from 0 to 100" if points else ""
+        lines.append(f"{report['metric']}{scale}, with 95 % intervals, on {report['n']} {report['split']} rows.")
+    return [*lines, *filter(None, [report["note"]])]
 
 
 def compare(options: argparse.Namespace, out: Output) -> int:

@@ -41,6 +41,17 @@ def test_rows_that_the_model_cannot_read_are_left_out_and_counted(tiny_model_dir
     assert len(contest.rows) == 6 and "1 row was left out" in contest.note
 
 
+def test_references_longer_than_an_answer_may_be_are_counted(tiny_model_dir):
+    tokenizer = load_tokenizer(tiny_model_dir)
+    rows = [
+        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "the cat sat " * times}]}
+        for i, times in enumerate([1, 1, 1, 60])
+    ]
+    cut = prepare_contest(rows, "test", Recipe(max_new_tokens=48), tokenizer)
+    assert cut.max_new_tokens == 48 and cut.note.startswith("1 of the references is longer than the 48 tokens")
+    assert prepare_contest(rows, "test", Recipe(max_new_tokens=512), tokenizer).note == ""
+
+
 def test_rows_that_the_template_refuses_are_left_out_and_counted(tiny_model_dir):
     tokenizer = load_tokenizer(tiny_model_dir)
     odd = {"messages": [{"role": "alien", "content": "?"}, {"role": "assistant", "content": "x"}]}

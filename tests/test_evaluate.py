@@ -14,6 +14,7 @@ from finetune_core.proof.contest import held_out
 from finetune_core.proof.probe import AREAS
 from finetune_core.recipe import Recipe
 from finetune_core.render import render_prompt
+from finetune_core.verbs_proof import reported
 
 
 @pytest.fixture
@@ -62,6 +63,17 @@ def test_the_report_says_what_a_reader_must_know(proof_report):
     for rival in proof_report["rivals"]:
         assert rival["low"] <= rival["score"] <= rival["high"]
         assert rival["tokens_per_request"] == pytest.approx(rival["prompt_tokens"] + rival["answer_tokens"], abs=0.2)
+
+
+def test_at_a_terminal_every_rival_has_a_line_with_its_interval(proof_report):
+    sentence, *lines, scale = reported(proof_report)
+    assert sentence == proof_report["verdict"]["sentence"]
+    told = iter(lines)
+    for rival in proof_report["rivals"]:
+        line = next(told)
+        assert rival["title"] in line and f"({100 * rival['low']:.0f} to {100 * rival['high']:.0f})" in line
+        assert not rival["note"] or rival["note"] in next(told)  # the prompt that was tried
+    assert scale == "Exact match, from 0 to 100, with 95 % intervals, on 12 test rows."
 
 
 def test_the_time_of_a_request_is_that_of_one_asked_alone(proof_report):
@@ -214,7 +226,7 @@ def test_should_i_says_what_is_left_to_win_before_any_training(tmp_path, tiny_mo
     data = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
     recipe = Recipe(model_name_or_path=str(tiny_model_dir), dataset_name=str(data), max_new_tokens=8)
     report = should_i(recipe)
-    assert "points are left to win" in report["verdict"]["sentence"]
+    assert "points are left to win" in reported(report)[0]
     assert {rival["model"] for rival in report["rivals"]} == {"base"} and len(report["rivals"]) == 4
 
 

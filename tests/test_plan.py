@@ -14,7 +14,7 @@ from finetune_core.memory import memory_parts
 from finetune_core.packing import filled_share, pack_lengths, padded_share
 from finetune_core.plan import default_rate, flops_per_token, make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, Formats
-from finetune_core.recipe import STARTER_MODEL, Recipe
+from finetune_core.recipe import STARTER_MODEL, Recipe, recipe_from_preset
 from finetune_ui import words_plan
 
 PLAIN = {"packing": False, "use_liger_kernel": False}
@@ -132,7 +132,8 @@ def test_a_rung_can_be_typed():
     from finetune_core.recipe import parse_override
 
     changes = {"packing": True, "packing_length": 256, "load_in_8bit": False, "model_name_or_path": "Qwen/Qwen3-0.6B"}
-    typed = [parse_override(word) for word in as_overrides(changes | {"learning_rate": None}).split(" ")]
+    changes["learning_rate"] = None
+    typed = [parse_override(word) for word in as_overrides(changes).split(" ")]
     assert {name: value for each in typed for name, value in each.items()} == changes
 
 
@@ -340,3 +341,11 @@ def test_a_probe_measures_what_the_next_plan_uses(tiny_model_dir, tmp_path):
     assert tokens > 0 and seconds < 30 and peak > 0
     assert after.rate_is_measured and after.memory_is_measured
     assert after.tokens_per_second == pytest.approx(tokens / seconds, rel=0.05)
+
+
+def test_the_starter_models_learning_rate_is_questioned_on_a_large_model():
+    rate = recipe_from_preset("quick-look").learning_rate
+    assert plan(learning_rate=rate).suggestions == ()
+    [asked] = plan(LARGE, A100, learning_rate=rate).suggestions
+    assert asked.changes == {"learning_rate": None} and "0.0002" in asked.says and "0.002" in asked.says
+    assert plan(LARGE, A100, **asked.changes).suggestions == ()

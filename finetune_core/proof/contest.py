@@ -87,17 +87,18 @@ def prepare_contest(
     found = [rows[place] for place in chosen]
     references = [reference(row) for row in found]
     kind = metric or choose_metric([reference(row) for row in (*found, *filter(can_be_asked, known))])
-    longest = max((len(code.ids) for code in tokenizer.backend.encode_batch(references)), default=0)
+    lengths = [len(code.ids) for code in tokenizer.backend.encode_batch(references)]
+    longest = max(lengths, default=0)
     useful = longest + SPARE_TOKENS if kind in ("label", "json") else 2 * longest
-    left_out = len(rows) - len(fits)
+    most = min(recipe.max_new_tokens, max(useful, SPARE_TOKENS))
     return Contest(
         rows=found,
         references=references,
         metric=METRICS[kind],
-        max_new_tokens=min(recipe.max_new_tokens, max(useful, SPARE_TOKENS)),
+        max_new_tokens=most,
         split=split,
         available=len(fits),
-        note=_note(split, left_out),
+        note=_note(split, len(rows) - len(fits), sum(length > most for length in lengths), most),
     )
 
 
@@ -199,7 +200,7 @@ def prompt_ids(messages: Messages, tokenizer: ChatTokenizer, row: Row) -> list[i
         return render_prompt(without_system(messages), tokenizer, row.get("tools"))
 
 
-def _note(split: str, left_out: int) -> str:
+def _note(split: str, left_out: int, too_long: int = 0, most: int = 0) -> str:
     notes = []
     if split == "validation":
         notes.append(
@@ -210,5 +211,10 @@ def _note(split: str, left_out: int) -> str:
         notes.append(
             f"{left_out} {'row was' if left_out == 1 else 'rows were'} left out: no question and answer, refused by "
             "the chat template, or too long to read."
+        )
+    if too_long:
+        notes.append(
+            f"{too_long} of the references {'is' if too_long == 1 else 'are'} longer than the {most} tokens after "
+            "which every answer was cut off; raise max_new_tokens to compare whole answers."
         )
     return " ".join(notes)

@@ -113,7 +113,7 @@ def left_to_win(contest: Contest, strongest: Entry) -> dict[str, Any]:
     elif least < 10:
         end = f"at most {most:.0f} points are left to win."
     else:
-        end = f"{least:.0f} to {most:.0f} points are left to win."
+        end = f"{least:.0f} to {most:.0f} points are left to win; a training is worth a try."
     return {
         "sentence": f"The untuned model {with_help} {verb} {reached}: {end}",
         "difference": None,
