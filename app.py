@@ -21,11 +21,12 @@ import gradio as gr
 
 from finetune_core import default_runs_dir, hub, launch, space
 from finetune_core.recipe import STARTER_MODEL
-from finetune_ui import beforehand, begin, check, choose, frame, look, names, on_space, prove, share, talk, watch
+from finetune_ui import beforehand, begin, check, choose, frame, look, names, on_space, place, prove, share, talk, watch
 from finetune_ui.held import QUICK
 from finetune_ui.hubpicks import HubPicks
 from finetune_ui.looking import Looks
 from finetune_ui.pages import Draft, Screen
+from finetune_ui.renting import Renting
 
 
 def build_page(runs_dir: Path) -> gr.Blocks:
@@ -44,6 +45,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
                 chosen = choose.build(page)
                 checked = check.build(page, looks, chosen.boxes)
                 with checked.panel:
+                    placing = place.build(chosen.boxes)
                     tried = beforehand.build(page, chosen.boxes)
                 watched, proved, talked, shared = (panel.build(page) for panel in (watch, prove, talk, share))
                 begun = begin.build(page)
@@ -57,7 +59,8 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         gr.on([held.change, step.change, clock.tick], screen.draw, [held, step, seen], drawn, **QUICK)
 
         # everything that a draft shows
-        draft = Draft(runs_dir, looks, HubPicks(runs_dir=runs_dir), chosen, checked, begun, tried)
+        picks = HubPicks(runs_dir=runs_dir)
+        draft = Draft(runs_dir, looks, picks, chosen, checked, begun, tried, placing, Renting())
         inputs = [
             held,
             step,
@@ -70,20 +73,25 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             checked.trial,
             checked.measured.drawn,
             tried.drawn,
+            placing.on,
             *chosen.boxes,
         ]
         outputs = [*chosen.outputs, *checked.outputs, *begun.outputs, *tried.outputs, *checked.measured.outputs]
-        outputs += [polling, kept]
+        outputs += [*placing.outputs, polling, kept]
         review = {"fn": draft.review, "inputs": inputs, "outputs": outputs, **QUICK}
         fill = [filled, begun.draft, checked.undo, checked.row, chosen.trouble, begun.problem]
-        fill += [chosen.preset, *chosen.boxes]
+        fill += [placing.on, chosen.preset, *chosen.boxes]
         gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUICK).then(**review)
         gr.on([*chosen.edits, polling.tick], trigger_mode="always_last", **review)
-        for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again):
+        for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again, placing.picked):
             event.then(**review)
+        placing.picked.then(lambda: "", None, begun.problem, queue=False, **QUICK)
         start = begun.start.click(begin.starting, None, begun.start, queue=False, **QUICK)
         start = start.then(
-            draft.press, [step, begun.draft, *chosen.boxes], [held, step, begun.draft, begun.problem], **QUICK
+            draft.press,
+            [step, begun.draft, placing.on, placing.agreed, *chosen.boxes],
+            [held, step, begun.draft, begun.problem],
+            **QUICK,
         )
         start.then(**review)
         begun.see.click(lambda: "check", None, step, queue=False, **QUICK)
@@ -95,7 +103,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             steps.go(screen.go, [held, step], step, **QUICK)
         proved.use_row(talked.take_row, held, talked.taken, **QUICK).then(lambda: "chat", None, step, **QUICK)
 
-        demo.load(draft.restore, kept, [chosen.preset, *chosen.boxes], **QUICK)
+        demo.load(draft.restore, kept, [placing.on, chosen.preset, *chosen.boxes], **QUICK)
         demo.load(screen.arrive, None, [held, step], **QUICK)
         demo.load(lambda: frame.chips(runs_dir), None, header, **QUICK)
         demo.load(lambda draft: names.first_choices(runs_dir, draft), kept, [chosen.model, chosen.data], **QUICK)
@@ -138,6 +146,8 @@ def main() -> None:
     )
     print(f"Fijn is open at {url}", flush=True)
     threading.Thread(target=bring_starter, args=(runs_dir,), daemon=True).start()
+    if space.this_space() is None:  # on a Space a job is followed with the sign-in of who started it, who must be there
+        threading.Thread(target=launch.follow_jobs, args=(runs_dir,), daemon=True).start()
     demo.block_thread()
 
 

@@ -102,6 +102,22 @@ KNOWN: dict[str, tuple[str, str | None, str]] = {
 }
 
 
+# By the status of the Hub's answer, where the class of the error says nothing. (code, problem, fix)
+STATUSES: dict[int, tuple[str, str, str]] = {
+    401: (
+        "bad-token",
+        "The Hub does not take your sign-in or token any more: it has ended, or was revoked.",
+        "Sign in again (`hf auth login`; on a Space, at the top of the page), then try again.",
+    ),
+    403: (
+        "forbidden",
+        "The Hub does not let this account read that.",
+        "Check the token's rights (huggingface.co/settings/tokens), or sign in with another account.",
+    ),
+    429: ("hub-busy", "The Hub has had too many questions from here.", "Wait a few minutes, then try again."),
+}
+
+
 def explain(error: BaseException) -> FinetuneError:
     """Turn any exception into one with a next step. Unknown ones become code "bug" and point to the log."""
     if isinstance(error, FinetuneError):
@@ -118,6 +134,10 @@ def explain(error: BaseException) -> FinetuneError:
         if cls.__name__ in KNOWN:
             code, problem, fix = KNOWN[cls.__name__]
             return FinetuneError(problem or first_line(error), fix, code=code)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in STATUSES and any(cls.__name__ == "HfHubHTTPError" for cls in type(error).__mro__):
+        code, problem, fix = STATUSES[status]
+        return FinetuneError(problem, fix, code=code)
     cause = error.__cause__ or error.__context__
     if cause is not None and cause is not error:
         inner = explain(cause)

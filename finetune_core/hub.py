@@ -38,6 +38,9 @@ class HubItem:
     downloads: int = 0
     gated: bool = False
     private: bool = False
+    parameters: int | None = None  # of a model whose weights are safetensors
+    size: str | None = None  # of a data set, as its card says: 1K<n<10K
+    licence: str | None = None
 
 
 def endpoint() -> str:
@@ -81,25 +84,48 @@ def require_reachable(what: str) -> None:
         )
 
 
+FACTS = {"model": ["downloads", "gated", "private", "safetensors", "tags"],
+         "dataset": ["downloads", "gated", "private", "tags"]}  # fmt: skip
+
+
 @lru_cache(maxsize=256)
-def _search(kind: str, query: str, limit: int, token: str | None, _epoch: int) -> tuple[HubItem, ...]:
+def _search(kind: str, query: str, limit: int, token: str | None, own: str, _epoch: int) -> tuple[HubItem, ...]:
     from huggingface_hub import HfApi
 
     api = HfApi(token=token or False)
+    more: dict[str, Any] = {"search": query, "sort": "downloads", "limit": limit, "expand": FACTS[kind]}
     if kind == "model":
-        found = api.list_models(search=query, pipeline_tag="text-generation", sort="downloads", limit=limit)
-    else:
-        found = api.list_datasets(search=query, sort="downloads", limit=limit)
-    return tuple(HubItem(i.id, i.downloads or 0, bool(getattr(i, "gated", False)), bool(i.private)) for i in found)
+        more["pipeline_tag"] = "text-generation"
+    ask = api.list_models if kind == "model" else api.list_datasets
+    mine = [_item(each) for each in ask(author=own, **more)] if own else []
+    return tuple(dict.fromkeys([*mine, *(_item(each) for each in ask(**more))]))[:limit]
 
 
-def search(kind: str, query: str, *, limit: int = 8, token: str | None = None, timeout: float = 2.5) -> list[HubItem]:
-    """Models or data sets whose name contains the query; [] when the Hub is away or slow. Kept for five minutes."""
+def _item(found: Any) -> HubItem:
+    tags = dict(tag.split(":", 1) for tag in found.tags or () if ":" in tag)
+    return HubItem(
+        found.id,
+        found.downloads or 0,
+        bool(getattr(found, "gated", False)),
+        bool(found.private),
+        getattr(getattr(found, "safetensors", None), "total", None),
+        tags.get("size_categories"),
+        tags.get("license"),
+    )
+
+
+def search(
+    kind: str, query: str, *, limit: int = 8, token: str | None = None, own: str = "", timeout: float = 2.5
+) -> list[HubItem]:
+    """Models or data sets whose name contains the query, those of the account `own` first, then by downloads.
+
+    [] when the Hub is away, slow, or refuses. Kept for five minutes.
+    """
     query = query.strip()
     if len(query) < 2 or not reachable(1.0):
         return []
     epoch = int(time.time() // 300)
-    return list(_within(timeout, lambda: _search(kind, query, limit, token, epoch), ()))
+    return list(_within(timeout, lambda: _search(kind, query, limit, token, own, epoch), ()))
 
 
 def local_model(name: str, revision: str | None = None) -> Path | None:

@@ -26,7 +26,7 @@ from .job import Job
 from .jobs.sent import sent_of
 from .locks import is_held
 from .recipe import Recipe, group_of
-from .run import Run
+from .run import Run, list_runs
 from .space import OWNER
 from .takeaway import TAKEN
 
@@ -45,13 +45,15 @@ def command(run: Run, verb: str, *options: str) -> list[str]:
 def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, options: tuple[str, ...] = ()) -> None:
     """Train (or resume) the run in a process of its own session, so that it outlives the page.
 
-    The chat's memory is freed first. The token travels in the child's environment only. Returns when the worker
-    holds its lock. A second start of a running run does nothing. Raises FinetuneError if the worker ends at once.
+    The chat's memory is freed first; who follows a job on rented hardware needs none. The token travels in the
+    child's environment only. Returns when the worker holds its lock. A second start of a running run does nothing.
+    Raises FinetuneError if the worker ends at once.
     """
     with FileLock(run.path / ".start.lock", timeout=wait_seconds):
         if run.is_alive():
             return
-        stop_serving(run.path.parent)
+        if sent_of(run) is None:
+            stop_serving(run.path.parent)
         (run.path / "stop").unlink(missing_ok=True)
         before = len(run.events())
         process = _spawn_until(
@@ -86,13 +88,16 @@ def fetching(runs_dir: Path) -> dict[str, Any] | None:
     return None
 
 
-def stop(run: Run) -> None:
-    """Ask the worker to stop after this step and keep what was learned."""
+def stop(run: Run, token: str | None = None) -> None:
+    """Ask the worker to stop after this step and keep what was learned.
+
+    token: for a job on rented hardware that nobody here follows, and which may go on nevertheless.
+    """
     if not run.is_alive():
-        if sent_of(run):  # nobody here follows its job, which may go on nevertheless
+        if sent_of(run):
             from .jobs.follow import stop as stop_job
 
-            return stop_job(run)
+            return stop_job(run, token)
         raise FinetuneError("This run is not going on.", "There is nothing to stop.", code="not-running")
     (run.path / "stop").touch()
 
@@ -110,16 +115,31 @@ def kill(run: Run, wait_seconds: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def discard(run: Run) -> None:
-    """End the worker, its job on rented hardware and the jobs that go on with its result, and delete the folder."""
-    if sent_of(run):
-        from .jobs.follow import cancel
+def discard(run: Run, token: str | None = None) -> None:
+    """End the worker, its job on rented hardware and the jobs that go on with its result, and delete the folder.
 
-        cancel(run)
+    token: of who rents (None: this machine's own). Raises FinetuneError where a job may go on and cost.
+    """
+    from .jobs.follow import cancel
+
+    if sent_of(run):
+        cancel(run, token)
     kill(run)
+    if sent_of(run):
+        cancel(run, token)  # the job that its worker was starting just then
     for job in (comparison(run), *(taking(run, what) for what in TAKEN)):
         end_job(job)
     run.delete()
+
+
+def follow_jobs(runs_dir: Path) -> None:
+    """After a restart: take up the jobs on rented hardware that nobody follows. Never starts a new one."""
+    from .jobs.follow import next_start
+
+    for run in list_runs(runs_dir):
+        with contextlib.suppress(FinetuneError):  # the run says itself why not
+            if sent_of(run) and not run.is_alive() and next_start(run) == "follow":
+                start(run)
 
 
 # --- jobs beside training ---

@@ -56,8 +56,8 @@ def look(
     from .data.again import prepare_again
     from .render import load_tokenizer
 
+    refuse_impossible(recipe, machine)
     machine = machine or this_machine()
-    _refuse_impossible(recipe, machine)
     folder = model_folder(recipe, token)
     tokenizer = load_tokenizer(folder)
     facts = _facts(folder, recipe)
@@ -169,13 +169,15 @@ def _facts(folder: Path, recipe: Recipe) -> ModelFacts:
         ) from None
 
 
-def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
+def refuse_impossible(recipe: Recipe, machine: Machine | None = None) -> None:
+    """Raise FinetuneError for what this machine (None), or one that could be rented, cannot do whatever the rows."""
+    is_here, machine = machine is None, machine or this_machine()
     places = len(machine.gpus) if machine.gpus else 1 if machine.kind == "mps" else machine.cores
     if recipe.num_processes > places:
         has = f"{places} GPU" if machine.kind != "cpu" else f"{places} core"
         raise FinetuneError(
-            f"{recipe.num_processes} processes need as many places to compute; this machine has "
-            f"{has}{'s' if places != 1 else ''}.",
+            f"{recipe.num_processes} processes need as many places to compute; {'this' if is_here else 'that'} machine "
+            f"has {has}{'s' if places != 1 else ''}.",
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
         )
@@ -199,7 +201,8 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
         )
     if recipe.method == "qlora" and machine.kind != "cuda":
         raise FinetuneError(
-            "QLoRA keeps the weights in 4 or 8 bits, which needs an NVIDIA GPU; this machine has none.",
+            "QLoRA keeps the weights in 4 or 8 bits, which needs an NVIDIA GPU; "
+            f"{'this' if is_here else 'that'} machine has none.",
             "Choose the method lora, or a machine with a GPU.",
             code="no-gpu",
         )

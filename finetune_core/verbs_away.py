@@ -1,4 +1,6 @@
-"""The verbs that take a run's result away and bring it back: export, push, pull. Heavy imports wait inside."""
+"""The verbs that take a run's result or its rows away, and bring a result back: export, push, push-data, pull.
+
+Heavy imports wait inside."""
 
 from __future__ import annotations
 
@@ -41,6 +43,17 @@ def push(options: argparse.Namespace, out: Output) -> int:
     return GOOD
 
 
+def push_data(options: argparse.Namespace, out: Output) -> int:
+    from .takeaway.push_data import push_data as work
+
+    run = Run.find(options.runs_dir, options.run)
+    with _taking(run, "push-data") as say:
+        made = work(run, options.repo_id, private=not options.public, agreed=options.yes, tell=_teller(say))
+        say(1.0, made=made)
+    out.give(made, made["url"])
+    return GOOD
+
+
 def pull(options: argparse.Namespace, out: Output) -> int:
     from .takeaway.pull import pull as work
 
@@ -60,12 +73,19 @@ def register(verb: Any, run_verb: Any) -> None:
         "--types", nargs="+", choices=KINDS, default=["f16", "q8_0"], help="GGUF number formats (default: f16 q8_0)"
     )
     one = run_verb("push", push, "put the result on the Hub (private; token from HF_TOKEN or `hf auth login`)")
-    one.add_argument("repo_id", metavar="REPO_ID", help="owner/name, or a name for your own account")
+    _add_place(one)
     one.add_argument("--merged", action="store_true", help="whole weights instead of the adapter")
-    one.add_argument("--public", action="store_true", help="everyone may see it")
+    one = run_verb("push-data", push_data, "put the rows as used on the Hub, as a data set (private; token as in push)")
+    _add_place(one)
+    one.add_argument("--yes", action="store_true", help="agree to rows going there that seem to hold personal data")
     one = verb("pull", pull, "open a run that was pushed to the Hub on this machine")
     one.add_argument("repo_id", metavar="REPO_ID", help="owner/name")
     one.add_argument("--revision", help="branch, tag or commit")
+
+
+def _add_place(one: argparse.ArgumentParser) -> None:
+    one.add_argument("repo_id", metavar="REPO_ID", help="owner/name, or a name for your own account")
+    one.add_argument("--public", action="store_true", help="everyone may see it")
 
 
 def _parity_words(parity: dict[str, Any]) -> str:

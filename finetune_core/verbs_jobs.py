@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,14 @@ def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
 
 def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
     from .jobs.hardware import choose, list_flavors, machine_to_look_with
-    from .jobs.sent import Sent, label_of, require_can_travel
-    from .preflight import create_run_from, look
-    from .takeaway import account
+    from .jobs.order import order, tenant
+    from .jobs.sent import require_can_travel
+    from .preflight import look
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     require_can_travel(recipe)
     token = _token()
-    me = account.sign_in(token)
-    me.require_write(f"{me.name}/fijn")  # the private repository's owner
+    me = tenant(token)
     flavors = list_flavors(token)
     with out.progress() as show:
         seen = look(recipe, token=token, on_progress=show, machine=machine_to_look_with(flavors, flavor))
@@ -79,13 +78,15 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
         f"${made.dollars_at_most:.2f} at most. Your {rows} rows go to a private repository of {me.name} on the Hub "
         f"and to the job; checkpoints and the result are kept there too."
     )
+    if me.ends_at is not None and (left := me.ends_at - time.time()) < made.timeout_seconds:
+        says += (
+            f" Your token ends in {max(left, 60) / 60:.0f} minutes, perhaps before the job does, which could then keep "
+            "nothing there: use one that lasts longer."
+        )
     if not options.yes:
         raise FinetuneError(says, f"To agree, add --yes (and --on jobs:{made.flavor.name}).", code="not-agreed")
     out.say(says)
-    run = create_run_from(replace(seen, plan=made.plan), options.runs_dir)
-    name = f"{me.name}/fijn-{label_of(run)}"
-    Sent(made.flavor.name, made.flavor.title, made.timeout_seconds, me.name, name).save(run)
-    return run
+    return order(seen, made, me.name, options.runs_dir)
 
 
 def train(run: Run, options: argparse.Namespace, out: Output) -> int:

@@ -249,8 +249,12 @@ def show(
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
     measured: measuring.Shown = measuring.Shown(),
+    rented: str = "",
 ) -> tuple[Any, ...]:
-    """Everything in `outputs`: while it is read, when it failed, and when it is known."""
+    """Everything in `outputs`: while it is read, when it failed, and when it is known.
+
+    rented: name of the hardware that it would run on, if that is not this machine.
+    """
     if problem or (look and look.error):
         fixes = look.recipe.fixes if look else ()
         done = words_check.applied([says for says, _ in undo], {fix: _repair_words(fix) for fix in fixes})
@@ -280,7 +284,7 @@ def show(
             ("lengths", longest),
             lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
         ),
-        measuring.plan_card(look, measured) if has_rows else "",
+        measuring.plan_card(look, measured, rented) if has_rows else "",
         gr.update(visible=has_rows),
     )
 

@@ -82,8 +82,9 @@ def build(page: Page) -> Chosen:
     data.change(
         lambda: "", None, trouble, queue=False, **QUICK
     )  # what went wrong with a file stays until another is chosen
-    model.key_up(names.search_models, None, model, trigger_mode="multiple", **QUICK)
-    data.key_up(names.search_data, None, data, trigger_mode="multiple", **QUICK)
+    for box, search in ((model, names.search_models), (data, names.search_data)):
+        box.key_up(_typing(page.runs_dir, search), None, box, trigger_mode="multiple", **QUICK)
+        box.select(names.only_names, box, box, queue=False, **QUICK)
 
     settable = tuple(boxes[name] for name in form.settings())
     return Chosen(
@@ -111,6 +112,13 @@ def _name_box(label: str, info: str, value: str) -> gr.Dropdown:
 def _taking(runs_dir: Path, take: Any) -> Any:
     def handler(event: gr.EventData) -> tuple[Any, Any]:
         return take(runs_dir, event)
+
+    return handler
+
+
+def _typing(runs_dir: Path, search: Any) -> Any:
+    def handler(event: gr.KeyUpData) -> Any:
+        return search(runs_dir, event.input_value or "")
 
     return handler
 
@@ -187,10 +195,12 @@ def show(
     costs: Mapping[str, str],
     made: str = "",
     parts: Mapping[str, Sequence[str]] | None = None,
+    line: str = "",
 ) -> tuple[Any, ...]:
     """Everything in `outputs` for what the boxes say now.
 
     `made`: title of the run whose recipe this is. `parts`: what a data set on the Hub has to choose from.
+    `line`: what Start runs.
     """
     problems = form.problems(boxes)
     seen = look.seen if look else None
@@ -201,7 +211,7 @@ def show(
     else:
         start, recipe = _start(preset), form.read(boxes)
         changed = sum(getattr(recipe, name) != getattr(start, name) for name in form.settings())
-        command = words_choose.command(form.command_line(recipe, preset or FIRST_PRESET, start.model_dump()))
+        command = words_choose.command(line)
     return (
         words_choose.preset_cards(form.presets(), preset, costs),
         words_choose.model_note(*_model_words(look)),
@@ -213,6 +223,11 @@ def show(
         tuple(problems),
         *marks,
     )
+
+
+def command_line(recipe: Recipe, preset: str, on: str) -> str:
+    """The line that Start runs."""
+    return form.command_line(recipe, preset or FIRST_PRESET, _start(preset).model_dump(), on)
 
 
 def _mark(name: str, problems: Mapping[str, str], wrong: Sequence[str], seen: Any) -> Any:

@@ -216,8 +216,8 @@ def _named_in(message: str) -> str:
     return min((name for name in FIELDS if name in message), key=message.find, default=FIELDS[0])
 
 
-def command_line(recipe: Recipe, preset: str, preset_values: Mapping[str, Any]) -> str:
-    """The line that Start runs, as it can be typed.
+def command_line(recipe: Recipe, preset: str, preset_values: Mapping[str, Any], on: str = "here") -> str:
+    """The line that Start runs, as it can be typed. on: where, as the verb's --on takes it.
 
     >>> command_line(Recipe(lora_r=8), "quick-look", {})
     'python -m finetune_core train quick-look lora_r=8'
@@ -228,6 +228,7 @@ def command_line(recipe: Recipe, preset: str, preset_values: Mapping[str, Any]) 
     said = {name: value for name, value in recipe.model_dump().items() if value != start[name]}
     words = ["python", "-m", "finetune_core", "train", preset]
     words += [f"{name}={_as_yaml(value)}" for name, value in said.items()]
+    words += [] if on == "here" else ["--on", on, "--yes"]
     return shlex.join(words)
 
 

@@ -24,7 +24,8 @@ SLOW = QUICK | {"concurrency_limit": 4}  # what starts a process or waits for on
 
 
 def held_run(runs_dir: Path, run_id: object) -> Run:
-    """The run of this id, directly inside runs_dir, of who is asking. Raises FinetuneError (no-run) for all else.
+    """The run of this id, directly inside runs_dir, of who is asking. Raises FinetuneError (no-run, or sign-in-ended)
+    for all else.
 
     Run.find also takes folders, which is right for a command line and wrong for a visitor. Somebody else's run gives
     the same answer as one that does not exist.
@@ -36,6 +37,7 @@ def held_run(runs_dir: Path, run_id: object) -> Run:
             run = Run.find(runs_dir, name)
             if run.path.resolve().parent == runs_dir.resolve() and visitor.now().owns(run.path):
                 return run
+    visitor.require_sign_in_lasts()
     raise FinetuneError(
         "This page shows no run any more.", "Choose one on the left, or start a new one.", code="no-run"
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_core import measured, preflight
 from finetune_core.errors import FinetuneError, explain
+from finetune_core.jobs.hardware import ANY
 from finetune_core.machine import Machine, this_machine
 from finetune_core.plan import Plan
 from finetune_core.recipe import STARTER_MODEL, Recipe, group_of
@@ -141,7 +142,9 @@ class Looks:
         try:
             on_progress()
             require_readable(asker, look.recipe, self._runs_dir)
-            more = {"token": asker.token} if asker.token else {}
+            more: dict[str, Any] = {"token": asker.token} if asker.token else {}
+            if not _is_possible_here(look.recipe):  # its rows are read all the same: it may run elsewhere
+                more["machine"] = ANY
             if earlier := self._read_before(look, asker):
                 more["earlier"] = earlier
             look.seen = self._look(look.recipe, on_progress=on_progress, **more)
@@ -153,6 +156,14 @@ class Looks:
                 traceback.print_exc()
         look.began = time.monotonic()
         look.ended.set()
+
+
+def _is_possible_here(recipe: Recipe) -> bool:
+    try:
+        preflight.refuse_impossible(recipe)
+    except FinetuneError:
+        return False
+    return True
 
 
 def _key(recipe: Recipe, asker: Visitor) -> str:

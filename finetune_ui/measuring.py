@@ -123,8 +123,10 @@ def show(runs_dir: Path, look: Look | None, drawn: Drawn) -> tuple[Shown, Drawn,
     return shown, now, gr.Timer(active=goes_on(said))
 
 
-def plan_card(look: Look, shown: Shown) -> str:
-    """The plan of what was looked at, with its measurement."""
+def plan_card(look: Look, shown: Shown, rented: str = "") -> str:
+    """The plan of what was looked at, with its measurement; or for hardware of this name, which is rented."""
     recipe, seen = look.recipe, look.seen
+    if rented:
+        return words_plan.plan(seen.plan, rented=rented)
     offers = look.once(("offers", recipe.model_dump_json()), lambda: preflight.offers(seen))
     return words_plan.plan(seen.plan, offers, shown.html, shown.too_large)

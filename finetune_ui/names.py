@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +13,75 @@ import gradio as gr
 
 from finetune_core import hub
 from finetune_core.errors import FinetuneError
+from finetune_core.machine import GIB, this_machine
 from finetune_core.recipe import DATA_DIR, STARTER_MODEL
+from finetune_core.run import Run
+from finetune_core.takeaway import account
 
-from . import visitor
+from . import signed_in, visitor, words_hub
 from .reading import may_name
 
 RECENT = 12  # models and data sets of earlier runs offered again
 
 
-def search_models(event: gr.KeyUpData) -> Any:
-    return _search("model", event.input_value or "")
+def search_models(runs_dir: Path, typed: str) -> Any:
+    return _search("model", runs_dir, typed)
 
 
-def search_data(event: gr.KeyUpData) -> Any:
-    return _search("dataset", event.input_value or "")
+def search_data(runs_dir: Path, typed: str) -> Any:
+    return _search("dataset", runs_dir, typed)
 
 
-def _search(kind: str, typed: str) -> Any:
-    """The Hub's answers while typing; unchanged when it is away. A path on this machine is nobody else's business."""
-    found = hub.search(kind, typed, token=visitor.now().token) if may_be_on_hub(typed) else []
-    return gr.update(choices=[item.id for item in found]) if found else gr.skip()
+def _search(kind: str, runs_dir: Path, typed: str) -> Any:
+    """The Hub's answers while typing, what earlier runs used and what is one's own first; unchanged when it is away.
+
+    A path on this machine is nobody else's business.
+    """
+    if not may_be_on_hub(typed):
+        return gr.skip()
+    asker, me = visitor.now(), signed_in.known_account()
+    token = asker.token if asker.space else account.find_token()
+    found = {item.id: item for item in hub.search(kind, typed, token=token, own=me.name if me else "")}
+    if not found:
+        return gr.skip()
+    used = [name for name in _used(kind, runs_dir) if typed.strip().casefold() in name.casefold()]
+    room = machine_bytes(int(time.time() // 60)) if kind == "model" else 0
+    choices = [
+        (words_hub.found(found.get(name, hub.HubItem(name)), room, name in used), name)
+        for name in dict.fromkeys([*used, *found])
+    ]
+    return gr.update(choices=choices)
+
+
+def only_names(chosen: Any) -> Any:
+    """What was chosen stands in the box by its name, without what the list said about it."""
+    is_name = isinstance(chosen, str) and may_be_on_hub(chosen)
+    return gr.update(choices=[chosen], value=chosen) if is_name else gr.skip()
+
+
+@lru_cache(maxsize=1)
+def machine_bytes(_minute: int) -> float:
+    """What a model's weights may take here; with 4 bits a weight on an NVIDIA GPU, counted as if they had 16."""
+    machine = this_machine()
+    if machine.kind == "cuda":
+        return max(gpu.free_gb for gpu in machine.gpus) * GIB * 4
+    return machine.available_gb * GIB
+
+
+def _used(kind: str, runs_dir: Path) -> list[str]:
+    """Names on the Hub that one's earlier runs had, newest first."""
+    names = []
+    for run in visitor.own_runs(runs_dir)[:RECENT]:
+        with contextlib.suppress(FinetuneError):
+            names.append(_names_of(run.path)[kind])
+    return [name for name in dict.fromkeys(names) if may_be_on_hub(name)]
+
+
+@lru_cache(maxsize=256)
+def _names_of(folder: Path) -> dict[str, str]:
+    """A recipe is never edited after creation."""
+    recipe = Run(folder).recipe
+    return {"model": recipe.model_name_or_path, "dataset": recipe.dataset_name}
 
 
 def may_be_on_hub(typed: str) -> bool:
@@ -56,16 +108,14 @@ def first_choices(runs_dir: Path, kept: Any = None) -> list[Any]:
     `kept`: the draft in the browser; its file is offered under its own name.
     """
     drafted = kept.get("boxes", {}).get("dataset_name") if isinstance(kept, dict) else None
-    asker, recipes = visitor.now(), []
+    asker, used = visitor.now(), []
     for run in visitor.own_runs(runs_dir)[:RECENT]:
-        try:
-            recipes.append(run.recipe)
-        except FinetuneError:
-            continue
+        with contextlib.suppress(FinetuneError):
+            used.append(_names_of(run.path))
     # a Space's cache holds what its visitors chose, private models too
     cached = cached_models() if asker.space is None else []
-    models = [STARTER_MODEL, *(recipe.model_name_or_path for recipe in recipes), *cached]
-    data = [*data_choices(), *(_file_choice(recipe.dataset_name) for recipe in recipes)]
+    models = [STARTER_MODEL, *(names["model"] for names in used), *cached]
+    data = [*data_choices(), *(_file_choice(names["dataset"]) for names in used)]
     if isinstance(drafted, str) and may_name(asker, drafted, runs_dir) and Path(drafted).is_file():
         data.append(_file_choice(drafted))
     return [gr.update(choices=list(dict.fromkeys(models))), gr.update(choices=list(dict.fromkeys(data)))]

@@ -35,4 +35,5 @@ def now(is_kept: bool) -> str:
     asker = visitor.now()
     if asker.space is None:
         return ""
-    return words_space.strip(asker.space, asker.name, asker.may_use_machine, asker.problem, is_kept)
+    ends = words_space.Ends(asker.seconds_left(), asker.has_ended)
+    return words_space.strip(asker.space, asker.name, asker.may_use_machine, asker.problem, is_kept, ends)

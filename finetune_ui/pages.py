@@ -12,7 +12,22 @@ import gradio as gr
 from finetune_core.errors import FinetuneError
 from finetune_core.run import Run
 
-from . import beforehand, begin, check, choose, form, frame, hubpicks, looking, measuring, trials, words
+from . import (
+    beforehand,
+    begin,
+    check,
+    choose,
+    form,
+    frame,
+    hubpicks,
+    looking,
+    measuring,
+    place,
+    renting,
+    trials,
+    words,
+    words_place,
+)
 from .words import STEPS
 
 DRAFT_STEPS = ("choose", "check")
@@ -109,18 +124,20 @@ class Draft:
     checked: check.Checked
     begun: begin.Begin
     tried: beforehand.Before
+    placing: place.Placing
+    renting: renting.Renting
 
     def fill(self, held: str | None, step: str | None, filled: str) -> list[Any]:
         """When Choose or Check is opened for another run, its choices go into the boxes."""
         if held is None or step not in DRAFT_STEPS or held == filled:
-            return [gr.skip()] * (7 + len(self.chosen.boxes))
+            return [gr.skip()] * (8 + len(self.chosen.boxes))
         run = frame.find(self.runs_dir, held)
         values = choose.reopen(run.recipe) if run else choose.fresh()
-        return [held, *self._begun(), *values]
+        return [held, *self._begun(), place.of_run(run), *values]
 
     def fresh(self) -> list[Any]:
         """“New”."""
-        return ["", "choose", "", *self._begun(), *choose.fresh()]
+        return ["", "choose", "", *self._begun(), place.HERE, *choose.fresh()]
 
     @staticmethod
     def _begun() -> list[Any]:
@@ -131,13 +148,13 @@ class Draft:
         """A draft that was being written when the page was loaded again."""
         is_draft = frame.arrive(self.runs_dir, *_asked(request))[0] == ""
         if not is_draft or not kept or not isinstance(kept.get("boxes"), dict):
-            return [gr.skip()] * (1 + len(self.chosen.boxes))
+            return [gr.skip()] * (2 + len(self.chosen.boxes))
         known = {preset.name for preset in form.presets()}
         preset = kept.get("preset") if kept.get("preset") in known else choose.FIRST_PRESET
-        return [preset, *form.from_kept(kept["boxes"])]
+        return [place.from_kept(kept.get("on")), preset, *form.from_kept(kept["boxes"])]
 
-    def press(self, step: str, draft: str, *boxes: Any) -> tuple[Any, ...]:
-        return begin.press(self.looks, self.runs_dir, step, draft, *boxes)
+    def press(self, step: str, draft: str, on: str, agreed: Sequence[Any], *boxes: Any) -> tuple[Any, ...]:
+        return begin.press(self.looks, self.runs_dir, step, draft, *boxes, on=on, agreed=agreed, renting=self.renting)
 
     def review(
         self,
@@ -153,11 +170,12 @@ class Draft:
         trial: trials.Trial | None,
         measured: measuring.Drawn,
         drawn: beforehand.Drawn,
+        on: str,
         *boxes: Any,
     ) -> list[Any]:
         """What the boxes say now, in the open panel and in the bar; the timer goes on while rows are being read."""
-        parts = (self.chosen, self.checked, self.begun, self.tried, self.checked.measured)
-        chosen, checked, _, before, _ = counts = [len(part.outputs) for part in parts]
+        parts = (self.chosen, self.checked, self.begun, self.tried, self.checked.measured, self.placing)
+        chosen, checked, _, before, *_ = counts = [len(part.outputs) for part in parts]
         if held is None or step not in DRAFT_STEPS:
             return [*[gr.skip()] * sum(counts), gr.Timer(active=False), gr.skip()]
         problems = form.problems(boxes)
@@ -166,7 +184,11 @@ class Draft:
         if recipe is not None:
             look = self.looks.ask(recipe, who=who, wait_seconds=0.15)
         tried = trials.show(self.looks, look, trial, who) if step == "check" else None
-        shown, *clock = measuring.show(self.runs_dir, look if step == "check" else None, measured)
+        read, placed = look, place.settle(look, on, self.renting)
+        look = placed.look
+        line = choose.command_line(recipe, preset, placed.where) if recipe is not None else ""
+        here = look if step == "check" and not placed.is_rented else None
+        shown, *clock = measuring.show(self.runs_dir, here, measured)
         problem = form.first_problem(problems) if problems else None
         run = frame.find(self.runs_dir, filled)
         picks, asking = self.picks.of(recipe) if recipe is not None and step == "choose" else ({}, False)
@@ -174,16 +196,21 @@ class Draft:
         costs = looking.preset_costs(look)
         return [
             *(
-                choose.show(boxes, preset, wrong, look, costs, made, picks)
+                choose.show(boxes, preset, wrong, look, costs, made, picks, line)
                 if step == "choose"
                 else [gr.skip()] * chosen
             ),
-            *(check.show(look, problem, row, said, undo, tried, shown) if step == "check" else [gr.skip()] * checked),
-            *begin.show(self.runs_dir, step, look, list(problems), problem),
+            *(
+                check.show(look, problem, row, said, undo, tried, shown, words_place.planned_for(placed.made))
+                if step == "check"
+                else [gr.skip()] * checked
+            ),
+            *begin.show(self.runs_dir, step, look, list(problems), problem, placed),
             *(beforehand.show(self.runs_dir, recipe, look, drawn) if step == "check" else [gr.skip()] * before),
             *clock,
-            gr.Timer(active=_is_waiting(look) or asking or (tried is not None and tried.pending)),
-            gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes)},
+            *place.show(read, placed, recipe, line, is_open=step == "check"),
+            gr.Timer(active=_is_waiting(look) or asking or placed.pending or (tried is not None and tried.pending)),
+            gr.skip() if filled else {"preset": preset, "boxes": form.as_kept(boxes), "on": on},
         ]
 
 

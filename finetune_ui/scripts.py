@@ -41,8 +41,9 @@ shade.addEventListener('click', close);
 shell.append(shade);
 """
 
-# the address bar follows the page, so that a reload or a second tab shows the same
+# the address bar follows the page, so that a reload or a second tab shows the same; another step begins at its top
 PATH = """
+let shown = '';
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-go]');
   if (button && !button.disabled) trigger('go', { to: button.dataset.go });
@@ -56,6 +57,8 @@ const follow = () => {
   else url.searchParams.set('new', '1');
   if (place.dataset.step !== 'choose' || place.dataset.run) url.searchParams.set('step', place.dataset.step);
   if (url.href !== location.href) history.replaceState(null, '', url);
+  if (shown && shown !== place.dataset.step) scrollTo({ top: 0 });
+  shown = place.dataset.step;
 };
 watch('value', follow);
 """
@@ -237,6 +240,30 @@ element.addEventListener('click', (event) => {
   if ('halt' in data) trigger('halt');
 });
 """
+
+# tiles and hardware are radio buttons: arrows move within their group
+PLACE = (
+    """
+const pick = (button) => {
+  trigger('place', { on: button.dataset.on, processes: Number(button.dataset.processes) });
+  button.focus();
+};
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button');
+  if (button?.dataset.on) pick(button);
+  if (button && 'again' in button.dataset) trigger('place', { on: 'jobs', processes: 1 });
+});
+element.addEventListener('keydown', (event) => {
+  const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const group = event.target.closest('[role=radiogroup]');
+  if (!move || !group) return;
+  event.preventDefault();
+  const open = [...group.querySelectorAll('[data-on]:not(:disabled)')];
+  pick(open[(open.indexOf(event.target) + move + open.length) % open.length]);
+});
+"""
+    + COPY
+)
 
 VERDICT = """
 element.addEventListener('click', (event) => {

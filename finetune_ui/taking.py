@@ -1,10 +1,8 @@
-"""Three of Share's cards: the Hub, whole weights as files, GGUF for Ollama. Each job is a process; this shows it."""
+"""Four of Share's cards: the Hub, its rows there, whole weights as files, GGUF for Ollama. Each job is a process."""
 
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 import zipfile
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +13,16 @@ import gradio as gr
 
 from finetune_core import hub, launch
 from finetune_core.errors import FinetuneError
-from finetune_core.job import Said, goes_on
+from finetune_core.job import goes_on
 from finetune_core.run import Run
-from finetune_core.takeaway import TAKEN, account
+from finetune_core.takeaway import PERSONAL, PERSONAL_PUBLIC, TAKEN
 from finetune_core.takeaway.kept import exports_dir, kept, short_name, sizes
 
-from . import look, visitor, words_take
+from . import look, taking_rows, words_take
 from .downloads import download
 from .held import QUICK, held_run, problem_card, run_to_work_on
+from .pressing import button_of, cancelled, start_push, starting, state_of, token_box
+from .signed_in import known_account
 from .words_share import COPY_JS
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
 LARGEST_ZIP = 4 * 2**30  # bytes; what is larger is better copied from its folder
 SPARE_DISK = 500 * 2**20  # bytes that stay free
-STATES = 12  # values that states_of gives
-ASK_AGAIN = 60.0  # seconds until the Hub is asked anew who is signed in
-PUSH, MERGE, GGUF, CANCEL = "Put it on the Hub", "Make whole weights", "Make GGUF files", "Cancel"
-DOUBLE_CLICK = 2.0  # seconds in which a second press is the same press
+STATES = 16  # values that states_of gives
+TOKEN, ROWS_TOKEN = 2, 13  # the places of the two boxes for a token among them
+PUSH, MERGE, GGUF = "Put it on the Hub", "Make whole weights", "Make GGUF files"
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,10 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
                 )  # fmt: skip
                 private = gr.Checkbox(True, label="Private", elem_classes="take-private")
             who = card()
-            token = gr.Textbox(
-                label="Token", type="password", max_lines=1, placeholder="hf_…", visible=False, max_length=400,
-                html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
-            )  # fmt: skip
+            token = token_box()
         push = gr.Button(PUSH, variant="primary", size="md")
         hub_state = card()
+    rows = taking_rows.build()
     with gr.Column(elem_classes=["card", "share-card"]):
         file_head = card()
         with gr.Row(elem_classes="share-buttons"):
@@ -89,16 +86,21 @@ def build(page: Page, problem: gr.HTML, adapter_zip: Any) -> Taking:
         gguf_state = card()
     clock = gr.Timer(1, active=False)
 
-    states = [seen, who, token, push, hub_state, merge, merged_zip, file_state, gguf, gguf_zip, gguf_state, four]
+    states = [seen, who, token, push, hub_state, merge, merged_zip, file_state, gguf, gguf_zip, gguf_state, four,
+              *rows.states]  # fmt: skip
     for button, to, more in ((merge, "merged", []), (gguf, "gguf", [four])):
-        button.click(_starting, None, button, queue=False, **QUICK).then(
+        button.click(starting, None, button, queue=False, **QUICK).then(
             partial(press_export, page.runs_dir, to), [page.held, *more], [problem, *states], **QUICK
         )
-    push.click(_starting, None, push, queue=False, **QUICK).then(
+    push.click(starting, None, push, queue=False, **QUICK).then(
         partial(press_push, page.runs_dir), [page.held, repo, what, private, token], [problem, *states], **QUICK
     )
+    rows.push.click(starting, None, rows.push, queue=False, **QUICK).then(
+        partial(press_rows, page.runs_dir), [page.held, rows.repo, rows.private, rows.token], [problem, *states],
+        **QUICK,
+    )  # fmt: skip
     clock.tick(partial(tick, page.runs_dir), [page.held, page.step, seen], [*states, clock], **QUICK)
-    return Taking((hub_head, repo, what, private, file_head, zipped, gguf_head, clock, *states))
+    return Taking((hub_head, repo, what, private, file_head, zipped, gguf_head, *rows.outputs, clock, *states))
 
 
 def show(run: Run) -> tuple[Any, ...]:
@@ -114,6 +116,7 @@ def show(run: Run) -> tuple[Any, ...]:
         words_take.file_card(recipe, found, str(run.result_dir)),
         gr.update(visible=found["adapter"] <= LARGEST_ZIP),
         words_take.gguf_card(found),
+        *taking_rows.show(run),
         gr.Timer(active=True),
         *states_of(run),
     )
@@ -121,7 +124,7 @@ def show(run: Run) -> tuple[Any, ...]:
 
 def nothing() -> list[Any]:
     """For a run without a result: leave everything, and stop asking."""
-    return [*[gr.skip()] * 7, gr.Timer(active=False), *[gr.skip()] * STATES]
+    return [*[gr.skip()] * (7 + taking_rows.OUTPUTS), gr.Timer(active=False), *[gr.skip()] * STATES]
 
 
 def states_of(run: Run) -> tuple[Any, ...]:
@@ -134,17 +137,18 @@ def states_of(run: Run) -> tuple[Any, ...]:
     files = words_take.made_gguf(gguf, short_name(run)) if gguf else ""
     return (
         version(run),
-        words_take.account(me.name, me.is_away) if me else words_take.asking(),
+        words_take.account(me.name, me.is_away, me.ends_in, me.problem) if me else words_take.asking(),
         gr.update(visible=bool(me and not me.name and not me.is_away)),
-        _button(PUSH, jobs["push"], busy, bool(me and not me.is_away)),
-        _state(jobs["push"], words_take.made_push(pushed) if pushed else ""),
-        _button(MERGE, jobs["merged"], busy, visible=can_merge and merged is None),
+        button_of(PUSH, jobs["push"], busy, bool(me and not me.is_away)),
+        state_of(jobs["push"], words_take.made_push(pushed) if pushed else ""),
+        button_of(MERGE, jobs["merged"], busy, visible=can_merge and merged is None),
         gr.update(visible=_fits(merged)),
-        _state(jobs["merged"], whole),
-        _button(GGUF, jobs["gguf"], busy, visible=gguf is None),
+        state_of(jobs["merged"], whole),
+        button_of(GGUF, jobs["gguf"], busy, visible=gguf is None),
         gr.update(visible=_fits(gguf)),
-        _state(jobs["gguf"], files),
+        state_of(jobs["gguf"], files),
         gr.update(visible=gguf is None, interactive=not busy),
+        *taking_rows.states_of(run, jobs["push-data"], busy, me),
     )
 
 
@@ -154,24 +158,8 @@ def version(run: Run) -> tuple[Any, ...]:
     return run.id, tuple(launch.taking(run, what).said() for what in TAKEN), made, known_account()
 
 
-def _button(label: str, said: Said | None, busy: bool, can: bool = True, visible: bool = True) -> Any:
-    """A button that starts its job, and cancels it while it is going on; one job of a run at a time."""
-    mine = goes_on(said)
-    return gr.update(value=CANCEL if mine else label, interactive=mine or (can and not busy), visible=visible)
-
-
-def _state(said: Said | None, made: str) -> str:
-    if goes_on(said):
-        return words_take.working(said.stage, said.fraction, said.says)
-    return made or (words_take.failed(said.error) if said and said.error else "")
-
-
 def _fits(made: dict[str, Any] | None) -> bool:
     return made is not None and made["bytes"] <= LARGEST_ZIP
-
-
-def _starting() -> Any:
-    return gr.update(value="Starting…", interactive=False)
 
 
 # --- handlers ---
@@ -194,7 +182,7 @@ def tick(runs_dir: Path, run_id: str, step: str, seen: Any) -> list[Any]:
 def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) -> tuple[Any, ...]:
     try:
         run, token = run_to_work_on(runs_dir, run_id)
-        if not _cancelled(run, to) and kept(run, to) is None:
+        if not cancelled(run, to) and kept(run, to) is None:
             shutil.rmtree(exports_dir(run, to), ignore_errors=True)  # of earlier weights
             types = ["--types", "f16", "q8_0", "q4_0"] if four_bits else []
             line = launch.command(run, "export", "--to", to, "--output", str(exports_dir(run, to)), *types)
@@ -208,34 +196,30 @@ def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bo
     """The token goes into the child's environment and nowhere else; its box is emptied."""
     try:
         run, own_token = run_to_work_on(runs_dir, run_id)
-        if _cancelled(run, "push"):
-            return gr.update(visible=False), *states_of(run)
-        repo_id, token = str(repo_id or "").strip(), str(token or "").strip()
-        account.require_name(repo_id)
-        if not token and not own_token and not account.find_token():
-            raise FinetuneError(
-                "You are not signed in to the Hub.", "Paste a token with the role “write”.", code="no-token"
-            )
-        options = [*(["--merged"] if what == "merged" else []), *([] if private else ["--public"])]
-        line, used = launch.command(run, "push", repo_id, *options), token or own_token
-        launch.start_job(launch.taking(run, "push"), line, {"HF_TOKEN": used} if used else None)
-        states = list(states_of(run))
+        if not cancelled(run, "push"):
+            options = [*(["--merged"] if what == "merged" else []), *([] if private else ["--public"])]
+            start_push(run, "push", repo_id, options, token, own_token)
+        return gr.update(visible=False), *_emptied(states_of(run), TOKEN, token)
     except Exception as error:
         return _refused(runs_dir, run_id, error)
-    if token:
-        states[2] = gr.update(value="")
-    return gr.update(visible=False), *states
 
 
-def _cancelled(run: Run, what: str) -> bool:
-    """The press was on a button that says Cancel (or was the second half of a double click): true if so."""
-    job = launch.taking(run, what)
-    said = job.said()
-    if not goes_on(said):
-        return False
-    if time.time() - said.began > DOUBLE_CLICK:
-        launch.end_job(job)
-    return True
+def press_rows(runs_dir: Path, run_id: str, repo_id: str, private: bool, token: str) -> tuple[Any, ...]:
+    """As press_push. A second press agrees to the personal data that the first was refused for, and to nothing else."""
+    try:
+        run, own_token = run_to_work_on(runs_dir, run_id)
+        if not cancelled(run, "push-data"):
+            agreed = taking_rows.refused_for(run) == (PERSONAL if private else PERSONAL_PUBLIC)
+            options = [*([] if private else ["--public"]), *(["--yes"] if agreed else [])]
+            start_push(run, "push-data", repo_id, options, token, own_token)
+        return gr.update(visible=False), *_emptied(states_of(run), ROWS_TOKEN, token)
+    except Exception as error:
+        return _refused(runs_dir, run_id, error)
+
+
+def _emptied(states: tuple[Any, ...], place: int, token: str) -> tuple[Any, ...]:
+    """The box of a token that was typed is empty from now on."""
+    return (*states[:place], gr.update(value=""), *states[place + 1 :]) if token else states
 
 
 def _refused(runs_dir: Path, run_id: str, error: Exception) -> tuple[Any, ...]:
@@ -268,36 +252,3 @@ def require_room(folder: Path, n_bytes: int, where: str) -> None:
         raise FinetuneError(
             "There is no room on the disk for the zip.", "Delete runs that you no longer need.", code="disk-full"
         )
-
-
-# --- who is signed in ---
-
-
-@dataclass(frozen=True)
-class Known:
-    name: str
-    is_away: bool  # the Hub cannot be reached
-
-
-_asking = threading.Lock()
-_known: Known | None = None
-_asked = 0.0
-
-
-def known_account() -> Known | None:
-    """Who is signed in, as last heard: on a Space who is asking, else on this machine, asked in the background and
-    None until there is an answer."""
-    global _asked
-    if (asker := visitor.now()).space is not None:
-        return Known(asker.name, False)
-    if time.monotonic() - _asked > ASK_AGAIN or _asked == 0.0:
-        _asked = time.monotonic()
-        threading.Thread(target=_ask, daemon=True).start()
-    return _known
-
-
-def _ask() -> None:
-    global _known
-    with _asking:
-        away = not hub.reachable(1.5)
-        _known = Known("" if away else account.signed_in_as(), away)

@@ -20,6 +20,7 @@ from finetune_core import access
 from finetune_core.errors import FinetuneError
 from finetune_core.run import Run, list_runs
 from finetune_core.space import Identity, Space, is_same_site, may_use_machine, owner_of, this_space
+from finetune_core.takeaway import account
 
 NOT_YOURS = "not-your-machine"  # code of the refusal to spend a Space's machine
 
@@ -33,6 +34,7 @@ class Visitor:
     token: str | None = field(default=None, repr=False)
     expires_at: float = 0.0  # of the token, in seconds since 1970
     problem: FinetuneError | None = None  # why the Hub did not say who this is
+    has_ended: bool = False  # they had signed in, and that has run out or was revoked
 
     @property
     def name(self) -> str:
@@ -64,16 +66,18 @@ def of(request: gr.Request | None) -> Visitor:
     info = _sign_in(space, request)
     if info is None:
         return Visitor(space)
-    token = str(info["access_token"])
+    token, ends = str(info["access_token"]), float(info.get("expires_at") or 0)
+    if ends <= time.time():
+        return Visitor(space, has_ended=True)
     try:
         identity = access.who_has(token)
     except FinetuneError as error:
         return Visitor(space, problem=error)
-    return Visitor(space, identity, token, float(info["expires_at"])) if identity.name else Visitor(space)
+    return Visitor(space, identity, token, ends) if identity.name else Visitor(space, has_ended=True)
 
 
 def _sign_in(space: Space, request: gr.Request | None) -> Mapping[str, Any] | None:
-    """What the signed cookie of a request from the Space's own page holds, while it lasts."""
+    """What the signed cookie of a request from the Space's own page holds."""
     asked = getattr(request, "request", None)
     scope = getattr(asked, "scope", None)
     if not space.can_sign_in or not isinstance(scope, dict):
@@ -81,7 +85,13 @@ def _sign_in(space: Space, request: gr.Request | None) -> Mapping[str, Any] | No
     if not is_same_site(space, asked.headers.get("origin"), asked.headers.get("host")):
         return None
     info = (scope.get("session") or {}).get("oauth_info") or {}
-    return info if info.get("access_token") and float(info.get("expires_at") or 0) > time.time() else None
+    return info if info.get("access_token") else None
+
+
+def require_sign_in_lasts() -> None:
+    """Raises FinetuneError (sign-in-ended) for who was signed in here a moment ago."""
+    if now().has_ended:
+        raise account.sign_in_ended("Sign in again at the top of the page. Your runs are kept, and go on.")
 
 
 def require_machine() -> Visitor:
@@ -92,6 +102,7 @@ def require_machine() -> Visitor:
     visitor = now()
     if visitor.may_use_machine:
         return visitor
+    require_sign_in_lasts()
     if visitor.problem:
         raise visitor.problem
     owner = visitor.space.owner if visitor.space else ""
@@ -99,6 +110,21 @@ def require_machine() -> Visitor:
         f"This Space's machine is for its owner, {owner}.",
         "Sign in if that is you, duplicate the Space, or run Fijn on your own computer.",
         code=NOT_YOURS,
+    )
+
+
+def require_signed_in() -> Visitor:
+    """Who is asking, if what they start can be on an account of their own. Raises FinetuneError (no-token) otherwise.
+
+    For rented hardware, which costs this machine next to nothing; off a Space the one person there always may.
+    """
+    visitor = now()
+    if visitor.space is None or visitor.name:
+        return visitor
+    raise visitor.problem or FinetuneError(
+        "Nobody is signed in on this page.",
+        "Sign in at the top of it: jobs run on your own account and are paid from its credit.",
+        code="no-token",
     )
 
 

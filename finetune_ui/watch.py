@@ -11,13 +11,15 @@ import gradio as gr
 
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
+from finetune_core.jobs.follow import next_start
+from finetune_core.jobs.sent import sent_of
 from finetune_core.ladder import harder_rungs, wider_rungs
 from finetune_core.machine import this_machine
 from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
 
-from . import charts, look, visitor, words, words_loss, words_run
+from . import charts, look, visitor, words, words_jobs, words_loss, words_run, words_space
 from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on, told
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def build(page: Page) -> Watch:
             log = look.html(words_loss.log_text(""), js_on_load=LOG_JS)
         discard = gr.Button(elem_classes="discard", size="md")
         with gr.Row(elem_classes="confirm", visible=False) as confirm:
-            look.html(words_run.DISCARD_QUESTION, js_on_load=None)
+            question = look.html(words_run.DISCARD_QUESTION, js_on_load=None)
             keep = gr.Button("Keep it", size="md")
             delete = gr.Button("Delete this run", variant="stop", size="md")
     log_timer = gr.Timer(2, active=False)
@@ -99,31 +101,42 @@ def build(page: Page) -> Watch:
     fold.collapse(lambda: gr.Timer(active=False), None, log_timer, queue=False, **QUICK)
     log_timer.tick(tail, [page.held, log_seen], [log, log_seen], **QUICK)
 
-    outputs = (head, problem, row, gentler, prove, talk, start, change, stop, discard, loss, samples)
+    outputs = (head, problem, row, gentler, prove, talk, start, change, stop, discard, question, loss, samples)
     return Watch(panel=panel, outputs=outputs)
 
 
 def show(run: Run) -> tuple[Any, ...]:
     """Everything on the panel, from the run's files alone."""
-    recipe = run.recipe
-    status, progress = run.status(), summarize(run.events())
-    checkpoint, rungs = last_checkpoint(run), rungs_for(run, progress)
-    can = words_run.actions(
-        status,
-        progress,
-        checkpoint=checkpoint,
-        has_result=run.has_result(),
-        has_report=(run.path / "report.json").is_file(),
-        stop_asked=(run.path / "stop").exists(),
-        gentler=words_run.again_with(rungs[0]) if rungs else "",
-    )
-    problem = words_run.problem_card(status, progress, rungs)
+    recipe, sent = run.recipe, sent_of(run)
+    status, events = run.status(), run.events()
+    progress = summarize(events)
+    have = {
+        "has_result": run.has_result(),
+        "has_report": (run.path / "report.json").is_file(),
+        "stop_asked": (run.path / "stop").exists(),
+    }
+    rungs = [] if sent else rungs_for(run, progress)
+    problem, halted = words_run.problem_card(status, progress, rungs), words_run.HALTED
+    if sent:
+        after, kept = next_start(run), words_jobs.kept_step(events)
+        can = words_jobs.actions(status, progress, sent, after, kept=kept, **have)
+        said = words_jobs.headline(status, progress, sent, after, kept)
+        halted = words_jobs.LAST_SEEN if status == "interrupted" else halted
+        problem = words_jobs.left_card(sent, status, visitor.now().space is not None) + problem
+    else:
+        checkpoint = last_checkpoint(run)
+        gentler = words_run.again_with(rungs[0]) if rungs else ""
+        can = words_run.actions(status, progress, checkpoint=checkpoint, gentler=gentler, **have)
+        said = words_run.headline(status, progress, checkpoint=checkpoint)
+    more = words_jobs.rented_line(sent) if sent else ""
+    more += words_space.ends_first(visitor.now().seconds_left(), progress.seconds_left or 0.0)
     return (
-        words_run.head(status, progress, recipe, checkpoint=checkpoint),
+        words_run.head(status, progress, recipe, said, halted) + more,
         gr.update(value=problem, visible=bool(problem)),
         gr.update(visible=can != words_run.Actions()),
         *_buttons(can),
         gr.update(value="Discard this run…" if status == "running" else "Delete this run…"),
+        words_jobs.discard_question(sent) if sent else words_run.DISCARD_QUESTION,
         gr.update(
             value=words_loss.loss_card(status, progress, recipe, int((run.plan() or {}).get("steps") or 0)),
             visible=status in ("running", "new") or bool(progress.loss),
@@ -172,8 +185,11 @@ def last_checkpoint(run: Run) -> int | None:
 def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     """Start, resume or try again. The tick redraws the panel once the worker lives."""
     try:
-        run, token = run_to_work_on(runs_dir, run_id)
-        launch.start(run, token, options=launch.THEN_CHAT)
+        run = held_run(runs_dir, run_id)
+        if sent_of(run):
+            launch.start(run, visitor.require_signed_in().token)
+        else:
+            launch.start(run, visitor.require_machine().token, options=launch.THEN_CHAT)
     except Exception as error:
         return gr.update(interactive=True, value="Try again"), problem_card(error)
     return gr.skip(), gr.update(visible=False)
@@ -201,11 +217,16 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
 
 
 def stop_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
+    """Ask for a stop that keeps what was learned; a job that nobody follows is then followed to its end."""
     try:
-        launch.stop(held_run(runs_dir, run_id))
+        run, token = held_run(runs_dir, run_id), visitor.now().token
+        was_followed = run.is_alive()
+        launch.stop(run, token)
+        if sent_of(run) and not was_followed and next_start(run) == "follow":
+            launch.start(run, token)
     except Exception as error:
         return gr.skip(), problem_card(error)
-    return gr.update(interactive=False, value="Stopping after this step…"), gr.skip()
+    return gr.update(interactive=False, value=words_jobs.STOPPING if sent_of(run) else words_run.STOPPING), gr.skip()
 
 
 def discard_run(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any, Any]:
@@ -216,7 +237,7 @@ def discard_run(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any, Any]:
         server = launch.serving(runs_dir)
         if server and server.run_id == run.id:
             launch.stop_serving(runs_dir)
-        launch.discard(run)
+        launch.discard(run, visitor.now().token)
     except Exception as error:
         return button, gr.update(visible=False), problem_card(error), gr.skip()
     return button, gr.update(visible=False), gr.update(visible=False), ""

@@ -184,6 +184,7 @@ ICONS = {  # 16 x 16, drawn with the text's colour
     "server": '<rect x="2.4" y="2.4" width="11.2" height="4.6" rx="1"/>'
     '<rect x="2.4" y="9" width="11.2" height="4.6" rx="1"/>'
     '<path d="M5 4.7h.2M5 11.3h.2"/>',
+    "table": '<rect x="2" y="2.8" width="12" height="10.4" rx="1.2"/><path d="M2 6.4h12M2 9.8h12M6.2 6.4v6.8"/>',
     "search": '<circle cx="7" cy="7" r="4.4"/><path d="m10.4 10.4 3.2 3.2"/>',
 }
 

@@ -1,11 +1,14 @@
-"""Which part of a data set on the Hub is read: its subset, split and version as drop-downs. Pure."""
+"""What the Hub offers: names while typing, and the subset, split and version of a data set as drop-downs. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .words import esc
+from finetune_core.hub import HubItem
+
+from .words import esc, join
+from .words_choose import parameters
 
 TITLES = {
     "dataset_config": "Subset",
@@ -13,6 +16,47 @@ TITLES = {
     "dataset_revision": "Version",
 }
 EMPTY = {"dataset_config": "not chosen", "dataset_revision": "the newest"}
+
+
+def found(item: HubItem, room: float = 0.0, was_used: bool = False) -> str:
+    """One name in the list while typing, with what the Hub says about it.
+
+    room: bytes that weights may take here, at two bytes each (0: not asked). Whether a model really fits is in its
+    plan, once it is chosen; that its weights alone do not is known at once.
+
+    >>> found(HubItem("acme/it", 1_234_000, True, False, 752_000_000, None, "mit"), 1e9)
+    'acme/it · 752 million · too large here · mit · gated · 1.2 M downloads'
+    """
+    size = item.parameters
+    return join(
+        [
+            item.id,
+            "used before" if was_used else "",
+            parameters(size) if size else _rows(item.size),
+            "too large here" if size and room and 2 * size > room else "",
+            item.licence or "",
+            "gated" if item.gated else "",
+            "private" if item.private else "",
+            f"{_short(item.downloads)} downloads" if item.downloads else "",
+        ]
+    )
+
+
+def _rows(category: str | None) -> str:
+    """
+    >>> _rows("n<1K"), _rows("1K<n<10K"), _rows("n>1T"), _rows(None)
+    ('under 1K rows', '1K to 10K rows', 'over 1T rows', '')
+    """
+    words = (category or "").replace("<n<", " to ").replace("n<", "under ").replace("n>", "over ")
+    return f"{words} rows" if words else ""
+
+
+def _short(number: int) -> str:
+    """
+    >>> _short(950), _short(12_300), _short(2_340_000)
+    ('950', '12 k', '2.3 M')
+    """
+    return str(number) if number < 1e3 else f"{number / 1e3:.0f} k" if number < 1e6 else f"{number / 1e6:.1f} M"
 
 
 def pickers(choices: Mapping[str, Sequence[str]], chosen: Mapping[str, Any]) -> str:

@@ -22,9 +22,12 @@ PART_WORDS = {
 }
 
 
-def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", too_large: bool = False) -> str:
+def plan(
+    made: Any, offers: Sequence[Any] = (), measurement: str = "", too_large: bool = False, rented: str = ""
+) -> str:
     """Memory by part against what there is, minutes, why each setting, the same on other hardware, and `measurement`
-    (html). too_large: memory ran out while it was measured, whatever was estimated."""
+    (html). too_large: memory ran out while it was measured, whatever was estimated. rented: name of the hardware that
+    it is planned for, if it is not this machine."""
     total, available = made.memory_gb["total"], made.available_gb
     scale = max(total, available) or 1
     parts = [(name, amount) for name, amount in made.memory_gb.items() if name != "total"]
@@ -47,12 +50,15 @@ def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", too_large
         for n, suggestion in enumerate(made.ladder if too_large else made.suggestions)
     )
     speed = "measured on this machine" if made.rate_is_measured else "estimated; the first run here will measure it"
+    title, there_is = "What it will cost", "that are free"
+    if rented:
+        speed, title, there_is = "estimated from data sheets", f"What it will cost on {rented}", "that it has"
     return (
-        f'<section class="card plan"><h2 class="card-title">What it will cost <span class="badge {tone}">{fits}</span>'
+        f'<section class="card plan"><h2 class="card-title">{esc(title)} <span class="badge {tone}">{fits}</span>'
         f'</h2><p class="sub num">About {duration(made.seconds)} ({give_or_take(made.time_error)}): '
         f"{many(made.steps, 'step')} at {count(made.tokens_per_second)} tokens a second, {speed}.</p>"
         f'<div class="stack-says num"><b>{gib(total)}</b> ({give_or_take(made.memory_error)}) '
-        f"of {gib(available)} that are free</div>"
+        f"of {gib(available)} {there_is}</div>"
         f'<div class="stack" role="img" aria-label="{gib(total)} of {gib(available)}">{stack}'
         f'<i class="limit" style="left:{100 * available / scale:.2f}%"></i></div><ul class="stack-keys num">{keys}</ul>'
         f"{f'<ul class=ladder>{ladder}</ul>' if ladder else ''}"
@@ -153,12 +159,12 @@ def bar(title: str, under: str = "", tone: str = "") -> str:
     return f'<div class="start-says num" role="status">{mark}<div><b>{ticked(title)}</b>{below}</div></div>'
 
 
-def bar_ready(diagnosis: Any, made: Any, queued: bool) -> str:
-    """What a press would start: how long, on how many rows."""
+def bar_ready(diagnosis: Any, made: Any, queued: bool, rented: str = "") -> str:
+    """What a press would start: how long, on how many rows; `rented`: how long and what it costs elsewhere."""
     warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
     under = join(
         [
-            f"about {duration(made.seconds)}",
+            rented or f"about {duration(made.seconds)}",
             f"{count(diagnosis.train_rows)} rows",
             "waits for what has the machine now" if queued else "",
         ]

@@ -46,6 +46,7 @@ STAGE_SENTENCES = {
         "Every rival answers the same test rows, none of which it was trained on.",
     ),
 }
+STOPPING = "Stopping after this step…"
 DISCARD_QUESTION = (
     '<p class="confirm-question" role="alert"><b>Delete this run?</b> Its curves, checkpoints and what it learned '
     "are gone for good.</p>"
@@ -86,7 +87,7 @@ def actions(
             return Actions(stop="Ending the comparison…" if stop_asked else "Stop comparing", stopping=stop_asked)
         case "running":
             learned = "Stop, keep what it learned" if progress.step else "Stop"
-            return Actions(stop="Stopping after this step…" if stop_asked else learned, stopping=stop_asked)
+            return Actions(stop=STOPPING if stop_asked else learned, stopping=stop_asked)
         case "new":
             return Actions("start", start="Start training", change=True)
         case "finished":
@@ -211,17 +212,23 @@ def _fall(progress: Progress) -> str:
 # --- html ---
 
 
-def head(status: str, progress: Progress, recipe: Recipe, *, checkpoint: int | None = None) -> str:
-    """The large sentence, and the stages with their own progress."""
-    says, under = headline(status, progress, checkpoint=checkpoint)
+HALTED = "stopped here"
+
+
+def head(status: str, progress: Progress, recipe: Recipe, said: tuple[str, str], halted: str = HALTED) -> str:
+    """The large sentence and the one under it (`said`), and the stages with their own progress.
+
+    halted: what stands at the stage in which nothing moves any more.
+    """
+    says, under = said
     return (
         f'<section class="run-head {esc(status)}"><h2 class="run-says">{esc(says)}</h2>'
         f'<p class="run-under">{esc(under)}&nbsp;</p>'
-        f"{stages(status, progress, recipe)}</section>"
+        f"{stages(status, progress, recipe, halted)}</section>"
     )
 
 
-def stages(status: str, progress: Progress, recipe: Recipe) -> str:
+def stages(status: str, progress: Progress, recipe: Recipe, halted: str = HALTED) -> str:
     """The way of a run: each stage with its share done, the seconds it took, and a mark."""
     shown = [
         name
@@ -241,7 +248,7 @@ def stages(status: str, progress: Progress, recipe: Recipe) -> str:
         share = 1.0 if done else _share(name, progress) if current else 0.0
         unknown = " unknown" if share is None and state == "now" else ""
         seconds = progress.stage_seconds.get(name)
-        small = clock(seconds) if done and seconds is not None else _small(share, state)
+        small = clock(seconds) if done and seconds is not None else _small(share, state, halted)
         parts.append(
             f'<li class="stage {state}{unknown}{" wide" if name == "training" else ""}"'
             f"{' aria-current=step' if state == 'now' else ''}>"
@@ -262,11 +269,11 @@ def _share(name: str, progress: Progress) -> float | None:
     return progress.stage_fraction
 
 
-def _small(share: float | None, state: str) -> str:
+def _small(share: float | None, state: str, halted: str) -> str:
     if state == "broken":
         return "failed"
     if state == "halted":
-        return "stopped here"
+        return halted
     return percent(share) if state == "now" and share is not None else ""
 
 

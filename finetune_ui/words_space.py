@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from finetune_core.errors import FinetuneError
 from finetune_core.space import Space
 
@@ -12,14 +14,47 @@ HUB = "https://huggingface.co"
 SIGN_IN, SIGN_OUT = "Sign in", "Sign out"
 DUPLICATE = "Duplicate"
 HOW = "How to train this"
+SOON = 3600.0  # seconds of a sign-in that are left when its end is said
 FOLDER = "fijn"  # that a person gets with the two commands
 
 
+@dataclass(frozen=True)
+class Ends:
+    """Of a visitor's sign-in."""
+
+    left: float | None = None  # seconds until then
+    has_ended: bool = False
+
+
 def strip(
-    space: Space, name: str = "", may_use: bool = False, problem: FinetuneError | None = None, is_kept: bool = True
+    space: Space,
+    name: str = "",
+    may_use: bool = False,
+    problem: FinetuneError | None = None,
+    is_kept: bool = True,
+    ends: Ends | None = None,
 ) -> str:
-    """The line under the header: who you are here, what you may do, and whether anything stays."""
-    return f'<div class="space-says" role="status">{_who(space, name, may_use, problem)}{lost(is_kept)}</div>'
+    """The line under the header: who you are here, what you may do, until when, and whether anything stays."""
+    ends = ends or Ends()
+    who = ended() if ends.has_ended else _who(space, name, may_use, problem)
+    return f'<div class="space-says" role="status">{who}{_ends_soon(ends.left)}{lost(is_kept)}</div>'
+
+
+def ended() -> str:
+    return _line(
+        "warn",
+        "<b>Your sign-in has ended.</b> Sign in again to see your runs and to put them on the Hub. A training goes on "
+        "without you.",
+    )
+
+
+def _ends_soon(left: float | None) -> str:
+    if left is None or left > SOON:
+        return ""
+    return _line(
+        "warn",
+        f"Your sign-in ends in {duration(max(left, 60))}. Sign out and in again before you put something on the Hub.",
+    )
 
 
 def _who(space: Space, name: str, may_use: bool, problem: FinetuneError | None) -> str:
@@ -36,13 +71,14 @@ def _who(space: Space, name: str, may_use: bool, problem: FinetuneError | None) 
         return _line(
             "info",
             f"Choose, check and plan with rows of your own. Training on this machine is for its owner, {owner}: "
-            "sign in if that is you.",
+            "sign in if that is you, or to train on Hugging Face Jobs on your own account.",
         )
     if may_use:
         return _line("check", f"Signed in as <b>{esc(name)}</b>. This Space’s machine is yours to use.")
     return _line(
         "info",
-        f"Signed in as <b>{esc(name)}</b>. Choose, check and plan; training on this machine is for its owner, {owner}.",
+        f"Signed in as <b>{esc(name)}</b>. Train on Hugging Face Jobs, on your own account; this machine is for its "
+        f"owner, {owner}.",
     )
 
 
@@ -69,8 +105,11 @@ def ways(space_id: str, name: str) -> str:
     run = "pip install -r requirements.txt && python app.py"
     return (
         '<section class="ways" role="alert">'
-        + notice("info", f"Training on this machine is for its owner, {owner}.{who}", "Two ways to do it yourself:")
-        + '<div class="ways-both"><div class="way"><h3 class="card-title">On your own computer</h3>'
+        + notice("info", f"Training on this machine is for its owner, {owner}.{who}", "Three ways to do it yourself:")
+        + '<div class="ways-both"><div class="way wide"><h3 class="card-title">On Hugging Face Jobs</h3>'
+        f"<p>By the minute, on your own account{'' if name else ', once you are signed in'}: choose it at the end of "
+        "Check, under “Where it runs”, and see the price before it starts.</p></div>"
+        '<div class="way"><h3 class="card-title">On your own computer</h3>'
         "<p>Free, and your rows stay with you. Two commands:</p>"
         f"{copyable(clone)}{copyable(run)}</div>"
         '<div class="way"><h3 class="card-title">In a copy of this Space</h3>'

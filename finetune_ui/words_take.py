@@ -9,11 +9,12 @@ from typing import Any
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 
-from .words import error_card, esc, icon, notice, short_model, size, wait_bar
+from .words import count, duration, error_card, esc, icon, notice, short_model, size, wait_bar
 from .words_share import copyable
 
 STAGES = {
     "checking": "Asking the Hub whether this account may do that",
+    "reading": "Reading the rows",
     "fetching": "Fetching the base model",
     "merging": "Working what was learned into the weights",
     "converting": "Writing GGUF files",
@@ -49,6 +50,14 @@ def hub_card(found: Mapping[str, int], full: bool) -> str:
     return head("hub", "On the Hugging Face Hub", what, whom) + sizes_line(parts)
 
 
+def rows_card(rows: Mapping[str, int]) -> str:
+    """rows: how many are in each split."""
+    what = "A private data set: the rows as this run used them, cleaned and split, with a card of where they come from."
+    whom = "For whoever trains or tests on the same rows: load_dataset gives them by their name."
+    cells = "".join(f"<li><b>{count(number)}</b><span>{esc(split)}</span></li>" for split, number in rows.items())
+    return head("table", "The rows, on the Hub", what, whom) + f'<ul class="take-sizes" aria-label="Rows">{cells}</ul>'
+
+
 def file_card(recipe: Recipe, found: Mapping[str, int], folder: str) -> str:
     base = short_model(recipe.model_name_or_path)
     if recipe.method == "full":
@@ -80,6 +89,12 @@ def working(stage: str, fraction: float | None, says: str) -> str:
     more = f" · {esc(says)}" if says else ""
     bar = wait_bar(fraction or None, doing)
     return f'<div class="take-now" role="status"><p>{esc(doing)}…<span>{more}</span></p>{bar}</div>'
+
+
+def may_they(error: Mapping[str, str]) -> str:
+    """Personal data was found in the rows: what, where it would go, and the two ways on."""
+    fix = "If they may go there, press again. If not, open Check, have placeholders put in its place, and train again."
+    return notice("warn", error.get("problem", ""), fix)
 
 
 def failed(error: Mapping[str, str]) -> str:
@@ -131,20 +146,33 @@ def made_gguf(made: Mapping[str, Any], name: str) -> str:
 
 
 def made_push(made: Mapping[str, Any]) -> str:
+    return _where(made) + proof(made["parity"])
+
+
+def made_rows(made: Mapping[str, Any]) -> str:
+    """A data set on the Hub, and the line that loads it."""
+    lines = f'from datasets import load_dataset\n\nrows = load_dataset("{made["repo_id"]}")'
+    return _where(made) + copyable(lines, "In Python")
+
+
+def _where(made: Mapping[str, Any]) -> str:
     who = "Only you and whom you invite can see it." if made.get("private") else "Everyone can see it."
     url = str(made["url"])
     link = (
         f'<a href="{esc(url)}" target="_blank" rel="noreferrer">{esc(url)}</a>' if url.startswith("http") else esc(url)
     )
-    return f'<p class="take-url">{link}</p><p class="muted">{who}</p>' + proof(made["parity"])
+    return f'<p class="take-url">{link}</p><p class="muted">{who}</p>'
 
 
-def account(name: str, is_away: bool) -> str:
-    """Who pushes."""
+def account(name: str, is_away: bool, ends_in: float | None = None, problem: tuple[str, str] | None = None) -> str:
+    """Who pushes. ends_in: seconds until the sign-in or the token ends, where that is soon."""
     if is_away:
         return notice("warn", "The Hub cannot be reached from here.", "Check the connection; files work without it.")
+    if problem:
+        return notice("warn", *problem)
     if name:
-        return f'<p class="take-who">{icon("check")}Signed in as <b>{esc(name)}</b>.</p>'
+        ends = f"; that ends in {duration(ends_in)}" if ends_in is not None else ""
+        return f'<p class="take-who">{icon("check")}<span>Signed in as <b>{esc(name)}</b>{ends}.</span></p>'
     return (
         f'<p class="take-who">Not signed in. A token with the role “write” is made on '
         f'<a href="{TOKEN_PAGE}" target="_blank" rel="noreferrer">huggingface.co/settings/tokens</a>; '

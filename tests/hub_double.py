@@ -1,10 +1,11 @@
-"""A Hub on this machine, for the real huggingface_hub client: accounts, model repositories, uploads over LFS, trouble.
+"""A Hub on this machine, for the real huggingface_hub client: accounts, models, data sets, uploads over LFS, trouble.
 
     with HubDouble(folder) as hub:
         environment = hub.environment(tmp_path)     # for a child process: the client reads it at import
         hub.fail("POST .*/commit/", 429)            # trouble on request
 
-Not covered: Xet (the environment switches it off), data sets; jobs are in hub_jobs.py.
+A data set is a repository whose id begins with "datasets/". Not covered: Xet (the environment switches it off); jobs
+are in hub_jobs.py.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,11 +33,15 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-LARGE = (".safetensors", ".bin", ".gguf", ".model")
+from finetune_core.facts import safetensors_parameters
+
+LARGE = (".safetensors", ".bin", ".gguf", ".model", ".parquet")
 ALICE, ALICE_READS, BOB, CAROL = (f"hf_{name}0123456789abcdefghij" for name in ("alice", "reads", "bob", "carol"))
+SIGNED_IN = "hf_oauth_alice0123456789abcdefghij"  # made by signing in on a Space; it ends
 ACCOUNTS = {  # token → account
     ALICE: {"name": "alice", "role": "write", "orgs": ["acme"]},
     ALICE_READS: {"name": "alice", "role": "read", "orgs": ["acme"]},
+    SIGNED_IN: {"name": "alice", "role": "", "orgs": ["acme"]},
     BOB: {"name": "bob", "role": "write", "orgs": []},
     CAROL: {
         "name": "carol",
@@ -52,10 +59,20 @@ class Refused(Exception):
 
 @dataclass
 class Repo:
-    id: str
+    id: str  # owner/name, or datasets/owner/name
     private: bool
     files: dict[str, str] = field(default_factory=dict)  # path → sha256 of its content
     commits: list[str] = field(default_factory=list)
+    downloads: int = 0
+    gated: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.id.removeprefix("datasets/")
+
+    @property
+    def owner(self) -> str:
+        return self.name.partition("/")[0]
 
 
 @dataclass
@@ -76,6 +93,8 @@ class HubDouble:
         self.requests: list[str] = []
         self.tokens: set[str] = set()  # that came with them
         self.troubles: list[Trouble] = []
+        self.revoked: set[str] = set()  # tokens that are not taken any more
+        self.ends: dict[str, float] = {}  # token → when it ends, in seconds since 1970
         (folder / "objects").mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -137,49 +156,68 @@ class HubDouble:
         token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not token:
             raise Refused(401, "Invalid username or password.")
-        if token not in ACCOUNTS:
+        if token not in ACCOUNTS or token in self.revoked or self.ends.get(token, math.inf) <= time.time():
             raise Refused(401, "Invalid credentials in Authorization header")
         return ACCOUNTS[token]
+
+    def names(self, request: Request) -> tuple[str, ...]:
+        """The asker's own and those of their organisations; none for who is not signed in."""
+        if "authorization" not in request.headers:
+            return ()
+        who = self.account(request)
+        return who["name"], *who["orgs"]
 
     def writer(self, request: Request, owner: str, repo_id: str = "") -> None:
         who = self.account(request)
         mine = owner == who["name"] or owner in who["orgs"]
-        may = who["role"] == "write" or any("repo.write" in who.get("may", {}).get(n, ()) for n in (owner, repo_id))
+        may = who["role"] in ("write", "") or any(
+            "repo.write" in who.get("may", {}).get(n, ()) for n in (owner, repo_id)
+        )
         if not (mine and may):
             raise Refused(403, f"Forbidden: you don't have the right to write to {owner}")
 
     def repo(self, request: Request, write: bool = False) -> Repo:
         parts = request.path_params
-        repo = self.repos.get(f"{parts['owner']}/{parts['name']}")
-        signed_in = "authorization" in request.headers
-        who = self.account(request) if signed_in else {"name": "", "orgs": []}
-        if repo is None or (repo.private and parts["owner"] not in (who["name"], *who["orgs"])):
-            raise Refused(404 if signed_in else 401, "Repository not found", "RepoNotFound")
+        repo = self.repos.get(_id(request.url.path, f"{parts['owner']}/{parts['name']}"))
+        mine = self.names(request)
+        if repo is None or (repo.private and repo.owner not in mine):
+            raise Refused(404 if mine else 401, "Repository not found", "RepoNotFound")
         if write:
-            self.writer(request, parts["owner"], repo.id)
+            self.writer(request, parts["owner"], repo.name)
         return repo
 
     # --- routes ---
 
     def _app(self) -> Starlette:
-        repo = "/api/models/{owner}/{name}"
+        repos = [route for kind in ("models", "datasets") for route in self._routes(f"/api/{kind}/{{owner}}/{{name}}")]
+        resolve = "/{owner}/{name}/resolve/{revision}/{path:path}"
+        batch = "/{owner}/{name}.git/info/lfs/objects/batch"
         routes = [
             Route("/api/whoami-v2", self._whoami),
             Route("/api/{kind}/{owner}/{name}/auth-check", self._auth_check),
+            Route("/api/models", self._list),
+            Route("/api/datasets", self._list),
             Route("/api/repos/create", self._create, methods=["POST"]),
             Route("/api/validate-yaml", self._validate, methods=["POST"]),
+            *repos,
+            *(Route(kind + batch, self._batch, methods=["POST"]) for kind in ("", "/datasets")),
+            Route("/_lfs/{sha}", self._put, methods=["PUT"]),
+            Route("/_lfs/{sha}/verify", self._verify, methods=["POST"]),
+            *(Route(kind + resolve, self._resolve, methods=["GET", "HEAD"]) for kind in ("/datasets", "")),
+        ]
+        return Starlette(routes=routes, exception_handlers={Refused: _refusal})
+
+    def _routes(self, repo: str) -> list[Route]:
+        return [
             Route(repo, self._info),
+            Route(repo + "/refs", self._refs),
             Route(repo + "/revision/{revision}", self._info),
             Route(repo + "/tree/{revision}", self._tree),
+            Route(repo + "/tree/{revision}/{path:path}", self._tree),
             Route(repo + "/paths-info/{revision}", self._paths, methods=["POST"]),
             Route(repo + "/preupload/{revision}", self._preupload, methods=["POST"]),
             Route(repo + "/commit/{revision}", self._commit, methods=["POST"]),
-            Route("/{owner}/{name}.git/info/lfs/objects/batch", self._batch, methods=["POST"]),
-            Route("/_lfs/{sha}", self._put, methods=["PUT"]),
-            Route("/_lfs/{sha}/verify", self._verify, methods=["POST"]),
-            Route("/{owner}/{name}/resolve/{revision}/{path:path}", self._resolve, methods=["GET", "HEAD"]),
         ]
-        return Starlette(routes=routes, exception_handlers={Refused: _refusal})
 
     async def _whoami(self, request: Request) -> Response:
         who = self.account(request)
@@ -188,8 +226,12 @@ class HubDouble:
             access["fineGrained"] = {
                 "scoped": [{"entity": {"name": name}, "permissions": may} for name, may in who["may"].items()]
             }
+        auth: dict[str, Any] = {"accessToken": access} if who["role"] else {}
+        if end := self.ends.get(request.headers["authorization"].removeprefix("Bearer ").strip()):
+            says = datetime.fromtimestamp(end, UTC).isoformat().replace("+00:00", "Z")
+            (access if auth else auth)["expiration" if auth else "expiresAt"] = says
         orgs = [{"name": name, "roleInOrg": "write"} for name in who["orgs"]]
-        return JSONResponse({"type": "user", "name": who["name"], "orgs": orgs, "auth": {"accessToken": access}})
+        return JSONResponse({"type": "user", "name": who["name"], "orgs": orgs, "auth": auth})
 
     async def _auth_check(self, request: Request) -> Response:
         self.repo(request)
@@ -199,9 +241,9 @@ class HubDouble:
         said = await request.json()
         owner = said.get("organization") or self.account(request)["name"]
         self.writer(request, owner)
-        repo_id = f"{owner}/{said['name']}"
+        repo_id = f"{'datasets/' if said.get('type') == 'dataset' else ''}{owner}/{said['name']}"
         if repo_id in self.repos:
-            there = {"error": "You already created this model repo", "url": f"{self.url}/{repo_id}"}
+            there = {"error": "You already created this repo", "url": f"{self.url}/{repo_id}"}
             return JSONResponse(there, 409)
         private = said.get("visibility") == "private" or bool(said.get("private"))
         self.repos[repo_id] = Repo(repo_id, private, commits=[_sha1(repo_id)])
@@ -215,18 +257,53 @@ class HubDouble:
             return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
         return JSONResponse({"errors": [], "warnings": []})
 
+    async def _list(self, request: Request) -> Response:
+        asked, is_data = request.query_params, request.url.path.endswith("datasets")
+        mine = self.names(request)
+        found = [
+            repo for repo in self.repos.values()
+            if repo.id.startswith("datasets/") is is_data and asked.get("search", "").lower() in repo.name.lower()
+            and asked.get("author", repo.owner) == repo.owner
+            and (not repo.private or repo.owner in mine)
+        ]  # fmt: skip
+        found.sort(key=lambda repo: -repo.downloads)
+        return JSONResponse([self._facts(repo) for repo in found[: int(asked.get("limit", 100))]])
+
+    def _facts(self, repo: Repo) -> dict[str, Any]:
+        about = self._card(repo)
+        tags = [f"license:{about['license']}"] if about.get("license") else []
+        tags += [f"size_categories:{size}" for size in about.get("size_categories", ())]
+        weights = [self.object(sha) for path, sha in repo.files.items() if path.endswith(".safetensors")]
+        total = {"safetensors": {"parameters": {}, "total": sum(map(safetensors_parameters, weights))}}
+        return {"id": repo.name, "downloads": repo.downloads, "gated": "auto" if repo.gated else False,
+                "private": repo.private, "tags": tags, **(total if weights else {})}  # fmt: skip
+
+    def _card(self, repo: Repo) -> dict[str, Any]:
+        return _front_matter(self.object(repo.files["README.md"]).read_text() if "README.md" in repo.files else "")
+
     async def _info(self, request: Request) -> Response:
         repo = self.repo(request)
-        text = self.object(repo.files["README.md"]).read_text() if "README.md" in repo.files else ""
         siblings = [
             {"rfilename": path, "size": self.object(sha).stat().st_size} for path, sha in sorted(repo.files.items())
         ]
-        return JSONResponse({"id": repo.id, "modelId": repo.id, "sha": repo.commits[-1], "private": repo.private,
-                             "siblings": siblings, "tags": [], "cardData": _front_matter(text)})  # fmt: skip
+        return JSONResponse({"id": repo.name, "modelId": repo.name, "sha": repo.commits[-1], "private": repo.private,
+                             "siblings": siblings, "tags": [], "cardData": self._card(repo)})  # fmt: skip
 
     async def _tree(self, request: Request) -> Response:
-        repo = self.repo(request)
-        return JSONResponse([self._entry(path, sha) for path, sha in sorted(repo.files.items())])
+        repo, under = self.repo(request), request.path_params.get("path", "").strip("/")
+        inside = f"{under}/" if under else ""
+        found = {path: sha for path, sha in sorted(repo.files.items()) if path.startswith(inside)}
+        if under and not found:
+            raise Refused(404, "Entry not found", "EntryNotFound")
+        if request.query_params.get("recursive", "").lower() == "true":
+            return JSONResponse([self._entry(path, sha) for path, sha in found.items()])
+        files = [self._entry(path, sha) for path, sha in found.items() if "/" not in path.removeprefix(inside)]
+        folders = {path.removeprefix(inside).partition("/")[0] for path in found} - {file["path"] for file in files}
+        return JSONResponse(files + [_folder(inside + name) for name in sorted(folders) if inside + name not in found])
+
+    async def _refs(self, request: Request) -> Response:
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": self.repo(request).commits[-1]}
+        return JSONResponse({"branches": [main], "converts": [], "tags": []})
 
     async def _paths(self, request: Request) -> Response:
         repo = self.repo(request)
@@ -234,7 +311,9 @@ class HubDouble:
             paths = (await request.json())["paths"]
         else:
             paths = (await request.form()).getlist("paths")
-        return JSONResponse([self._entry(path, repo.files[path]) for path in paths if path in repo.files])
+        found = [self._entry(path, repo.files[path]) for path in paths if path in repo.files]
+        folders = [path for path in paths if any(each.startswith(path.strip("/") + "/") for each in repo.files)]
+        return JSONResponse(found + [_folder(path) for path in folders])
 
     def _entry(self, path: str, sha: str) -> dict[str, Any]:
         size = self.object(sha).stat().st_size
@@ -296,6 +375,8 @@ class HubDouble:
 
     async def _resolve(self, request: Request) -> Response:
         repo, path = self.repo(request), request.path_params["path"]
+        if repo.gated and repo.owner not in self.names(request):
+            raise Refused(403, "Access to this repository is restricted", "GatedRepo")
         if path not in repo.files:
             raise Refused(404, "Entry not found", "EntryNotFound")
         sha = repo.files[path]
@@ -343,6 +424,14 @@ def _front_matter(text: str) -> dict[str, Any]:
     found = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.S)
     value = yaml.safe_load(found[1]) if found else {}
     return value if isinstance(value, dict) else {}
+
+
+def _folder(path: str) -> dict[str, Any]:
+    return {"type": "directory", "path": path, "oid": _sha1(path), "size": 0}
+
+
+def _id(address: str, name: str) -> str:
+    return f"datasets/{name}" if re.match(r"/(api/)?datasets/", address) else name
 
 
 def _sha1(text: str) -> str:

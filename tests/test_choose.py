@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from page_helpers import boxes_of, said
+from page_helpers import boxes_of, make_run, said
 
 from finetune_core import hub
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL
@@ -47,8 +47,8 @@ def test_leaving_such_a_preset_brings_the_starter_back():
     assert form.read(values).model_name_or_path == STARTER_MODEL
 
 
-def test_hub_search_changes_nothing_when_the_hub_is_away():
-    assert names.search_models(SimpleNamespace(input_value="qwen")) == gr.skip()
+def test_hub_search_changes_nothing_when_the_hub_is_away(runs_dir):
+    assert names.search_models(runs_dir, "qwen") == gr.skip()
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,29 @@ def test_hub_search_changes_nothing_when_the_hub_is_away():
     ["/home/me/klanten", "~/klanten", "./klanten", ".\\klanten", "klanten.csv", "klanten.js", "C:\\klanten",
      "c:/klanten", "zaken/2026/klanten", "\\\\server\\zaken", "tests/klanten"],
 )  # fmt: skip
-def test_a_path_that_is_typed_is_never_sent_to_the_hub(path, monkeypatch):
+def test_a_path_that_is_typed_is_never_sent_to_the_hub(path, runs_dir, monkeypatch):
     monkeypatch.setattr(hub, "search", lambda *_, **__: pytest.fail("it was sent"))
     for search in (names.search_models, names.search_data):
-        assert search(SimpleNamespace(input_value=path)) == gr.skip()
+        assert search(runs_dir, path) == gr.skip()
 
 
-def test_a_name_is_looked_up_while_it_is_typed(monkeypatch):
-    monkeypatch.setattr(hub, "search", lambda kind, typed, token=None: [hub.HubItem(f"{kind}/{typed}")])
-    assert names.search_models(SimpleNamespace(input_value="Qwen2.5-0.5"))["choices"] == ["model/Qwen2.5-0.5"]
+def test_a_name_is_looked_up_while_it_is_typed_and_what_was_used_before_comes_first(runs_dir, monkeypatch):
+    make_run(runs_dir, model_name_or_path="acme/Qwen2.5-0.5-ours", dataset_name="acme/faq")
+    found = [hub.HubItem("Qwen/Qwen2.5-0.5B", 3_400_000, True, False, 494_000_000, None, "apache-2.0")]
+    monkeypatch.setattr(hub, "search", lambda *_, **__: found)
+    (first, used), (second, _) = names.search_models(runs_dir, "Qwen2.5-0.5")["choices"]
+    assert (first, used) == ("acme/Qwen2.5-0.5-ours · used before", "acme/Qwen2.5-0.5-ours")
+    assert second == "Qwen/Qwen2.5-0.5B · 494 million · apache-2.0 · gated · 3.4 M downloads"
+
+
+def test_a_model_whose_weights_alone_do_not_fit_is_marked(runs_dir, monkeypatch):
+    monkeypatch.setattr(hub, "search", lambda *_, **__: [hub.HubItem("acme/huge", parameters=10**12)])
+    assert "too large here" in names.search_models(runs_dir, "huge")["choices"][0][0]
+
+
+def test_a_name_that_was_chosen_stands_in_its_box_without_its_facts():
+    assert names.only_names("acme/faq") == gr.update(choices=["acme/faq"], value="acme/faq")
+    assert names.only_names("/home/me/rows.csv") == gr.skip() and names.only_names(None) == gr.skip()
 
 
 def test_pasted_rows_become_the_data(runs_dir):

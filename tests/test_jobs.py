@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from test_launch import wait_for
 from finetune_core.errors import FinetuneError
 from finetune_core.events import read_events
 from finetune_core.jobs.inside import event_in
+from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.progress import summarize
 from finetune_core.run import Run, list_runs
 
@@ -68,6 +70,21 @@ def test_the_cheapest_gpu_on_which_it_fits_is_chosen_and_the_price_has_an_end(re
         assert refused.value.code == "does-not-fit" and refused.value.fix
 
 
+def test_the_price_of_many_rows_is_told_from_some_of_them(recipe, monkeypatch):
+    from finetune_core.jobs import hardware
+    from finetune_core.preflight import look
+
+    large = flavor("large", 0.02, 24)
+    seen = look(recipe.replace(max_steps=-1, num_train_epochs=100, packing=False), machine=large.machine)
+    exact = hardware.estimate(seen, large)
+    monkeypatch.setattr(hardware, "SAMPLE", 8)
+    few, times = hardware.few_rows(seen)
+    assert few.diagnosis.train_rows <= 8 < seen.diagnosis.train_rows
+    told = hardware.estimate(few, large, times)
+    assert told.seconds - hardware.START_SECONDS == pytest.approx(exact.seconds - hardware.START_SECONDS, rel=0.15)
+    assert hardware.choose(seen, [large]).plan == exact.plan  # what is agreed to counts all of them
+
+
 pytest_slow = pytest.mark.slow
 
 
@@ -83,6 +100,7 @@ def calm(request):
     if "hub" in request.fixturenames:
         double = request.getfixturevalue("hub")
         double.troubles.clear()
+        double.ends.clear()
         double.holds = False
 
 
@@ -182,6 +200,9 @@ def test_nothing_is_made_before_the_price_was_agreed_to(do, hub, runs_dir, recip
     assert "Nvidia T4" in said["error"]["problem"] and "$0.40 an hour" in said["error"]["problem"]
     assert "40 rows go to a private repository of alice" in said["error"]["problem"]
     assert "--yes" in said["error"]["fix"]
+    assert "token ends" not in said["error"]["problem"]
+    hub.ends[ALICE] = time.time() + 600
+    assert "Your token ends in 10 minutes" in do("train", *recipe_words(), "--on", "jobs")[1]["error"]["problem"]
     assert (set(hub.repos), len(hub.jobs)) == before and list_runs(runs_dir) == []
 
 
@@ -261,6 +282,19 @@ def files_of(hub, run):
 
 
 @pytest_slow
+def test_a_sign_in_that_ends_loses_neither_the_job_nor_its_result(do, hub, runs_dir, recipe_words):
+    hub.fail("GET /api/jobs/alice/[0-9a-f]+$", 401)  # asked when the log has ended
+    code, said = do("train", *recipe_words(), *RENT)
+    run = only_run(runs_dir)
+    assert code == 1 and said["error"]["code"] == sent_of(run).left["code"] == "bad-token"
+    assert run.status() == "finished" and not run.has_result()
+    jobs = len(hub.jobs)
+    assert do("train", run.id, token="hf_nobody0123456789")[0] == 1 and sent_of(run).left
+    assert do("train", run.id)[0] == 0 and len(hub.jobs) == jobs  # nothing is paid twice
+    assert run.has_result() and sent_of(run).left is None and steps(run) == list(range(1, 9))
+
+
+@pytest_slow
 def test_a_job_that_still_waits_for_its_hardware_is_cancelled_by_a_stop(start, do, hub, runs_dir, recipe_words):
     hub.holds = True
     follower = start("train", *recipe_words(), *RENT)
@@ -313,8 +347,6 @@ def test_a_token_without_the_right_to_jobs_is_told_so(do, hub, recipe_words):
 
 def test_the_follower_s_lock_is_the_run_s(recipe, runs_dir):
     """A run of rented hardware looks like any other to the page: held while somebody follows, else not."""
-    from finetune_core.jobs.sent import Sent, sent_of
-
     run = Run.create(runs_dir, recipe)
     assert sent_of(run) is None
     Sent("l4x1", "1x Nvidia L4", 1800, "alice", "alice/fijn-x", pid=os.getpid()).save(run)

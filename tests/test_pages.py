@@ -113,13 +113,13 @@ def test_only_reachable_steps_open(runs_dir):
 
 
 def draft(runs_dir):
-    return Draft(runs_dir, None, None, SimpleNamespace(boxes=boxes_of()), None, None, None)
+    return Draft(runs_dir, None, None, SimpleNamespace(boxes=boxes_of()), None, None, None, None, None)
 
 
 def test_opening_choose_of_a_run_fills_in_its_choices(runs_dir):
     run = make_run(runs_dir, lora_r=4)
     answer = draft(runs_dir).fill(run.id, "choose", "")
-    assert answer[0] == run.id and form.read(answer[7:]).lora_r == 4
+    assert answer[0] == run.id and form.read(answer[8:]).lora_r == 4
 
 
 def test_a_new_draft_begins_without_the_trouble_of_the_last(runs_dir):

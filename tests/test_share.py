@@ -14,7 +14,7 @@ from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 from finetune_core.takeaway.kept import exports_dir, kept, sizes
-from finetune_ui import share, taking, words, words_take
+from finetune_ui import pressing, share, signed_in, taking, taking_rows, words, words_take
 from finetune_ui.frame import Page
 
 TOKEN = "hf_page0123456789abcdefghij"
@@ -22,7 +22,7 @@ TOKEN = "hf_page0123456789abcdefghij"
 
 @pytest.fixture(autouse=True)
 def signed_out(monkeypatch):
-    monkeypatch.setattr(taking, "known_account", lambda: taking.Known("", False))
+    monkeypatch.setattr(taking, "known_account", lambda: signed_in.Known("", False))
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_second_press_cancels_and_a_double_click_does_not(run, runs_dir, start
     with launch.taking(run, "merged").working():
         taking.press_export(runs_dir, "merged", run.id)
         assert ended == []
-        monkeypatch.setattr(taking, "DOUBLE_CLICK", -1.0)
+        monkeypatch.setattr(pressing, "DOUBLE_CLICK", -1.0)
         taking.press_export(runs_dir, "merged", run.id)
     assert ended == [launch.taking(run, "merged")] and started == []
 
@@ -158,14 +158,14 @@ def test_a_push_is_private_unless_it_was_switched_off(run, runs_dir, started):
 
 @pytest.mark.parametrize(("name", "token", "says"), [("a b", TOKEN, "no name"), ("me/it", "", "not signed in")])
 def test_what_cannot_be_pushed_is_said_at_once(name, token, says, run, runs_dir, started, monkeypatch):
-    monkeypatch.setattr(taking.account, "find_token", lambda: None)
+    monkeypatch.setattr(pressing.account, "find_token", lambda: None)
     answer = taking.press_push(runs_dir, run.id, name, "adapter", True, token)
     assert says in answer[0]["value"] and started == []
 
 
 def test_a_visitor_of_a_space_does_not_push_with_its_owners_token(run, runs_dir, started, monkeypatch):
     monkeypatch.setenv("SPACE_ID", "owner/space")
-    monkeypatch.setattr(taking.account, "find_token", lambda: TOKEN)
+    monkeypatch.setattr(pressing.account, "find_token", lambda: TOKEN)
     assert "shows no run" in taking.press_push(runs_dir, run.id, "me/it", "adapter", True, "")[0]["value"]
     assert started == []
 
@@ -184,6 +184,51 @@ def test_no_handler_reaches_a_run_outside_of_the_runs_folder(run, runs_dir, star
         with pytest.raises(Exception, match="shows no run"):
             taking.write_export_zip(runs_dir, "merged", bad, tmp_path)
     assert started == []
+
+
+def test_the_rows_have_a_card_where_they_are(run, runs_dir, started):
+    assert taking_rows.show(run)[0] == gr.update(visible=False)
+    (run.path / "data" / "card.json").write_text('{"rows": {"train": 40, "validation": 0, "test": 4}}')
+    write_jsonl(run.path / "data" / "train.jsonl", chat_rows(4))
+    shown_now, head, name, private = taking_rows.show(run)
+    assert shown_now == gr.update(visible=True) and "<b>40</b><span>train</span>" in head and "validation" not in head
+    assert (name, private) == ("shop-messages-rows", True)
+    taking.press_rows(runs_dir, run.id, "me/rows", True, TOKEN)
+    taking.press_rows(runs_dir, run.id, "me/rows", False, TOKEN)
+    assert started == [
+        ("take-push-data", "push-data", ["me/rows"], TOKEN),
+        ("take-push-data", "push-data", ["me/rows", "--public"], TOKEN),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "private", "options"),
+    [
+        ("personal-data", True, ["--yes"]),
+        ("personal-data", False, ["--public"]),
+        ("personal-data-public", False, ["--public", "--yes"]),
+        ("hub-away", True, []),
+    ],
+)
+def test_a_second_press_agrees_to_what_the_first_was_refused_for(code, private, options, run, runs_dir, started):
+    with pytest.raises(FinetuneError), launch.taking(run, "push-data").working():
+        raise FinetuneError("Some rows seem to hold personal data.", "If they may, agree.", code=code)
+    states = taking.states_of(run)
+    assert "Some rows seem to hold personal data." in states[-1]
+    assert (states[-2]["value"] == taking_rows.AGREE) is code.startswith("personal")
+    taking.press_rows(runs_dir, run.id, "me/rows", private, TOKEN)
+    assert started == [("take-push-data", "push-data", ["me/rows", *options], TOKEN)]
+
+
+def test_rows_on_the_hub_are_shown_with_the_line_that_loads_them(run):
+    with launch.taking(run, "push-data").working() as say:
+        say(1.0, made={"url": "https://hub/datasets/me/rows", "repo_id": "me/rows", "private": True})
+    assert "load_dataset(&quot;me/rows&quot;)" in taking.states_of(run)[-1]
+
+
+def test_the_token_box_of_the_rows_is_emptied(run, runs_dir, started):
+    answer = taking.press_rows(runs_dir, run.id, "me/rows", True, TOKEN)
+    assert answer[1 + taking.ROWS_TOKEN] == gr.update(value="") and TOKEN not in shown(answer)
 
 
 def test_an_export_is_downloaded_as_one_file(run, runs_dir, tmp_path):

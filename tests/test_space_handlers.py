@@ -169,7 +169,7 @@ def test_the_owner_gets_an_answer_from_all_that_take_a_run(page):
     assert open_doors >= {
         "Screen.draw", "Screen.pick", "Screen.go", "Draft.fill", "start_run", "stop_run", "discard_run", "read_log",
         "ask_to_stop", "line", "draw_rows", "compare", "begin", "wake", "stream", "present", "forget",
-        "start_server", "stop_server", "server_now", "tick", "press_export", "press_push",
+        "start_server", "stop_server", "server_now", "tick", "press_export", "press_push", "press_rows",
     }  # fmt: skip
     fills = [handler for handler in page.handlers() if name(handler).endswith("download.<locals>.fill")]
     gave = [any(run.id in each or "RUN" in each for each in page.call(handler, ALICE, run.id)) for handler in fills]
@@ -190,4 +190,6 @@ def test_a_member_may_start_everything(page, spawned):
     for handler in page.handlers():
         page.call(handler, ALICE, run.id)
         page.put_back()
-    assert set(spawned) == {"train", "evaluate", "serve", "export", "push", "should-i", "sweep", "plan"}
+    assert set(spawned) == {
+        "train", "evaluate", "serve", "export", "push", "push-data", "should-i", "sweep", "plan"
+    }  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import gradio as gr
 import pytest
@@ -14,10 +16,23 @@ from space_people import HOST, asked_by, make_run, request
 from finetune_core import access, launch, space
 from finetune_core.errors import FinetuneError
 from finetune_core.preflight import create_run_from
+from finetune_core.progress import summarize
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 from finetune_core.space import Space
-from finetune_ui import beforehand, begin, form, frame, visitor, words_space
+from finetune_ui import (
+    beforehand,
+    begin,
+    form,
+    frame,
+    on_space,
+    signed_in,
+    taking,
+    visitor,
+    watch,
+    words_space,
+    words_take,
+)
 
 ACME = Space("acme/fijn", (HOST,), True)
 
@@ -67,6 +82,67 @@ def test_a_token_does_not_stand_in_what_is_printed_of_a_visitor(on_acme):
     assert ALICE not in repr(visitor.of(request(ALICE)))
 
 
+# --- a sign-in that ends ---
+
+
+@pytest.mark.parametrize(
+    ("token", "seconds", "says"),
+    [
+        (ALICE, 86400, "yours to use"),
+        (ALICE, 1500, "ends in 25 minutes"),
+        (ALICE, -1, "has ended"),
+        ("hf_revoked0123456789", 3600, "has ended"),
+        (None, 3600, "sign in if that is you"),
+    ],
+    ids=["lasts", "ends soon", "ended", "revoked", "never signed in"],
+)
+def test_the_line_says_when_a_sign_in_ends_and_that_it_has(on_acme, token, seconds, says):
+    with asked_by(token, seconds=seconds):
+        line = on_space.now(True)
+    assert says in line
+    assert ("sign-in" in line) is (says.startswith(("ends", "has")))
+
+
+def test_who_was_signed_in_is_asked_to_sign_in_again_and_is_not_told_of_a_run_that_is_gone(on_acme, runs_dir):
+    run = make_run(runs_dir, "alice")
+    with asked_by(ALICE, seconds=-1):
+        for press in (
+            lambda: taking.press_push(runs_dir, run.id, "alice/x", "adapter", True, "")[0],
+            lambda: taking.press_rows(runs_dir, run.id, "alice/x", True, "")[0],
+            lambda: watch.start_run(runs_dir, run.id)[1],
+        ):
+            shown = press()["value"]
+            assert "Your sign-in has ended." in shown and "Sign in again" in shown
+    with asked_by(None):
+        assert "shows no run" in taking.press_push(runs_dir, run.id, "alice/x", "adapter", True, "")[0]["value"]
+
+
+@pytest.mark.parametrize(("left", "says"), [(86400, False), (900, True)])
+def test_a_training_that_goes_on_says_that_the_sign_in_ends_first(on_acme, runs_dir, monkeypatch, left, says):
+    run = make_run(runs_dir, "alice")
+    monkeypatch.setattr(watch, "summarize", lambda _events: replace(summarize(()), seconds_left=7200.0))
+    with asked_by(ALICE, seconds=left):
+        assert ("before this training does" in watch.show(run)[0]) is says
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(86400, ""), (1500, "that ends in 20 minutes")])
+def test_the_cards_that_push_say_when_the_sign_in_ends(on_acme, seconds, says):
+    with asked_by(ALICE, seconds=seconds):
+        me = signed_in.known_account()
+    assert says in words_take.account(me.name, me.is_away, me.ends_in, me.problem) and me.name == "alice"
+    assert (me.ends_in is None) is (not says)
+
+
+def test_a_token_of_this_machine_that_is_refused_is_said_before_a_push(monkeypatch):
+    monkeypatch.setattr(signed_in.hub, "reachable", lambda _seconds: True)
+    refused = FinetuneError("The Hub does not know this token.", "Make one.", "bad-token")
+    monkeypatch.setattr(signed_in.account, "signed_in_here", Mock(side_effect=refused))
+    monkeypatch.setattr(signed_in, "_known", None)
+    signed_in._ask()
+    me = signed_in._known
+    assert me.name == "" and "does not know this token" in words_take.account("", False, None, me.problem)
+
+
 # --- runs ---
 
 
@@ -94,7 +170,7 @@ def test_the_rail_holds_ones_own_runs(on_acme, runs_dir, token, sees):
 class Seen:
     """A look that is done, for a press."""
 
-    seen, error, pending = None, None, False
+    seen, error, pending, recipe = None, None, False, Recipe()
 
     def ask(self, *_, **__):
         return self

@@ -207,7 +207,13 @@ def _in_words(error: Exception, name: str) -> FinetuneError:
     words = str(error)
     if isinstance(error, FinetuneError):
         return error
-    if kind == "DatasetNotFoundError" and "gated" not in words:
+    if kind == "DatasetNotFoundError" and "is a gated dataset" in words:  # `datasets` drops what it came from
+        return FinetuneError(
+            f"{name} is gated: its owner asks each reader to accept terms first.",
+            f"Accept them at {hub.endpoint()}/datasets/{name}, then sign in here with that account (`hf auth login`).",
+            code="gated",
+        )
+    if kind == "DatasetNotFoundError":
         return FinetuneError(
             f"The Hub knows no data set {name}, or it is private and you are not signed in.",
             "Check the spelling (owner/name), or sign in with an account that may read it (`hf auth login`).",

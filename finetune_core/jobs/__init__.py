@@ -1,7 +1,8 @@
 """A training on Hugging Face Jobs: rented by the minute, followed from here, kept in the person's private repository.
 
 hardware.py what can be rented, and what this training would cost on it · hub_jobs.py the questions to the Hub ·
-sent.py what travels · follow.py diary and result back into the run folder · inside.py what runs there
+order.py the run that is to go there · sent.py what travels · follow.py diary and result back into the run folder ·
+inside.py what runs there
 
 Held to a double that really runs the job (tests/hub_jobs.py). Not seen on the live Hub: image, start-up of uv and CUDA,
 the scheduler's pace, OAuth tokens that expire while a job goes on, and what it really costs.

@@ -25,11 +25,12 @@ from ..takeaway import account
 from . import hub_jobs
 from .hub_jobs import OVER
 from .inside import event_in
-from .sent import Sent, ask_to_stop, send, sent_of
+from .sent import Sent, ask_to_stop, label_of, page_of, send, sent_of
 
 Tell = Callable[..., Event]
 ENDS = ("done", "error")
 PASSING = ("hub-away", "hub-slow", "hub-trouble", "hub-busy")  # the job goes on without us
+NOT_SIGNED_IN = ("no-token", "bad-token", "other-account", "forbidden", "no-jobs-scope")  # so it does then
 STOP_SECONDS = 900.0  # for a job to end by itself after a stop, and keep its result, before it is cancelled
 AWAY_SECONDS = 30.0  # between two tries while the Hub is away
 AWAY_TRIES = 20
@@ -38,16 +39,16 @@ AWAY_TRIES = 20
 def follow(run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None) -> str:
     """Start the run's job, or take up the one that goes on, and stay until it is over: "finished" or "stopped".
 
-    Raises FinetuneError after writing it into the diary, as train does; where only the Hub is away from here, the
-    diary stays open, because the job goes on.
+    Raises FinetuneError after writing it into the diary, as train does. Where only we could not go on (the Hub is
+    away from here, a sign-in has ended), it goes into job.json and the diary stays open, because the job goes on.
     """
-    token = _require_token(token)
     with run.lock():
         (run.path / "stop").unlink(missing_ok=True)
         mirror = Mirror(run, on_event)
-        sent = replace(_require_sent(run), pid=os.getpid())
+        sent = replace(_require_sent(run), pid=os.getpid(), left=None)
         sent.save(run)
         try:
+            token = _require_token(sent, token)
             if not _is_to_be_followed(run, sent, token):
                 sent = replace(sent, job_id="", since=len(run.events()))
                 mirror.tell("stage", name="waiting for its turn", says=f"sending the rows to {sent.repo_id} (private)")
@@ -57,36 +58,60 @@ def follow(run: Run, on_event: Callable[[Event], None] | None = None, token: str
             _fetch_result(run, sent, token)
             return _ended(run, sent, stage, says, mirror)
         except FinetuneError as error:
-            told = any(event.kind in ENDS for event in run.events()[sent.since :])
-            if not told and error.code not in PASSING:
+            ends = [event.kind for event in run.events()[sent.since :] if event.kind in ENDS]
+            is_ours = error.code in PASSING or (bool(sent.job_id) and error.code in NOT_SIGNED_IN)
+            if ends[-1:] == ["done"] or (is_ours and not ends):
+                replace(sent, left=error.as_dict()).save(run)
+            elif not ends:
                 mirror.tell("error", **error.as_dict(), run=run.id)
             raise
 
 
 def stop(run: Run, token: str | None = None) -> None:
-    """Stop a job that nobody here follows: one that waits is cancelled, one that learns keeps what it learned.
+    """Stop a job that nobody here follows: one that waits is cancelled, one that learns keeps what it learned; follow
+    it to have that here.
 
     Raises FinetuneError (not-running) if it is over.
     """
-    sent, token = _require_sent(run), _require_token(token)
+    sent = _require_sent(run)
+    token = _require_token(sent, token)
     stage = _stage(sent, token)[0] if sent.job_id else "DELETED"
     if stage in OVER:
         raise FinetuneError("This run's job is over.", "Resume the run to fetch its result.", code="not-running")
     if stage == "RUNNING":
         ask_to_stop(sent, token)
-    else:
+        return
+    with run.lock():
         hub_jobs.cancel(token, sent.namespace, sent.job_id)
+        run.tell("done", outcome="stopped", seconds=0.0, run=run.id)
 
 
 def cancel(run: Run, token: str | None = None) -> None:
     """End the run's job, if it may still go on: it costs money. Raises FinetuneError if that is not sure."""
     sent, last = _require_sent(run), run.events()[-1:]
-    ended = last and last[0].kind in ENDS and ("remote" in last[0].data or last[0].data.get("code") == "job-died")
-    if not sent.job_id or ended:
+    over = last and last[0].kind in ENDS
+    if not last or (over and not sent.job_id):  # it was never sent, or refused
         return
-    token = _require_token(token)
-    if _stage(sent, token)[0] not in OVER:
-        hub_jobs.cancel(token, sent.namespace, sent.job_id)
+    if over and ("remote" in last[0].data or last[0].data.get("code") == "job-died"):
+        return
+    token = _require_token(sent, token)
+    # of one that was being sent, the answer may have been lost
+    job_id = sent.job_id or hub_jobs.alive(token, sent.namespace, label_of(run))
+    if job_id and _stage(replace(sent, job_id=job_id), token)[0] not in OVER:
+        hub_jobs.cancel(token, sent.namespace, job_id)
+
+
+def next_start(run: Run) -> str:
+    """What a start of this run would do: "new" (a new job, which costs), "follow" (the job that may go on, or what
+    it left on the Hub), "" where everything is here."""
+    sent, last = _require_sent(run), run.events()[-1:]
+    if not sent.job_id or not last or last[0].kind == "error":
+        return "new"
+    if last[0].kind != "done":
+        return "follow"
+    if last[0].data.get("outcome") == "finished":
+        return "" if run.has_result() else "follow"
+    return "follow" if "remote" in last[0].data and not run.has_result() else "new"
 
 
 def _is_to_be_followed(run: Run, sent: Sent, token: str) -> bool:
@@ -95,10 +120,7 @@ def _is_to_be_followed(run: Run, sent: Sent, token: str) -> bool:
         return False
     if _stage(sent, token)[0] not in OVER:
         return True
-    last = run.events()[-1]
-    if last.kind == "done":
-        return last.data.get("outcome") == "finished" or ("remote" in last.data and not run.has_result())
-    return last.kind != "error"
+    return next_start(run) != "new"
 
 
 def _stage(sent: Sent, token: str) -> tuple[str, str]:
@@ -132,7 +154,7 @@ def _watch(run: Run, sent: Sent, token: str, mirror: Mirror) -> tuple[str, str]:
                 if status == 404:
                     return _stage(sent, token)
                 if status in (401, 403) or away >= AWAY_TRIES:
-                    raise account.told(error) from error
+                    raise account.told(error, token) from error
             if away == 1:
                 mirror.tell("warning", code="hub-away", says="The Hub is away; the job goes on. Trying again.")
             away += 1
@@ -194,21 +216,21 @@ def _ended(run: Run, sent: Sent, stage: str, says: str, mirror: Mirror) -> str:
     }.get(stage, "The job ended before the training did, as it does at its time-out or when its machine is lost")
     raise FinetuneError(
         f"{how}{f' ({redact(says)})' if says else ''}.",
-        f"Resume: a new job goes on from the last checkpoint in {sent.repo_id}. The job's own page is {_page(sent)}.",
+        f"Resume: a new job goes on from the last checkpoint in {sent.repo_id}. The job's own page is {page_of(sent)}.",
         code="job-died",
     )
 
 
-def _page(sent: Sent) -> str:
-    from ..hub import endpoint
-
-    return f"{endpoint()}/jobs/{sent.namespace}/{sent.job_id}"
-
-
-def _require_token(token: str | None) -> str:
-    token = token or account.find_token()
-    if not token:
-        raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
+def _require_token(sent: Sent, token: str | None) -> str:
+    """The token of who rents. Raises FinetuneError: to another account a job of theirs looks like none at all."""
+    token = token or account.find_token() or ""
+    name = account.sign_in(token).name
+    if name != sent.namespace:
+        raise FinetuneError(
+            f"The job of this run was started by {sent.namespace}, and you are signed in as {name}.",
+            f"Sign in as {sent.namespace}, then try again.",
+            code="other-account",
+        )
     return token
 
 

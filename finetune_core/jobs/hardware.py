@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..elsewhere import SAMPLE
 from ..errors import FinetuneError
 from ..machine import Gpu, Machine
 from ..plan import Plan
@@ -16,10 +18,15 @@ from .hub_jobs import ask, client
 CAPABILITY = {"T4": 7.5, "L4": 8.9, "L40S": 8.9, "A10G": 8.6, "A100": 8.0, "H100": 9.0, "H200": 9.0}
 NEWER = 8.9  # what has come since then computes in bfloat16
 USABLE = 0.92  # of a card's memory; the rest is the driver's
+MOST_GPUS = 8  # in one machine
 START_SECONDS = 420  # image, Python packages, the model's weights
 PROOF_SHARE = 0.5  # of the training's time, for the comparison after it
 MARGIN = 2.0  # the time-out over the estimate
 LEAST_TIMEOUT = 1800
+
+
+# for a look at rows before it is known what will be rented: whatever is refused here, no hardware can do
+ANY = Machine(64, 512, 480, (Gpu("GPU", 80.0, 80.0 * USABLE, NEWER),) * MOST_GPUS, kind="cuda", bitsandbytes=True)
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,30 @@ def flavor_of(item: Any) -> Flavor:
     return Flavor(item.name, item.pretty_name, item.unit_cost_usd / minutes, machine)
 
 
-def estimate(seen: Preflight, flavor: Flavor) -> Estimate:
+def estimate(seen: Preflight, flavor: Flavor, times: float = 1.0) -> Estimate:
+    """`times`: as in `few_rows`."""
     plan = plan_for(seen.recipe, seen.facts, seen.diagnosis, flavor.machine)
-    proof = PROOF_SHARE if plan.recipe.evaluate else 0.0
-    seconds = START_SECONDS + plan.seconds * (1 + proof)
-    timeout = max(LEAST_TIMEOUT, round(MARGIN * (START_SECONDS + plan.seconds * (1 + plan.time_error) * (1 + proof))))
-    return Estimate(flavor, plan, seconds, timeout)
+    work = times * plan.seconds * (1 + (PROOF_SHARE if plan.recipe.evaluate else 0.0))
+    timeout = max(LEAST_TIMEOUT, round(MARGIN * (START_SECONDS + work * (1 + plan.time_error))))
+    return Estimate(flavor, plan, START_SECONDS + work, timeout)
+
+
+def few_rows(seen: Preflight) -> tuple[Preflight, float]:
+    """A look at SAMPLE of many rows, and how many times longer all take: quick enough for a list of hardware."""
+    train, validation = seen.diagnosis.split_lengths()
+    every = max(1, -(-len(train) // SAMPLE))
+    if every == 1:
+        return seen, 1.0
+    few, watched = train[::every], validation[::every]
+    diagnosis = replace(
+        seen.diagnosis,
+        token_lengths=array("q", few + watched),
+        train_rows=len(few),
+        validation_rows=len(watched),
+        trained_tokens=round(seen.diagnosis.trained_tokens * sum(few) / max(1, sum(train))),
+    )
+    times = len(train) / len(few) if seen.recipe.max_steps < 0 else 1.0
+    return replace(seen, diagnosis=diagnosis), times
 
 
 def choose(seen: Preflight, flavors: Sequence[Flavor], name: str = "") -> Estimate:
@@ -109,7 +134,8 @@ def choose(seen: Preflight, flavors: Sequence[Flavor], name: str = "") -> Estima
             )
     else:
         named = [flavor for flavor in flavors if len(flavor.machine.gpus) == max(1, seen.recipe.num_processes)]
-    fitting = [made for flavor in named if (made := estimate(seen, flavor)).plan.fits != "no"]
+    few, times = few_rows(seen)
+    fitting = [made for flavor in named if (made := estimate(few, flavor, times)).plan.fits != "no"]
     if not fitting:
         where = named[0].title if name and named else "any GPU that the Hub rents out"
         raise FinetuneError(
@@ -117,7 +143,7 @@ def choose(seen: Preflight, flavors: Sequence[Flavor], name: str = "") -> Estima
             "Choose a larger one (`python -m finetune_core hardware` lists them), a smaller model, or method: qlora.",
             code="does-not-fit",
         )
-    return min(fitting, key=lambda made: made.dollars)
+    return estimate(seen, min(fitting, key=lambda made: made.dollars).flavor)
 
 
 def machine_to_look_with(flavors: Sequence[Flavor], name: str) -> Machine:

@@ -50,6 +50,13 @@ class Sent:
     job_id: str = ""  # of the newest job; "" before one was started
     since: int = 0  # lines of the diary that are older than this job
     pid: int = 0  # of the process that follows it, or did
+    dollars_per_minute: float = 0.0  # when it was agreed to
+    left: dict[str, str] | None = None  # why the last follower left a job that may go on: code, problem, fix
+
+    @property
+    def dollars_at_most(self) -> float:
+        """If a job of it ran until its time-out."""
+        return self.timeout_seconds / 60 * self.dollars_per_minute
 
     def save(self, run: Run) -> None:
         write_json(run.path / "job.json", asdict(self))
@@ -61,6 +68,11 @@ def sent_of(run: Run) -> Sent | None:
         return Sent(**read_json(run.path / "job.json"))
     except TypeError:
         return None
+
+
+def page_of(sent: Sent) -> str:
+    """The job's own page on the Hub."""
+    return f"{hub.endpoint()}/jobs/{sent.namespace}/{sent.job_id}"
 
 
 def require_can_travel(recipe: Recipe) -> None:

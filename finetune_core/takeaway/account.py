@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from .. import hub
@@ -18,6 +19,8 @@ SIGN_IN = (
     "Make a token with the role “write” on huggingface.co/settings/tokens, then give it as HF_TOKEN or sign in with "
 )
 SIGN_IN += "`hf auth login`."
+OF_A_SIGN_IN = "hf_oauth_"  # how a token begins that was made by signing in, in a browser
+LEAST_LEFT = 60.0  # seconds that a token must still have for a push to begin
 AGAIN = "Try again; what has arrived there is kept and not sent twice."
 
 
@@ -27,6 +30,7 @@ class Account:
     organisations: tuple[str, ...]
     role: str  # "read", "write", "fineGrained"; "" where the Hub does not say (signed in by OAuth)
     scopes: dict[str, tuple[str, ...]]  # of a fine-grained token: what it may do, by user, organisation or repository
+    ends_at: float | None = None  # of the token, in seconds since 1970, where the Hub says
 
     def full_name(self, repo_id: str) -> str:
         """owner/name for a name of one's own."""
@@ -70,13 +74,30 @@ def sign_in(token: str | None) -> Account:
     organisations = tuple(
         org["name"] for org in said.get("orgs") or () if org.get("roleInOrg", "write") in WRITING_ROLES
     )
-    return Account(str(said.get("name", "")), organisations, str(access.get("role") or ""), scopes)
+    role = str(access.get("role") or "")
+    return Account(str(said.get("name", "")), organisations, role, scopes, _end(said.get("auth") or {}))
 
 
-def repository(repo_id: str, token: str) -> dict[str, Any] | None:
-    """What is on the Hub under this name, or None. A private repository of somebody else looks like none."""
+def _end(auth: dict[str, Any]) -> float | None:
+    """When a token ends, as whoami says of sign-ins (expiresAt) and of tokens with an end (accessToken.expiration).
+
+    >>> _end({"accessToken": {"role": "write", "expiration": "1970-01-01T01:00:00.000Z"}}), _end({})
+    (3600.0, None)
+    """
+    said = auth.get("expiresAt") or (auth.get("accessToken") or {}).get("expiration")
     try:
-        return ask_hub(f"/api/models/{repo_id}", token)
+        return datetime.fromisoformat(said).timestamp()
+    except (TypeError, ValueError):
+        return None
+
+
+def repository(repo_id: str, token: str, kind: str = "model") -> dict[str, Any] | None:
+    """What is on the Hub under this name, or None. A private repository of somebody else looks like none.
+
+    kind: model or dataset; each has names of its own.
+    """
+    try:
+        return ask_hub(f"/api/{kind}s/{repo_id}", token)
     except FinetuneError as error:
         if error.code == "not-found":
             return None
@@ -113,12 +134,15 @@ def ask_hub(path: str, token: str | None) -> dict[str, Any]:
         hf_raise_for_status(answer)
         said = answer.json()
     except Exception as error:
-        raise told(error) from error
+        raise told(error, token) from error
     return said if isinstance(said, dict) else {}
 
 
-def told(error: BaseException) -> FinetuneError:
-    """An exception of the Hub's client in words, by the status that the Hub answered with."""
+def told(error: BaseException, token: str | None = None) -> FinetuneError:
+    """An exception of the Hub's client in words, by the status that the Hub answered with.
+
+    token: that the Hub was asked with; what it means that it is refused depends on how it came to be.
+    """
     if isinstance(error, FinetuneError):
         return error
     chain: list[BaseException] = [error]
@@ -126,6 +150,8 @@ def told(error: BaseException) -> FinetuneError:
         chain.append(inner)
     for each in chain:
         status = getattr(getattr(each, "response", None), "status_code", None)
+        if status == 401 and (token or "").startswith(OF_A_SIGN_IN):
+            return sign_in_ended()
         if status in STATUSES:
             code, problem, fix = STATUSES[status]
             return FinetuneError(problem, fix, code=code)
@@ -139,6 +165,22 @@ def told(error: BaseException) -> FinetuneError:
     if names & {"TransportError", "ConnectionError", "RequestError", "NetworkError"}:
         return away("The connection to the Hub was lost.", AGAIN)
     return explain(error)
+
+
+def sign_in_ended(how: str = "Sign in again, then try again; what has arrived there is kept.") -> FinetuneError:
+    return FinetuneError("Your sign-in has ended.", how, code="sign-in-ended")
+
+
+def require_lasting(ends_at: float | None, now: float) -> None:
+    """Raises FinetuneError (sign-in-ended) for a token that ends before a push could be over.
+
+    >>> require_lasting(None, 1000.0), require_lasting(2000.0, 1000.0)
+    (None, None)
+    """
+    if ends_at is not None and ends_at - now < LEAST_LEFT:
+        raise FinetuneError(
+            "Your sign-in, or this token, ends within a minute.", "Sign in again, then push.", code="sign-in-ended"
+        )
 
 
 def away(
@@ -170,12 +212,12 @@ STATUSES = {
 }
 
 
-def signed_in_as() -> str:
-    """The account of the local login or HF_TOKEN, or "" (none, not valid, or the Hub is away). For the page."""
+def signed_in_here() -> Account | None:
+    """The account of the local login or HF_TOKEN, for the page; None: no token, or the Hub is away.
+
+    Raises FinetuneError: bad-token, sign-in-ended, hub-slow, hub-busy, ….
+    """
     token = find_token()
     if not token or not hub.reachable(1.0) or os.environ.get("SPACE_ID"):  # a Space's own token is its owner's
-        return ""
-    try:
-        return sign_in(token).name
-    except FinetuneError:
-        return ""
+        return None
+    return sign_in(token)

@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from ..recipe import Recipe
+from . import origin
 from .facts import Facts
+from .origin import code
 
 MERGED, ADAPTER, GGUF = "merged", "adapter", "gguf"
 RELATIONS = {ADAPTER: "adapter", MERGED: "finetune", GGUF: "finetune"}
@@ -44,7 +46,7 @@ def card(facts: Facts, to: str, repo_id: str | None = None, files: Sequence[str]
         _opening(facts, to),
         "## Was it worth it?\n\n" + _proof(facts.report),
         "## Load it\n\n" + _snippet(facts, to, repo_id, files),
-        "## What it learned from\n\n" + _data(facts),
+        "## What it learned from\n\n" + origin.lines(facts.data, facts.recipe),
         "## How it was trained\n\n" + _recipe(facts),
         "## How it is asked\n\n" + _template(facts),
         "## Are these files what was trained?\n\n" + _parity(facts.parity, facts.recipe) if facts.parity else "",
@@ -105,7 +107,7 @@ def _opening(facts: Facts, to: str) -> str:
         GGUF: f"{base}{revision}, fine-tuned, as GGUF files for llama.cpp and Ollama.",
     }[to]
     count = (facts.data.get("rows") or {}).get("train")
-    rows = f" It learned from {count} rows of {_code(facts.data_name)}." if count else ""
+    rows = f" It learned from {count} rows of {code(facts.data_name)}." if count else ""
     return what + rows
 
 
@@ -180,34 +182,6 @@ def _gguf_snippet(repo_id: str | None, files: Sequence[str]) -> str:
     )
 
 
-def _data(facts: Facts) -> str:
-    data, source = facts.data, facts.data.get("source") or {}
-    rows = data.get("rows") or {}
-    lines = [f"- Source: {_code(facts.data_name)}" + _source_facts(source)]
-    if rows:
-        lines.append("- Rows: " + ", ".join(f"{count} {name}" for name, count in rows.items()))
-    own = data.get("own_splits") or []
-    lines.append("- Splits: the data's own" if own else f"- Splits: drawn with seed {facts.recipe.seed}")
-    if dropped := data.get("dropped"):
-        lines.append("- Left out: " + ", ".join(f"{count} {_code(why)}" for why, count in dropped.items()))
-    if repaired := data.get("repaired"):
-        lines.append("- Repaired: " + ", ".join(f"{count} {_code(why)}" for why, count in repaired.items()))
-    if data.get("shapes"):
-        lines.append("- Shape: " + ", ".join(_code(shape) for shape in data["shapes"]))
-    return "\n".join(lines)
-
-
-def _source_facts(source: Mapping[str, Any]) -> str:
-    facts = []
-    if source.get("place") == "hub":
-        facts.append(f"https://huggingface.co/datasets/{source.get('name')}")
-        facts += [f"configuration `{source['config']}`"] if source.get("config") else []
-        facts += [f"revision `{source['revision']}`"] if source.get("revision") else []
-    facts += [f"licence {source['licence']}"] if source.get("licence") else []
-    facts += [f"sha256 `{source['sha256'][:16]}…`"] if source.get("sha256") else []
-    return f" ({', '.join(facts)})" if facts else ""
-
-
 def _recipe(facts: Facts) -> str:
     recipe, progress = facts.recipe, facts.progress
     names = (*RECIPE_FIELDS, *(() if recipe.method == "full" else LORA_FIELDS))
@@ -237,7 +211,7 @@ def _curve(loss: Sequence[tuple[int, float]], held: Sequence[tuple[int, float]],
 def _template(facts: Facts) -> str:
     if not facts.template:
         return "With the base model's own chat template."
-    stops = ", ".join(_code(token) for token in facts.stop_tokens)
+    stops = ", ".join(code(token) for token in facts.stop_tokens)
     system = facts.recipe.system_prompt
     said = f"Rows without a system prompt were given this one:\n\n{_fenced(system)}\n\n" if system else ""
     return (
@@ -319,10 +293,6 @@ def _minutes(seconds: float) -> str:
 def _cell(value: object) -> str:
     """A text inside a table: no line and no cell of its own."""
     return " ".join(str(value).replace("|", "\\|").split())
-
-
-def _code(value: object) -> str:
-    return "`" + " ".join(str(value).replace("`", "'").split()) + "`"
 
 
 def _fenced(text: str) -> str:

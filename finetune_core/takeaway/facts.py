@@ -15,6 +15,7 @@ from ..files import read_json
 from ..progress import Progress, summarize
 from ..recipe import STARTER_MODEL, Recipe
 from ..run import Run
+from . import origin
 
 LANGUAGE_CODES = {"English": "en", "Dutch": "nl", "German": "de", "French": "fr", "Spanish": "es"}
 LEAST_SHARE = 0.15  # of the rows that a language must have to be named
@@ -57,15 +58,11 @@ class Facts:
 
     @cached_property
     def hub_dataset(self) -> str | None:
-        source = self.data.get("source") or {}
-        return source.get("name") if source.get("place") == "hub" else None
+        return origin.hub_dataset(self.data)
 
     @cached_property
     def data_name(self) -> str:
-        """The data set's name; of a file or folder only its last part, because a path may say who it is about."""
-        source = self.data.get("source") or {}
-        name = str(source.get("name") or self.recipe.dataset_name)
-        return name if source.get("place") in ("hub", "starter") else Path(name).name
+        return origin.data_name(self.data, self.recipe)
 
 
 def gather(run: Run, base: Path | None, parity: dict[str, Any] | None) -> Facts:
@@ -94,7 +91,7 @@ def gather(run: Run, base: Path | None, parity: dict[str, Any] | None) -> Facts:
         parity=parity,
         progress=summarize(events),
         versions=started[-1].get("versions", {}) if started else {},
-        languages=_languages(run.path / "data" / "train.jsonl"),
+        languages=languages_of(run),
         train_seconds=done[-1].get("train_seconds") if done else None,
         steps=done[-1].get("steps") if done else None,
     )
@@ -139,13 +136,13 @@ def _commit(base: Path | None) -> str | None:
     return base.name if is_snapshot and base else None
 
 
-def _languages(path: Path, most: int = 200) -> tuple[str, ...]:
-    """Codes of the languages that the rows' words are in, commonest first."""
+def languages_of(run: Run, most: int = 200) -> tuple[str, ...]:
+    """Codes of the languages that a run's rows' words are in, commonest first."""
     from ..data.languages import language_of
     from ..proof.contest import read_rows
 
     seen: Counter[str] = Counter()
-    rows = read_rows(path, most)
+    rows = read_rows(run.path / "data" / "train.jsonl", most)
     for row in rows:
         text = " ".join(str(message.get("content") or "") for message in row.get("messages", ())) or row.get("text", "")
         if language := language_of(str(text)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ def exports_dir(run: Run, to: str) -> Path:
 def short_name(run: Run) -> str:
     """What files, repositories and Ollama models are called: by model and data, as the run's id is."""
     return run.id.rsplit("-", 1)[0].split("-", 4)[-1][:60].strip("-") or "tuned"
+
+
+def rows_name(run: Run) -> str:
+    """What a data set of a run's rows is called.
+
+    >>> rows_name(type("", (), {"recipe": Recipe(dataset_name="/home/jan/tickets of acme.csv")}))
+    'tickets-of-acme-rows'
+    """
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(run.recipe.dataset_name).stem).strip("-")
+    return f"{stem[:60] or 'tuning'}-rows"
 
 
 def kept(run: Run, to: str) -> dict[str, Any] | None:
