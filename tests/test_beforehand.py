@@ -310,7 +310,7 @@ def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs
     from finetune_core.sweep import _try
 
     trial = _try(recipe.replace(method="qlora"), {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
-    assert trial.outcome == "failed" and "4 bits" in trial.problem
+    assert trial.outcome == "failed" and "QLoRA" in trial.problem
 
 
 def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monkeypatch):
