@@ -8,6 +8,7 @@ from typing import Any
 from .machine import Machine
 from .precision import FUSED, IN_8_BITS, PAGED
 from .recipe import STARTER_MODEL, Recipe, Suggestion
+from .sharing import can_share_weights
 
 SHORTEST_PACK = 128  # tokens; below this packing stops to pay
 SHORTEST_ROW = 256  # tokens; a max_length that is not lowered further
@@ -49,10 +50,10 @@ def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool
         )
     if not resolved.gradient_checkpointing:
         rungs.append(Suggestion("Gradient checkpointing: slower, less memory", {"gradient_checkpointing": True}))
-    if resolved.method == "lora" and machine.has_low_bits:
+    if resolved.method == "lora" and machine.has_low_bits and not resolved.fsdp:
         anew = {"method": "qlora", "autocast_adapter_dtype": None}
         rungs.append(Suggestion("Weights in 4 bits (QLoRA)", anew))
-    if resolved.method == "full" and machine.has_low_bits and not learned:
+    if resolved.method == "full" and machine.has_low_bits and not learned and not resolved.fsdp:
         rungs += _lighter_formats(resolved, machine)
     return rungs
 
@@ -77,6 +78,16 @@ def _lighter_formats(resolved: Recipe, machine: Machine) -> list[Suggestion]:
     if resolved.optim != PAGED:
         rungs.append(Suggestion("Moments in 8 bits, in the machine's own memory: slower", {"optim": PAGED}))
     return rungs
+
+
+def wider_rungs(resolved: Recipe, gpus: int) -> list[Suggestion]:
+    """More room by sharing the weights among the processes that there are, or among all GPUs; for a new run only."""
+    processes = max(resolved.num_processes if resolved.num_processes > 1 else gpus, 1)
+    light = {} if resolved.optim in (None, FUSED) else {"optim": None}
+    if resolved.fsdp or not can_share_weights(resolved.replace(num_processes=processes, **light)):
+        return []
+    says = f"The weights shared among {processes} processes (FSDP)"
+    return [Suggestion(says, {"num_processes": processes, "fsdp": True} | light)]
 
 
 def harder_rungs(resolved: Recipe) -> list[Suggestion]:

@@ -34,7 +34,10 @@ def memory_parts(
     hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Everything moved (`full`) keeps
     gradients and two moments; float32 weights multiplied in bfloat16 are held in both. Of a paged optimizer's moments
     only those count that the machine's own memory has no room for. In 4 bits are the layers alone: embeddings and head
-    keep their number format. Not counted: scores of an attention without a flash kernel.
+    keep their number format. With `fsdp` a process holds its share of the weights and, where all move, of their
+    gradients and moments; embeddings, head and two layers (one at work, one on its way) are whole, in the number
+    format of the products, and so are their gradients before they are shared. An adapter is whole in each.
+    Not counted: scores of an attention without a flash kernel.
     """
     size = BYTES[values["dtype"]]
     moved = values["dtype"] if recipe.method == "full" or not values["autocast_adapter_dtype"] else "float32"
@@ -57,11 +60,19 @@ def memory_parts(
     layers = facts.layers
     activations = (slots * h * width * layers + block) if values["gradient_checkpointing"] else block * layers
     logits = min(slots * facts.vocab_size, LOGIT_TILE) * 4 * 3
+    gathered, shares, shares_trained = 0.0, 1, 1
+    if values.get("fsdp"):
+        shares = recipe.num_processes
+        shares_trained = shares if recipe.method == "full" else 1
+        base_bytes = facts.parameters * size
+        whole = 2 * facts.block_parameters / layers + facts.parameters - facts.block_parameters
+        gathered = whole * width * (2 if recipe.method == "full" else 1)
     parts = {
-        "weights": base_bytes,
+        "weights": base_bytes / shares,
+        "gathered": gathered,
         "adapter": 0 if recipe.method == "full" else trained * BYTES[moved],
-        "gradients": trained * BYTES[moved],
-        "optimizer": _moments(values["optim"], moved, trained, embedding, machine),
+        "gradients": trained * BYTES[moved] / shares_trained,
+        "optimizer": _moments(values["optim"], moved, trained, embedding, machine) / shares_trained,
         "activations": activations,
         "logits": logits,
         "runtime": CONTEXT_GB[machine.kind] * GIB,

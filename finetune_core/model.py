@@ -19,6 +19,7 @@ from .snapshot import OnProgress, cached_snapshot, download, require_model_folde
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.distributed import DistributedConfig
 
     from .answers.chatter import Chatter
     from .render import ChatTokenizer
@@ -59,10 +60,12 @@ def load_base(
     device: str | None = None,
     quantization: str | None = None,
     for_training: bool = False,
+    shares: DistributedConfig | None = None,
 ) -> PreTrainedModel:
     """The model in a folder, on `device` (the fastest here, if None), never running code that came with it.
 
     dtype: "bfloat16", "float16" or "float32". quantization: "4bit" or "8bit" (NVIDIA GPU and bitsandbytes).
+    shares: each of several processes, which all call this, reads only its share of every weight onto its own device.
     For chat it is in eval mode and no weight takes a gradient. Raises FinetuneError for what cannot be loaded here.
     """
     import torch
@@ -72,7 +75,9 @@ def load_base(
     _require_text_generation(folder)
     device = device or best_device()
     options: dict[str, Any] = {"quantization_config": _bits(quantization, dtype)} if quantization else {}
-    if device != "cpu":
+    if shares is not None:
+        options["distributed_config"] = shares
+    elif device != "cpu":
         options["device_map"] = {"": device}  # straight onto the accelerator, without a copy in main memory
     logging.disable_progress_bar()
     try:

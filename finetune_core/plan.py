@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .facts import ModelFacts
-from .ladder import gentle_rungs, harder_rungs
-from .machine import Machine
+from .ladder import gentle_rungs, harder_rungs, wider_rungs
+from .machine import GIB, Machine
 from .memory import corrected, memory_parts
 from .packing import filled_share, packs_exactly, padded_share
-from .precision import Formats, formats
+from .precision import BYTES, Formats, formats
 from .recipe import Recipe, Suggestion
-from .sharing import share
+from .sharing import can_share_weights, share, weights_shared
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
 # we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
 CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
 GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 440e12, "H200": 440e12}
 UNKNOWN_GPU_RATE = 30e12
+ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
 # However few the tokens, a GPU waits this long for what one layer asks of it, forward and back: the measured time of
 # small models on an H100 (benchmarks/gpu.md). It depends on the processor beside it more than on the GPU.
 LAYER_SECONDS = {"full": 0.006, "lora": 0.0085, "qlora": 0.0125}
@@ -144,12 +145,24 @@ def make_plan(
         reasons.append(shared.says)
     elif len(machine.gpus) > 1:
         reasons.append(f"{len(machine.gpus)} GPUs here: num_processes={len(machine.gpus)} shares each step among them.")
+
+    def crowded(**more: Any) -> bool:
+        parts = corrected(memory_parts(recipe, values | more, facts, slots, machine), memory_factor)
+        return parts["total"] > ROOMY * available
+
+    values["fsdp"] = recipe.fsdp
+    if recipe.fsdp is None:
+        values["fsdp"] = can_share_weights(recipe.replace(optim=values["optim"])) and crowded(
+            gradient_checkpointing=recipe.gradient_checkpointing is not False
+        )
+    if values["fsdp"]:
+        chosen = " A whole copy in each would not fit." if recipe.fsdp is None else ""
+        reasons.append(weights_shared(recipe) + chosen)
+        if machine.gpus and facts.parameters * BYTES["bfloat16"] / GIB > available:
+            reasons.append("One GPU does not hold the model to compare and chat with; do that on a larger machine.")
     checkpointing = recipe.gradient_checkpointing
     if checkpointing is None:
-        without = corrected(
-            memory_parts(recipe, values | {"gradient_checkpointing": False}, facts, slots, machine), memory_factor
-        )
-        checkpointing = without["total"] > 0.85 * available
+        checkpointing = crowded(gradient_checkpointing=False)
         if checkpointing:
             reasons.append(
                 "Gradient checkpointing: without it this would not fit in memory; it costs about a third more time."
@@ -159,7 +172,7 @@ def make_plan(
 
     estimate = memory_parts(recipe, values, facts, slots, machine)
     memory = corrected(estimate, memory_factor)
-    fits = "no" if memory["total"] > available else "tight" if memory["total"] > 0.85 * available else "fits"
+    fits = "no" if memory["total"] > available else "tight" if memory["total"] > ROOMY * available else "fits"
     if fits != "fits" and machine.kind == "cuda" and not machine.bitsandbytes:
         reasons.append("With `pip install bitsandbytes`, weights in 4 bits (QLoRA) and moments in 8 would need less.")
     tokens = sum(kept)
@@ -192,7 +205,11 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        ladder=(*gentle_rungs(resolved, longest, machine), *harder_rungs(resolved)),
+        ladder=(
+            *wider_rungs(resolved, len(machine.gpus)),
+            *gentle_rungs(resolved, longest, machine),
+            *harder_rungs(resolved),
+        ),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,

@@ -40,7 +40,7 @@ def formats(recipe: Recipe, machine: Machine) -> tuple[Formats, ...]:
     """What the recipe leaves open, the most exact first; each later one needs less memory. Never empty."""
     fast = machine.has_bf16 and recipe.method != "full"
     usual = Formats(recipe.dtype or ("bfloat16" if fast else "float32"), recipe.optim or FUSED, _why(recipe, machine))
-    if recipe.method != "full" or not machine.has_low_bits:
+    if recipe.method != "full" or not machine.has_low_bits or recipe.fsdp:  # lighter moments cannot be shared
         return (usual,)
     lighter = [
         Formats(dtype, optim, reason)

@@ -16,6 +16,7 @@ from .plan import Plan, make_plan
 from .precision import FUSED, IN_8_BITS, PAGED, Formats, first_that_fits
 from .recipe import Recipe
 from .run import Run
+from .sharing import can_share_weights
 
 if TYPE_CHECKING:
     from .check import Diagnosis
@@ -177,6 +178,18 @@ def _refuse_impossible(recipe: Recipe, machine: Machine) -> None:
             f"{has}{'s' if places != 1 else ''}.",
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
+        )
+    if recipe.fsdp and recipe.num_processes == 1:
+        raise FinetuneError(
+            "fsdp shares the weights among several processes, and num_processes is 1.",
+            "Set num_processes to the number of GPUs, or leave fsdp empty.",
+            code="no-fsdp",
+        )
+    if recipe.fsdp and not can_share_weights(recipe):
+        raise FinetuneError(
+            "FSDP is known to work neither with weights in 4 bits (QLoRA) nor with DoRA, nor with moments in 8 bits.",
+            "Choose method lora without use_dora, or method full with optim adamw_torch_fused; or leave fsdp empty.",
+            code="no-fsdp",
         )
     if recipe.use_liger_kernel and not machine.has_liger:
         raise FinetuneError(

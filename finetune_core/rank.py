@@ -22,7 +22,7 @@ from .output import own_stdout
 from .processes import scratch_of
 from .recipe import Recipe
 from .run import Run
-from .sharing import share
+from .sharing import share, weights_shared
 from .train import learn, sample_of
 
 
@@ -50,10 +50,11 @@ def _work(run: Run, folder: Path, rank: int) -> tuple[str, dict[str, Any]]:
         return run.tell(kind, **data) if rank == 0 else Event(kind, time.time(), data)
 
     shared = share(Recipe.load(scratch_of(run) / "recipe.yaml"))
+    says = f"{shared.says} {weights_shared(shared.recipe)}" if shared.recipe.fsdp else shared.says
     if shared.rows == shared.asked:
-        tell("stage", name="loading the model", says=shared.says)
+        tell("stage", name="loading the model", says=says)
     else:
-        tell("warning", code="batch-rounded", says=shared.says)
+        tell("warning", code="batch-rounded", says=says)
     tokenizer = load_tokenizer(folder)
     sets = open_encoded(run, shared.recipe.max_length)  # the parent encoded them
     made = learn(run, shared.recipe, folder, tokenizer, sets, sample_of(run, shared.recipe, tokenizer), tell)

@@ -123,6 +123,11 @@ class Recipe(BaseModel):
     num_processes: int = option(
         1, "Training", "Processes of this machine, one a GPU, that share the rows of each step.", ge=1, le=64
     )
+    fsdp: bool | None = option(
+        None,
+        "Training",
+        "Share the weights among the processes too (FSDP). Empty: where a copy does not fit on each GPU.",
+    )
     max_length: int = option(1024, "Training", "Tokens of a row that are read; longer rows are cut.", ge=8, le=1048576)
     packing: bool | None = option(
         None, "Training", "Put several short rows into one, without mixing them. Empty: where it is exact and pays."

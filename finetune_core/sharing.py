@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .precision import FUSED
 from .recipe import Recipe
 
 
@@ -42,3 +43,15 @@ def share(resolved: Recipe) -> Share:
     rows = max(1, each // passes)
     one = resolved.replace(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
     return Share(one, rows * passes * resolved.num_processes, asked)
+
+
+def can_share_weights(recipe: Recipe) -> bool:
+    """Whether FSDP is known to work for it: several processes; no weights or moments in 4 or 8 bits, no DoRA."""
+    light = recipe.method == "full" and recipe.optim not in (None, FUSED)
+    return recipe.num_processes > 1 and recipe.method != "qlora" and not recipe.use_dora and not light
+
+
+def weights_shared(resolved: Recipe) -> str:
+    """What FSDP means for this training, in plain words."""
+    part = "all weights, gradients and moments" if resolved.method == "full" else "the base model's weights"
+    return f"Each process keeps 1/{resolved.num_processes} of {part}; a layer is gathered while it is at work (FSDP)."

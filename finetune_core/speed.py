@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from . import measured
 from .encoded import encode
+from .errors import FinetuneError
 from .machine import this_machine
 from .model import fetch_model
 from .preflight import Preflight
@@ -39,6 +40,12 @@ def probe(
     runs out is raised as it is.
     """
     asked = seen.plan.recipe
+    if asked.fsdp:
+        raise FinetuneError(
+            "The weights are to be shared among several processes, and one alone does not measure that.",
+            "Plan without --probe, or set fsdp to false.",
+            code="no-probe",
+        )
     say(None, FETCHING)
     folder = fetch_model(asked.model_name_or_path, asked.model_revision, token=token)
     recipe = asked.replace(

@@ -16,7 +16,7 @@ from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
-from .ladder import as_overrides, harder_rungs, step_down
+from .ladder import as_overrides, harder_rungs, step_down, wider_rungs
 from .machine import take_one_gpu, this_machine
 from .processes import learn_together
 from .recipe import Recipe
@@ -230,7 +230,8 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
 
 def _at_the_foot(recipe: Recipe, told: FinetuneError) -> FinetuneError:
     """Memory ran out although everything was tried that leaves the rows and the method as they are."""
-    ways = [f"{rung.says} ({as_overrides(rung.changes)})" for rung in harder_rungs(recipe)]
+    rungs = (*wider_rungs(recipe, len(this_machine().gpus)), *harder_rungs(recipe))
+    ways = [f"{rung.says} ({as_overrides(rung.changes)})" for rung in rungs]
     fix = f"Start again with one of these. {'; '.join(ways)}." if ways else "Choose a machine with more memory."
     return FinetuneError(f"{told.problem} Smaller steps were tried and are not enough.", fix, told.code)
 
@@ -270,7 +271,7 @@ def learn(
     from .watching import Diary
 
     machine = this_machine()
-    diary = Diary(run, tell, tokenizer, sample)
+    diary = Diary(run, tell, tokenizer, sample, everybody=bool(recipe.fsdp))
     trainer = build_trainer(recipe, folder, run.path / "checkpoints", rows, [diary], machine)
     if machine.kind != "cpu":  # a CPU ends the process instead of saying that memory is short
         dry_run(trainer)
@@ -280,12 +281,16 @@ def learn(
     seconds = time.monotonic() - began
 
     stopped = (run.path / "stop").exists()
-    if not trainer.is_world_process_zero():
-        return ("stopped" if stopped else "finished"), {}
+    first = trainer.is_world_process_zero()
     tell("stage", name="saving")
     result = run.result_dir
     beside = result.with_name(result.name + ".part")
-    trainer.model.save_pretrained(beside, safe_serialization=True)
+    if recipe.fsdp:
+        trainer.save_weights(beside)
+    elif first:
+        trainer.model.save_pretrained(beside, safe_serialization=True)
+    if not first:
+        return ("stopped" if stopped else "finished"), {}
     save_tokenizer(tokenizer, folder, beside)
     _name_base(beside, recipe)
     _swap(beside, result)

@@ -11,20 +11,22 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedModel, PrinterCallback, set_seed
 from transformers.pytorch_utils import Conv1D
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from .attention import attend_rows_apart
 from .encoded import token_lengths
 from .errors import FinetuneError
 from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
+from .grouping import RowsTrainer
 from .machine import Machine
 from .model import load_base
 from .packing import attends_by_row
 from .precision import FUSED, moment_bytes
 from .recipe import Recipe
+from .together import ShardedTrainer, SharedTrainer, require_shares, weight_shares
 
 
 def build_trainer(
@@ -38,13 +40,18 @@ def build_trainer(
     """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows."""
     set_seed(recipe.seed)
     train_set, validation_set = rows
+    # before the weights: it joins the processes that take shares of them
+    config = sft_config(recipe, output_dir, machine, validation_set is not None)
     model = load_base(
         folder,
         dtype=recipe.dtype or "float32",
         attn_implementation=recipe.attn_implementation or "sdpa",
         quantization="4bit" if recipe.method == "qlora" else None,
         for_training=True,
+        shares=weight_shares(recipe, machine),
     )
+    if recipe.fsdp:
+        require_shares(model)
     if recipe.packing and attends_by_row(model.config.get_text_config().model_type):
         attend_rows_apart(model)
     if recipe.use_liger_kernel:
@@ -56,10 +63,10 @@ def build_trainer(
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
     score_trained_tokens_only()
-    kind = RowsTrainer if recipe.num_processes == 1 else SharedTrainer
+    kind = ShardedTrainer if recipe.fsdp else SharedTrainer if recipe.num_processes > 1 else RowsTrainer
     trainer = kind(
         model=model,
-        args=sft_config(recipe, output_dir, machine, validation_set is not None),
+        args=config,
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
@@ -78,39 +85,6 @@ def _keep_adapter_in(model: nn.Module, dtype: str) -> None:
     for name, weight in model.named_parameters():
         if weight.requires_grad and "lora_magnitude_vector" not in name:
             weight.data = weight.data.to(getattr(torch, dtype))
-
-
-class RowsTrainer(SFTTrainer):
-    """TRL's trainer, which groups rows by length without reading them: transformers reads each row to measure it.
-
-    The rows of one step are grouped, whoever computes them: with several processes, transformers would group those of
-    one process's share.
-    """
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(step, lengths=token_lengths(rows))
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_eval_sampler(eval_dataset)
-        seeded = torch.Generator().manual_seed(self.args.seed)
-        return LengthGroupedSampler(self.args.eval_batch_size, lengths=token_lengths(eval_dataset), generator=seeded)
-
-
-class SharedTrainer(RowsTrainer):
-    """A training that several processes share sees the rows in the order of one process, step by step.
-
-    Each process would draw the order of an epoch from random numbers of its own, which part as soon as one drops out
-    more than another.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.accelerator.rng_types = ["torch"]  # at the start of an epoch, everybody has those of the first
 
 
 def dry_run(trainer: SFTTrainer) -> None:
@@ -152,7 +126,8 @@ def _room_for_moments(trainer: SFTTrainer) -> list[torch.Tensor]:
     for weight in trainer.model.parameters():
         if weight.requires_grad:
             each = moment_bytes(trainer.args.optim, str(weight.dtype).removeprefix("torch."), id(weight) in embeddings)
-            room.append(torch.empty(weight.numel() * each, dtype=torch.uint8, device=weight.device))
+            mine = weight.to_local() if isinstance(weight, DTensor) else weight
+            room.append(torch.empty(mine.numel() * each, dtype=torch.uint8, device=weight.device))
     return room
 
 

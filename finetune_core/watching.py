@@ -32,8 +32,11 @@ class Diary(TrainerCallback):
         tell: Callable[..., Event],
         tokenizer: ChatTokenizer,
         sample: list[dict],
+        everybody: bool = False,
     ):
+        """`everybody`: the weights are shared among the processes, so all of them answer, and the first one tells."""
         self.run, self.tell, self.tokenizer = run, tell, tokenizer
+        self.everybody = everybody
         self.sample_prompt = sample[-1]["content"] if sample else ""
         self.sample_ids = render_prompt(sample, tokenizer) if sample else []
         self.real_tokens = 0  # trained on by this worker, without padding
@@ -125,7 +128,7 @@ class Diary(TrainerCallback):
     def _sample(self, step: int) -> None:
         """The fixed prompt's answer, greedy; a short one, so that watching costs little."""
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        if not self.sample_ids or self._model is None or rank > 0:
+        if not self.sample_ids or self._model is None or (rank > 0 and not self.everybody):
             return
         was_training = self._model.training
         self._model.eval()

@@ -52,6 +52,7 @@ FIELD_TITLES = {
     "per_device_train_batch_size": "Batch size",
     "gradient_accumulation_steps": "Batches added up",
     "num_processes": "Processes (GPUs)",
+    "fsdp": "Share the weights (FSDP)",
     "max_length": "Longest row",
     "packing_length": "Length of a packed row",
     "optim": "Optimizer",

@@ -16,6 +16,7 @@ PART_WORDS = {
     "optimizer": ("Optimizer", "Two moving averages for each trained weight (AdamW)."),
     "activations": ("Activations", "What the layers remember of a batch until the backward pass."),
     "logits": ("Logits", "Scores for every word of the vocabulary."),
+    "gathered": ("Gathered", "The layers at work, whole for a moment; each process keeps only its share of them."),
     "correction": ("Measured here", "What earlier runs on this machine took more than the arithmetic says."),
     "runtime": ("Runtime", "Libraries and their workspace, before any weight is loaded."),
 }

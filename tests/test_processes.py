@@ -2,14 +2,12 @@
 
 import os
 import signal
-import time
 
 import psutil
 import pytest
-from conftest import chat_rows, write_jsonl
 from test_launch import wait_for, worker_pid
 
-from finetune_core import launch
+from finetune_core import launch, plan
 from finetune_core.errors import FinetuneError
 from finetune_core.machine import Gpu, Machine
 from finetune_core.preflight import create_run, look
@@ -37,8 +35,8 @@ def test_a_step_keeps_its_rows(batch, accumulation, processes, each):
     assert ("as asked" in shared.says) == (each[2] == batch * accumulation)
 
 
-def machine(gpus, cores=8):
-    card = Gpu("L4", 24, 22, 8.9)
+def machine(gpus, cores=8, gb=22):
+    card = Gpu("L4", gb + 2, gb, 8.9)
     return Machine(cores, 64, 60, (card,) * gpus, kind="cuda" if gpus else "cpu")
 
 
@@ -49,7 +47,8 @@ def test_more_processes_than_places_are_refused(recipe, gpus, cores, places):
     assert refused.value.code == "too-many-processes" and places in refused.value.problem
 
 
-def test_the_plan_proposes_the_other_gpus_and_counts_on_them_when_they_are_asked_for(recipe):
+def test_the_plan_proposes_the_other_gpus_and_counts_on_them_when_they_are_asked_for(recipe, monkeypatch):
+    monkeypatch.setattr(plan, "LAYER_SECONDS", {"lora": 1e-9})  # so few tokens would wait for the layers alone
     four = look(recipe, machine=machine(4)).plan
     assert any("num_processes=4" in reason for reason in four.reasons) and four.recipe.num_processes == 1
     shared = look(recipe.replace(num_processes=4), machine=machine(4)).plan
@@ -82,29 +81,6 @@ def test_memory_that_runs_out_in_one_of_them_goes_a_rung_down_the_ladder(recipe,
 
 
 # --- with real processes ---
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_jsonl(tmp_path_factory.mktemp("shared") / "rows.jsonl", chat_rows(40))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_model_dir, rows):
-    """`trained(processes, field=value, …)`: (run, lines handed on, seconds). Twenty steps, five epochs."""
-    from finetune_core.train import train
-
-    def go(processes, **values):
-        recipe = Recipe(
-            model_name_or_path=str(tiny_model_dir), dataset_name=str(rows), max_steps=20, evaluate=False,
-            num_processes=processes, logging_steps=1, eval_steps=10, save_steps=10, learning_rate=1e-2, **values,
-        )  # fmt: skip
-        run = create_run(recipe, tmp_path_factory.mktemp("runs"))
-        seen, began = [], time.monotonic()
-        assert train(run, on_event=seen.append) == "finished"
-        return run, seen, time.monotonic() - began
-
-    return go
 
 
 def apart(one, other):

@@ -1,0 +1,145 @@
+"""Weights that several processes share (FSDP): when the plan does so, and that the run is that of one process."""
+
+import dataclasses
+import shutil
+
+import pytest
+from test_processes import apart, machine
+from tuned import QUESTIONS, float32, prompts
+
+from finetune_core import preflight
+from finetune_core.errors import FinetuneError
+from finetune_core.facts import ModelFacts
+from finetune_core.ladder import gentle_rungs
+from finetune_core.precision import FUSED
+from finetune_core.preflight import look
+from finetune_core.progress import summarize
+from finetune_core.run import Run
+
+
+@pytest.fixture
+def big_facts(monkeypatch):
+    """The model is of eight billion parameters, for the plan."""
+    facts = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, model_type="llama")
+    monkeypatch.setattr(preflight, "_facts", lambda folder, recipe: facts)
+
+
+@pytest.mark.parametrize(("method", "gb"), [("lora", 16), ("full", 60)])
+def test_weights_are_shared_where_a_copy_does_not_fit_and_only_there(recipe, method, gb, big_facts):
+    asked = recipe.replace(method=method, num_processes=4)
+    roomy, tight = (look(asked, machine=machine(4, gb=gb)).plan for gb in (2000, gb))
+    assert (roomy.recipe.fsdp, tight.recipe.fsdp, tight.fits) == (False, True, "fits")
+    assert tight.memory_gb["weights"] < roomy.memory_gb["weights"] / 3.9 and tight.memory_gb["gathered"] > 0
+    moved = tight.memory_gb["optimizer"] / roomy.memory_gb["optimizer"]
+    assert moved == pytest.approx(0.25 if method == "full" else 1, rel=0.01)  # an adapter lies whole in each
+    assert any("1/4" in reason and "would not fit" in reason for reason in tight.reasons)
+    assert not any("FSDP" in reason for reason in roomy.reasons)
+
+
+def test_weights_are_shared_before_anything_is_kept_in_fewer_bits(recipe, big_facts):
+    able = dataclasses.replace(machine(4, gb=60), bitsandbytes=True)
+    made = look(recipe.replace(method="full", num_processes=4), machine=able).plan
+    assert (made.recipe.fsdp, made.recipe.dtype, made.recipe.optim) == (True, "float32", FUSED)
+    foot = made.recipe.replace(per_device_train_batch_size=1, packing=False, gradient_checkpointing=True)
+    assert gentle_rungs(foot, 60, able) == []  # nor are they when memory runs out: those cannot be shared
+
+
+def test_a_person_decides_whether_weights_are_shared(recipe, big_facts):
+    asked = recipe.replace(num_processes=4)
+    assert look(asked.replace(fsdp=True), machine=machine(4, gb=2000)).plan.recipe.fsdp is True
+    refused = look(asked.replace(fsdp=False), machine=machine(4, gb=14)).plan
+    assert refused.recipe.fsdp is False and refused.fits == "no"
+    assert refused.suggestions[0].changes == {"num_processes": 4, "fsdp": True}
+
+
+@pytest.mark.parametrize(("gb", "says"), [(14, True), (16, False)])
+def test_the_plan_says_where_one_gpu_cannot_answer_with_what_several_train(recipe, gb, says, big_facts):
+    plan = look(recipe.replace(num_processes=4, fsdp=True), machine=machine(4, gb=gb)).plan
+    assert any("chat" in reason for reason in plan.reasons) is says
+
+
+def test_what_one_gpu_does_not_hold_is_proposed_to_all_of_them(recipe, big_facts):
+    plan = look(recipe, machine=machine(4, gb=14)).plan
+    assert plan.fits == "no" and plan.recipe.fsdp is False
+    assert look(recipe.replace(**plan.suggestions[0].changes), machine=machine(4, gb=14)).plan.fits != "no"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"num_processes": 1}, "num_processes is 1"),
+        ({"method": "qlora", "num_processes": 2}, "QLoRA"),
+        ({"use_dora": True, "num_processes": 2}, "DoRA"),
+        ({"method": "full", "optim": "adamw_8bit", "num_processes": 2}, "8 bits"),
+    ],
+    ids=str,
+)
+def test_weights_that_cannot_be_shared_are_refused(recipe, values, words):
+    with pytest.raises(FinetuneError) as refused:
+        look(recipe.replace(fsdp=True, **values), machine=machine(2))
+    assert refused.value.code == "no-fsdp" and words in refused.value.problem
+
+
+def test_a_model_whose_layers_transformers_cannot_share_is_refused(tiny_model_dir):
+    from finetune_core.model import load_base
+    from finetune_core.together import require_shares
+
+    with pytest.raises(FinetuneError, match="type llama") as refused:  # it was not loaded in shares
+        require_shares(load_base(tiny_model_dir, dtype="float32", device="cpu"))
+    assert refused.value.code == "no-fsdp"
+
+
+# --- with real processes ---
+
+
+SHARED = {"adapter": {}, "all weights": {"method": "full", "early_stopping": True, "early_stopping_patience": 9}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", SHARED.values(), ids=SHARED)
+def test_shared_weights_learn_the_loss_curve_of_one_process_and_leave_the_same_run(trained, values):
+    (one, _, _), (two, _, _) = trained(1, packing=False, **values), trained(2, packing=False, fsdp=True, **values)
+    ours, theirs = summarize(two.events()), summarize(one.events())
+    assert apart(ours.loss, theirs.loss) < 1e-3 and ours.loss[-1][1] < ours.loss[0][1] - 0.3
+    assert apart(ours.eval_loss, theirs.eval_loss) < 1e-3
+    assert any("1/2" in event.data.get("says", "") for event in two.events() if event.kind == "stage")
+    answers = [[event.data["answer"] for event in run.events() if event.kind == "sample"] for run in (one, two)]
+    assert answers[0] == answers[1] and len(answers[0]) > 1
+    assert files_of(one.result_dir) == files_of(two.result_dir)
+    assert said_by(one) == said_by(two)
+    assert [path.name for path in two.checkpoints()] == ["checkpoint-10", "checkpoint-20"]
+
+
+def files_of(folder):
+    """Names, and shapes of the tensors: what there is to load."""
+    from safetensors import safe_open
+
+    with safe_open(next(folder.glob("*.safetensors")), "pt") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    return sorted(path.name for path in folder.iterdir()), shapes
+
+
+def said_by(run):
+    """What the result answers when it is loaded as the chat loads it."""
+    chatter = float32(run)
+    return [answer.text for answer in chatter.generate("tuned", prompts(chatter, QUESTIONS[:1]), max_new_tokens=16)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", SHARED.values(), ids=SHARED)
+def test_shared_weights_go_on_from_a_checkpoint_as_one_process_does(trained, values, tmp_path):
+    (one, _, _), (two, _, _) = trained(1, packing=False, **values), trained(2, packing=False, fsdp=True, **values)
+    theirs, ours = gone_on(one, tmp_path / "one"), gone_on(two, tmp_path / "two")
+    assert [step for step, _ in ours] == list(range(11, 21)) and apart(ours, theirs) < 1e-3
+
+
+def gone_on(run, folder):
+    """The losses of a copy of this run that lost everything after step 10 and went on."""
+    from finetune_core.train import train
+
+    again = Run(shutil.copytree(run.path, folder / run.id))
+    shutil.rmtree(again.path / "checkpoints" / "checkpoint-20")
+    shutil.rmtree(again.result_dir)
+    before = len(again.events())
+    assert train(again) == "finished" and files_of(again.result_dir) == files_of(run.result_dir)
+    return [(event.data["step"], event.data["loss"]) for event in again.events()[before:] if event.kind == "step"]
