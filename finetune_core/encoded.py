@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Sets = tuple[Dataset, Dataset | None]  # to learn from, and to watch with
 COLUMNS = ("input_ids", "labels")
 SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
-AT_ONCE = 100_000  # tokens in one piece of a file
+AT_ONCE = 50_000  # tokens in one piece of a file
 
 
 def read_rows(run: Run) -> tuple[Rows, Rows]:
