@@ -6,8 +6,8 @@ They lie in the run's scratch (`.rows/<max_length>/`), where the processes that 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Sets = tuple[Dataset, Dataset | None]  # to learn from, and to watch with
 COLUMNS = ("input_ids", "labels")
 SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
-AT_ONCE = 1000  # rows in one piece of a file
+AT_ONCE = 50_000  # tokens in one piece of a file
 
 
 def read_rows(run: Run) -> tuple[Rows, Rows]:
@@ -78,9 +78,22 @@ def encode(rows: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length:
         pa.OSFile(str(beside), "wb") as file,
         pa.ipc.new_stream(file, SCHEMA) as writer,
     ):
-        while some := list(islice(trained, AT_ONCE)):
+        for some in _pieces(trained):
             writer.write_batch(_as_batch(some))
     return Dataset.from_file(str(path))
+
+
+def _pieces(rows: Iterable[Rendered]) -> Iterator[list[Rendered]]:
+    piece: list[Rendered] = []
+    tokens = 0
+    for row in rows:
+        piece.append(row)
+        tokens += len(row.input_ids)
+        if tokens >= AT_ONCE:
+            yield piece
+            piece, tokens = [], 0
+    if piece:
+        yield piece
 
 
 def _as_batch(rows: Sequence[Rendered]) -> pa.RecordBatch:

@@ -61,7 +61,7 @@ def test_an_export_takes_its_turn(tuned, runs_dir, tmp_path, turns):
 def test_a_probe_takes_its_turn(recipe, runs_dir, tmp_path, turns, monkeypatch, capsys):
     from finetune_core import speed
 
-    monkeypatch.setattr(speed, "probe", lambda seen, seconds: turns.append(Path("probed")))
+    monkeypatch.setattr(speed, "probe", lambda *_: turns.append(Path("probed")) or (1, 1.0, 1.0))
     recipe.save(tmp_path / "recipe.yaml")
     assert main(["plan", str(tmp_path / "recipe.yaml"), "--probe", "--json", "--runs-dir", str(runs_dir)]) == 0
     assert turns == [runs_dir, Path("probed")] and json.loads(capsys.readouterr().out)["steps"] == 8

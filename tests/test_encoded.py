@@ -33,18 +33,19 @@ def test_encoded_rows_are_the_rendered_rows_in_their_order(tiny_tokenizer, tmp_p
 def test_what_is_encoded_is_not_held_in_memory(tiny_tokenizer, tmp_path):
     import psutil
 
-    def many():
-        for _ in range(40):
-            yield from chat_rows(500)
+    long = [{"role": "user", "content": "kettle"}, {"role": "assistant", "content": "good " * 60}]
+
+    def many(count):
+        return ({"messages": long} for _ in range(count))
 
     def memory():
         return psutil.Process().memory_full_info().uss
 
-    encode(chat_rows(2000), tiny_tokenizer, 64, tmp_path / "first.arrow")  # what is loaded once
+    encode(many(1000), tiny_tokenizer, 256, tmp_path / "first.arrow")  # what is loaded once
     before = memory()
-    encoded = encode(many(), tiny_tokenizer, 64, tmp_path / "rows.arrow")
+    encoded = encode(many(8000), tiny_tokenizer, 256, tmp_path / "rows.arrow")
     size = (tmp_path / "rows.arrow").stat().st_size
-    assert len(encoded) == 20_000 and memory() - before < size / 2
+    assert len(encoded) == 8000 and size > 10e6 and memory() - before < size / 2
 
 
 def test_another_max_length_is_encoded_anew_and_all_of_it_forgotten(run, tiny_tokenizer):
