@@ -134,8 +134,8 @@ def left_card(sent: Sent, status: str, is_space: bool) -> str:
     if not sent.left or status == "running":
         return ""
     code, problem, fix = (str(sent.left.get(name, "")) for name in ("code", "problem", "fix"))
-    if code in ("no-token", "bad-token"):
-        problem = "Your sign-in at the Hub has ended." if code == "bad-token" else problem
+    if code in ("no-token", "bad-token", "sign-in-ended"):
+        problem = problem if code == "no-token" else "Your sign-in at the Hub has ended."
         return notice("warn", problem, SIGN_IN_AGAIN[is_space] + NOT_LOST)
     if status == "interrupted" and sent.job_id:
         fix = f"{fix} Follow it again after that: {NOT_LOST}"

@@ -67,9 +67,10 @@ def test_a_result_that_is_still_on_the_hub_can_be_fetched(runs_dir):
     assert page["start"] == "Fetch its result" and "kept in alice/fijn-x" in page["head"]
 
 
+@pytest.mark.parametrize("code", ["bad-token", "sign-in-ended"])
 @pytest.mark.parametrize(("on_space", "how"), [(False, "hf auth login"), (True, "at the top of the page")])
-def test_a_sign_in_that_ended_says_how_to_go_on_and_that_nothing_is_lost(runs_dir, request, on_space, how):
-    left = {"code": "bad-token", "problem": "Unknown token.", "fix": "Make one."}
+def test_a_sign_in_that_ended_says_how_to_go_on_and_that_nothing_is_lost(runs_dir, request, on_space, how, code):
+    left = {"code": code, "problem": "Unknown token.", "fix": "Make one."}
     run = make_run(runs_dir, *BEGAN, *STEP, left=left, owner="alice" if on_space else "")
     if on_space:
         request.getfixturevalue("on_acme")
@@ -145,6 +146,21 @@ def test_another_account_neither_follows_nor_stops_nor_gives_up_a_job(runs_dir, 
         assert refused.value.code == "other-account"
     assert run.path.exists() and run.status() == "interrupted"
     assert sent_of(run).left["code"] == "other-account"
+
+
+@pytest.mark.parametrize("token", [ALICE, "hf_oauth_alice"])
+def test_a_sign_in_that_ends_leaves_the_job_to_be_followed_and_starts_no_new_one(runs_dir, monkeypatch, token):
+    def refused(token):
+        error = RuntimeError("401")
+        error.response = type("Answer", (), {"status_code": 401})
+        raise follow.account.told(error, token)
+
+    monkeypatch.setattr(follow.account, "sign_in", refused)
+    run = make_run(runs_dir, *BEGAN)
+    with pytest.raises(FinetuneError):
+        follow.follow(run, token=token)
+    assert run.status() == "interrupted" and follow.next_start(run) == "follow"
+    assert sent_of(run).left["code"] in ("bad-token", "sign-in-ended")
 
 
 @pytest.mark.parametrize(("token", "owner", "may"), [(BOB, "bob", True), (BOB, "alice", False), (None, "", False)])
