@@ -8,7 +8,7 @@ from typing import Any
 from .machine import Machine
 from .precision import FUSED, IN_8_BITS, PAGED
 from .recipe import STARTER_MODEL, Recipe, Suggestion
-from .sharing import can_share_weights
+from .sharing import can_share_weights, share
 
 SHORTEST_PACK = 128  # tokens; below this packing stops to pay
 SHORTEST_ROW = 256  # tokens; a max_length that is not lowered further
@@ -29,13 +29,13 @@ def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool
     from, which has its moments in the format of its optimizer.
     """
     rungs = []
-    rows = resolved.per_device_train_batch_size
+    rows = share(resolved).recipe.per_device_train_batch_size  # in one process
     if rows > 1:
-        step = rows * resolved.gradient_accumulation_steps
+        step = resolved.per_device_train_batch_size * resolved.gradient_accumulation_steps
         fewer = next(size for size in range(rows // 2, 0, -1) if step % size == 0)
         rungs.append(
             Suggestion(
-                "Half the batch, twice the accumulation" if fewer * 2 == rows else
+                "Half the batch, twice the accumulation" if fewer * 2 == resolved.per_device_train_batch_size else
                 "Smaller batches, more of them in a step",
                 {"per_device_train_batch_size": fewer, "gradient_accumulation_steps": step // fewer},
             )

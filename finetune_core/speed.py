@@ -17,6 +17,7 @@ from .errors import FinetuneError
 from .machine import this_machine
 from .model import fetch_model
 from .preflight import Preflight
+from .sharing import share
 from .trainer import build_trainer, dry_run
 from .turn import StoppedWaiting
 from .watching import peak_memory_gb, wait_for_device
@@ -48,7 +49,7 @@ def probe(
         )
     say(None, FETCHING)
     folder = fetch_model(asked.model_name_or_path, asked.model_revision, token=token)
-    recipe = asked.replace(
+    recipe = share(asked).recipe.replace(  # of several processes, the part of one: so the plan counts
         num_processes=1, max_steps=10_000, early_stopping=False, eval_steps=20_000, save_steps=20_000
     )
     rows = [row for row, _ in zip(seen.prepared.train, range(MOST_ROWS), strict=False)]

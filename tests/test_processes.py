@@ -9,6 +9,7 @@ from test_launch import wait_for, worker_pid
 
 from finetune_core import launch, plan
 from finetune_core.errors import FinetuneError
+from finetune_core.ladder import step_down
 from finetune_core.machine import Gpu, Machine
 from finetune_core.preflight import create_run, look
 from finetune_core.progress import summarize
@@ -57,6 +58,31 @@ def test_the_plan_proposes_the_other_gpus_and_counts_on_them_when_they_are_asked
     assert not any("num_processes" in reason for reason in look(recipe, machine=machine(1)).plan.reasons)
 
 
+def test_when_memory_runs_out_each_process_takes_fewer_rows_and_a_step_keeps_its_rows():
+    asked = Recipe(per_device_train_batch_size=8, num_processes=2, packing=False)
+    lower, rung = step_down(asked, 60, machine(2))
+    one = share(lower)
+    assert (one.recipe.per_device_train_batch_size, one.rows) == (2, 8) and share(asked).rows == 8
+    assert rung.says == "Smaller batches, more of them in a step"
+    assert step_down(asked.replace(num_processes=8), 60, machine(8))[1].changes == {"gradient_checkpointing": True}
+
+
+def test_a_probe_takes_the_rows_of_one_process_as_the_plan_counts_them(recipe, monkeypatch):
+    from finetune_core import speed
+
+    class Seen(Exception):
+        pass
+
+    def build(recipe, *_):
+        raise Seen(recipe.num_processes, recipe.per_device_train_batch_size)
+
+    monkeypatch.setattr(speed, "build_trainer", build)
+    seen = look(recipe.replace(per_device_train_batch_size=8, num_processes=2, packing=False), machine=machine(2))
+    with pytest.raises(Seen) as built:
+        speed.probe(seen, 1.0)
+    assert built.value.args == (1, 4)
+
+
 def test_processes_on_a_cpu_share_its_memory(recipe):
     one, two = (look(recipe.replace(num_processes=n), machine=machine(0)).plan for n in (1, 2))
     assert two.available_gb == one.available_gb / 2 and two.seconds == one.seconds
@@ -76,7 +102,7 @@ def test_memory_that_runs_out_in_one_of_them_goes_a_rung_down_the_ladder(recipe,
     monkeypatch.setattr(train, "learn_together", learn_together)
     run = create_run(recipe.replace(num_processes=2), runs_dir)
     assert train.train(run) == "finished"
-    assert asked == [8, 4]
+    assert asked == [8, 2]  # four rows in each of them, then two
     assert [event.data["code"] for event in run.events() if event.kind == "warning"] == ["stepped-down"]
 
 
