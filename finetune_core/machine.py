@@ -95,17 +95,17 @@ def this_machine(folder: Path | None = None) -> Machine:
     )
 
 
-def take_one_gpu() -> None:
-    """Let this process see one GPU only, before torch is imported: TRL trains on one in a process.
+def take_gpus(count: int = 1) -> None:
+    """Let this process see so many GPUs only, before torch is imported: TRL trains on one in a process.
 
-    The one with the most free memory, which the plan was made for. Whoever set CUDA_VISIBLE_DEVICES has chosen, and so
-    has a launcher of several processes (LOCAL_RANK).
+    Those with the most free memory, which the plan was made for; the first of several processes gets the first. Whoever
+    set CUDA_VISIBLE_DEVICES has chosen, and so has a launcher of several processes (LOCAL_RANK).
     """
     if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
         return
     gpus = this_machine().gpus
-    if len(gpus) > 1 and gpus[0].uuid:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0].uuid
+    if len(gpus) > count and all(gpu.uuid for gpu in gpus[:count]):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in gpus[:count])
 
 
 def visible(gpus: Sequence[Gpu], asked: str | None) -> tuple[Gpu, ...]:

@@ -116,13 +116,7 @@ def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, ow
     """The run for what was looked at, with its rows: what was checked is what is learned, and is not read again."""
     from .data import write_data
 
-    if seen.diagnosis.verdict == "blocked":
-        errors = [finding for finding in seen.diagnosis.findings if finding.level == "error"]
-        raise FinetuneError(
-            " ".join(finding.says for finding in errors[:3]),
-            errors[0].fix if errors else "Look at the check.",
-            code="data-blocked",
-        )
+    refuse_blocked(seen)
     warnings = [finding for finding in seen.diagnosis.findings if finding.level == "warning"]
     promised = seen.plan.as_dict() | {
         "warnings": [finding.says for finding in warnings],
@@ -133,6 +127,17 @@ def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, ow
         write_data(seen.prepared, folder / "data", promised["passed"])
 
     return Run.create(runs_dir, seen.plan.recipe, promised, tail, owner, fill)
+
+
+def refuse_blocked(seen: Preflight) -> None:
+    """Raise FinetuneError (data-blocked) for rows from which nothing can be learned as they are."""
+    if seen.diagnosis.verdict == "blocked":
+        errors = [finding for finding in seen.diagnosis.findings if finding.level == "error"]
+        raise FinetuneError(
+            " ".join(finding.says for finding in errors[:3]),
+            errors[0].fix if errors else "Look at the check.",
+            code="data-blocked",
+        )
 
 
 def model_folder(recipe: Recipe, token: str | None = None) -> Path:

@@ -17,7 +17,8 @@ from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
 from .ladder import as_typed, harder_rungs, step_down, wider_rungs
-from .machine import take_one_gpu, this_machine
+from .machine import take_gpus, this_machine
+from .preflight import refuse_impossible
 from .processes import learn_together
 from .recipe import Recipe
 from .run import Run
@@ -86,9 +87,10 @@ def _train(
     on_compared: Callable[[Chatter], None] | None,
 ) -> tuple[str, dict[str, Any]]:
     recipe = run.recipe
+    refuse_impossible(recipe)  # it may have been made on another machine
     tell("stage", name="fetching")
-    if recipe.num_processes == 1:
-        take_one_gpu()
+    gpus = len(this_machine().gpus)
+    take_gpus(recipe.num_processes)
     from .model import fetch_model, require_same_gpu
 
     if recipe.num_processes == 1:
@@ -105,7 +107,7 @@ def _train(
 
     tokenizer = load_tokenizer(folder)
     _write_rows(run, recipe, tokenizer, token, tell)
-    outcome, facts = _learn(run, recipe, folder, tokenizer, tell, on_event)
+    outcome, facts = _learn(run, recipe, folder, tokenizer, tell, on_event, gpus)
     if outcome == "finished" and recipe.evaluate and prove:
         _compare(run, tell, on_compared)
     return outcome, facts
@@ -118,8 +120,9 @@ def _learn(
     tokenizer: ChatTokenizer,
     tell: Tell,
     on_event: Callable[[Event], None] | None,
+    gpus: int,
 ) -> tuple[str, dict[str, Any]]:
-    """Learn from the encoded rows, here or in several processes, with what fits in memory."""
+    """Learn from the encoded rows, here or in several processes, with what fits in memory. `gpus`: that there are."""
     from .encoded import encode_run, forget_encoded, token_lengths
 
     forget_encoded(run)  # of a worker that was ended
@@ -135,7 +138,7 @@ def _learn(
                 return learn_together(run, recipe, folder, on_event)
             return learn(run, recipe, folder, tokenizer, sets, sample_of(run, recipe, tokenizer), tell)
 
-        return _learn_what_fits(run, tell, attempt, longest)
+        return _learn_what_fits(run, tell, attempt, longest, gpus)
     finally:
         forget_encoded(run)
 
@@ -205,7 +208,7 @@ def _require_own_rows(run: Run) -> None:
         )
 
 
-def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: int) -> Any:
+def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: int, gpus: int) -> Any:
     """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
     recipe = _walked_down(run)
     while True:
@@ -217,7 +220,7 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
                 raise
             lower = step_down(recipe, longest, this_machine(), bool(run.checkpoints()))
             if lower is None:
-                raise _at_the_foot(recipe, told) from error
+                raise _at_the_foot(recipe, told, gpus) from error
             recipe, rung = lower
         tell(
             "warning",
@@ -228,9 +231,9 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
         _free_memory()
 
 
-def _at_the_foot(recipe: Recipe, told: FinetuneError) -> FinetuneError:
+def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int) -> FinetuneError:
     """Memory ran out although everything was tried that leaves the rows and the method as they are."""
-    rungs = (*wider_rungs(recipe, len(this_machine().gpus)), *harder_rungs(recipe))
+    rungs = (*wider_rungs(recipe, gpus), *harder_rungs(recipe))
     fix = f"Start again. {' Or: '.join(map(as_typed, rungs))}" if rungs else "Choose a machine with more memory."
     return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, told.code)
 
@@ -248,7 +251,7 @@ def _free_memory() -> None:
     from .model import free_memory
 
     free_memory()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # to ask a GPU that only other processes used would take memory of it
         torch.cuda.reset_peak_memory_stats()
 
 

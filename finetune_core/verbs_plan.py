@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .errors import FinetuneError, explain
 from .ladder import as_overrides, as_typed
-from .machine import take_one_gpu, this_machine
+from .machine import take_gpus, this_machine
 from .output import Output
 from .recipe import Suggestion, resolve_recipe
 from .turn import StoppedWaiting
@@ -48,24 +48,26 @@ def plan(options: argparse.Namespace, out: Output) -> int:
 def measure(options: argparse.Namespace, out: Output) -> Preflight:
     """Train for a moment, as a job that the page can watch; then the plan with what was measured.
 
-    Raises FinetuneError (out-of-memory with the next rung of the ladder as its fix), and StoppedWaiting if asked to
-    stop.
+    Raises FinetuneError (data-blocked; out-of-memory with the next rung of the ladder as its fix), and StoppedWaiting
+    if asked to stop.
     """
-    from .preflight import look, plan_for
+    from .preflight import look, plan_for, refuse_blocked
 
     recipe = resolve_recipe(options.recipe, options.overrides)
     bring_starter(recipe, out)
-    take_one_gpu()
     job, token = job_of(options, "plan", recipe), os.environ.get("HF_TOKEN")
     with job.working() as say:
         say(None, READING)
         with out.progress() as show:
             seen = look(recipe, token=token, on_progress=show)
-        from .model import require_same_gpu
-        from .speed import probe
-
-        require_same_gpu(this_machine())
+        refuse_blocked(seen)
         with machine_for(job, options.runs_dir, say):
+            machine = this_machine()  # with all its GPUs, and the memory that this process is about to take
+            take_gpus()
+            from .model import require_same_gpu
+            from .speed import probe
+
+            require_same_gpu(this_machine())
             out.say(f"Training for {PROBE_SECONDS:.0f} seconds to measure…")
             try:
                 tokens, seconds, peak = probe(seen, PROBE_SECONDS, say, job.is_asked_to_stop, token)
@@ -74,7 +76,7 @@ def measure(options: argparse.Namespace, out: Output) -> Preflight:
                     raise
                 raise _too_large(seen.plan.ladder) from error
         say(1.0, made={"tokens_per_second": round(tokens / seconds, 1), "peak_gb": round(peak, 3)})
-    return replace(seen, plan=plan_for(seen.recipe, seen.facts, seen.diagnosis, this_machine()))
+    return replace(seen, plan=plan_for(seen.recipe, seen.facts, seen.diagnosis, machine))
 
 
 def _too_large(ladder: Sequence[Suggestion]) -> FinetuneError:

@@ -57,14 +57,21 @@ def test_a_gpu_that_shares_the_machines_memory_has_the_machines(nvidia_smi):
 
 def test_a_worker_sees_one_gpu(nvidia_smi):
     nvidia_smi(TWO)
-    machine.take_one_gpu()
+    machine.take_gpus()
     assert machine.os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb-2"
+
+
+@pytest.mark.parametrize(("count", "taken"), [(2, "GPU-bbbb-2,GPU-dddd-4"), (3, None)])
+def test_several_workers_get_the_gpus_with_the_most_free_memory(nvidia_smi, count, taken):
+    nvidia_smi(TWO + "NVIDIA A100, 81920, 40000, 8.0, GPU-dddd-4\n")
+    machine.take_gpus(count)
+    assert machine.os.environ.get("CUDA_VISIBLE_DEVICES") == taken
 
 
 def test_a_worker_of_several_sees_the_gpus_that_its_launcher_left(nvidia_smi, monkeypatch):
     nvidia_smi(TWO)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    machine.take_one_gpu()
+    machine.take_gpus()
     assert "CUDA_VISIBLE_DEVICES" not in machine.os.environ
 
 

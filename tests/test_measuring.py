@@ -9,6 +9,7 @@ from conftest import chat_rows, write_jsonl
 
 from finetune_core import launch, measured, verbs_plan
 from finetune_core.cli import main, parser
+from finetune_core.machine import Gpu, Machine
 from finetune_core.recipe import Recipe
 from finetune_ui import form, measuring, words_measure
 from finetune_ui.looking import Looks
@@ -127,6 +128,42 @@ def test_what_does_not_begin_says_why(recipe, runs_dir, looks, monkeypatch):
     monkeypatch.setattr(launch, "start_job", full)
     drawn = measuring.start(runs_dir, *form.to_boxes(recipe))
     assert "The disk is full." in shown(runs_dir, looks, recipe, drawn)[0]
+
+
+def test_a_plan_for_several_gpus_is_measured_on_one_and_counts_all_as_they_were_before(
+    recipe, runs_dir, tmp_path, monkeypatch, capsys
+):
+    from finetune_core import model, preflight, speed
+
+    free = [20.0, 20.0]
+
+    def machine():
+        gpus = tuple(Gpu("L4", 24, each, 8.9, f"GPU-{place}") for place, each in enumerate(free))
+        return Machine(8, 64, 60, gpus, kind="cuda")
+
+    def probe(*_):
+        free[0] = 1.0  # what was trained with is not given back before the process ends
+        return 100, 1.0, 19.0
+
+    monkeypatch.setattr(preflight, "this_machine", machine)
+    monkeypatch.setattr(verbs_plan, "this_machine", machine)
+    monkeypatch.setattr(verbs_plan, "take_gpus", free.pop)
+    monkeypatch.setattr(model, "require_same_gpu", lambda machine: None)
+    monkeypatch.setattr(speed, "probe", probe)
+    file = tmp_path / "recipe.yaml"
+    recipe.replace(num_processes=2, gradient_checkpointing=None).save(file)
+    assert main(["plan", str(file), "--probe", "--json", "--runs-dir", str(runs_dir)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["available_gb"] == 20 and said["fits"] == "fits" and free == [1.0]
+
+
+def test_rows_that_teach_nothing_are_not_measured(recipe, runs_dir, tmp_path, capsys):
+    asked = [{"messages": [{"role": "user", "content": f"Where is parcel {number}?"}]} for number in range(20)]
+    file = tmp_path / "recipe.yaml"
+    recipe.replace(dataset_name=str(write_jsonl(tmp_path / "asked.jsonl", asked))).save(file)
+    assert main(["plan", str(file), "--probe", "--json", "--runs-dir", str(runs_dir)]) == 1
+    said = json.loads(capsys.readouterr().out)["error"]
+    assert said["code"] == "data-blocked" and said["fix"]
 
 
 def test_the_command_gives_the_measured_plan(recipe, runs_dir, tmp_path, monkeypatch, capsys):

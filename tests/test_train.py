@@ -9,6 +9,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.preflight import create_run
 from finetune_core.progress import summarize
 from finetune_core.recipe import Recipe
+from finetune_core.run import Run
 
 
 def run_in_process(recipe, runs_dir):
@@ -212,6 +213,40 @@ def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, run
     assert error.value.code == "out-of-memory" and "max_length=" in error.value.fix
 
 
+def test_at_the_foot_of_the_ladder_the_gpus_that_it_did_not_take_are_counted(recipe, runs_dir, monkeypatch):
+    from dataclasses import replace
+
+    import torch
+    from trl import SFTTrainer
+
+    from finetune_core import train
+    from finetune_core.machine import Gpu, this_machine
+
+    seen = [Gpu("T4", 15, 14, 7.5, f"GPU-{number}") for number in range(2)]
+    monkeypatch.setattr(train, "this_machine", lambda: replace(this_machine(), gpus=tuple(seen)))
+    monkeypatch.setattr(train, "take_gpus", lambda count: seen.pop())
+    monkeypatch.setattr(
+        SFTTrainer,
+        "compute_loss",
+        lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")),
+    )
+    with pytest.raises(FinetuneError) as error:
+        run_in_process(recipe.replace(per_device_train_batch_size=1, gradient_checkpointing=True), runs_dir)
+    assert "num_processes=2 fsdp=true" in error.value.fix
+
+
+def test_a_run_from_a_larger_machine_is_refused_in_words(recipe, runs_dir, monkeypatch):
+    from finetune_core import preflight
+    from finetune_core.machine import Machine
+    from finetune_core.train import train
+
+    run = Run.create(runs_dir, recipe.replace(num_processes=3))
+    monkeypatch.setattr(preflight, "this_machine", lambda: Machine(2, 16, 12))
+    with pytest.raises(FinetuneError) as refused:
+        train(run)
+    assert refused.value.code == "too-many-processes" and run.events()[-1].data["fix"] == refused.value.fix
+
+
 def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_dir, monkeypatch):
     import torch
     from trl import SFTTrainer
@@ -235,17 +270,19 @@ def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_di
     assert len(told) == 1
 
 
-def test_the_peak_of_what_did_not_fit_is_forgotten(monkeypatch):
+@pytest.mark.parametrize(("is_used", "then"), [(True, ["empty", "reset"]), (False, ["empty"])])
+def test_the_peak_of_what_did_not_fit_is_forgotten_where_this_process_used_a_gpu(monkeypatch, is_used, then):
     import torch
 
     from finetune_core.train import _free_memory
 
     called = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("empty"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: called.append("reset"))
     _free_memory()
-    assert called == ["empty", "reset"]
+    assert called == then
 
 
 def test_validation_rows_that_train_nothing_are_told_and_left_out(recipe, runs_dir):
