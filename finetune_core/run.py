@@ -62,7 +62,8 @@ class Run:
                     return cls(earlier[0])
                 name = f"{time.strftime('%Y-%m-%d-%H%M')}-{_slug(recipe)}-{tail}"
                 making = runs_dir / f".making-{tail}"
-                shutil.rmtree(making, ignore_errors=True)
+                for left in runs_dir.glob(".making-*"):  # with its rows, by a process that was ended
+                    shutil.rmtree(left, ignore_errors=True)
                 making.mkdir()
                 try:
                     if plan is not None:

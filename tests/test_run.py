@@ -37,6 +37,14 @@ def test_a_new_run_has_its_recipe_written_out(run):
     assert "smollm2-135m-instruct-shop-messages" in run.id
 
 
+def test_rows_of_a_run_that_was_never_made_do_not_stay_behind(runs_dir):
+    left = runs_dir / ".making-abcd" / "data"
+    left.mkdir(parents=True)
+    (left / "train.jsonl").write_text("{}\n")
+    run = Run.create(runs_dir, Recipe())
+    assert not left.parent.exists() and run.status() == "new"
+
+
 @pytest.mark.parametrize(
     ("last", "status"),
     [
