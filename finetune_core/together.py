@@ -17,6 +17,7 @@ from .grouping import RowsTrainer
 from .machine import Machine
 from .model import load_base
 from .recipe import Recipe
+from .shares_read import weights_only
 
 OPTIMIZER_SHARES, SCHEDULER = "optimizer", "scheduler.pt"  # in a checkpoint of shared weights
 
@@ -107,7 +108,9 @@ class ShardedTrainer(SharedTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if not self._moves_all or checkpoint is None:
             return super()._load_optimizer_and_scheduler(checkpoint)
-        load_optimizer_distributed(self.model, self.optimizer.optimizer, str(Path(checkpoint) / OPTIMIZER_SHARES))
+        shares = Path(checkpoint) / OPTIMIZER_SHARES
+        with weights_only(shares):
+            load_optimizer_distributed(self.model, self.optimizer.optimizer, str(shares))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
         return None
 

@@ -1,6 +1,8 @@
 """Weights that several processes share (FSDP): when the plan does so, and that the run is that of one process."""
 
 import dataclasses
+import io
+import pickle
 import shutil
 
 import pytest
@@ -15,6 +17,7 @@ from finetune_core.precision import FUSED
 from finetune_core.preflight import look
 from finetune_core.progress import summarize
 from finetune_core.run import Run
+from finetune_core.shares_read import CONTENTS, weights_only
 
 
 @pytest.fixture
@@ -87,6 +90,56 @@ def test_a_model_whose_layers_transformers_cannot_share_is_refused(tiny_model_di
     with pytest.raises(FinetuneError, match="type llama") as refused:  # it was not loaded in shares
         require_shares(load_base(tiny_model_dir, dtype="float32", device="cpu"))
     assert refused.value.code == "no-fsdp"
+
+
+class Program:
+    """What a pickle can be: a call of its own choice when it is read."""
+
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+@pytest.fixture
+def moments(tmp_path):
+    """(the folder that torch writes moments to, how it reads them again)."""
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    state = {"moments": torch.ones(3), "betas": (0.9, 0.999)}
+    folder = tmp_path / "checkpoint-10" / "optimizer"
+    dcp.save(state, checkpoint_id=folder, no_dist=True)
+    return folder, lambda: dcp.load(state, checkpoint_id=folder, no_dist=True)
+
+
+def test_a_checkpoint_that_holds_a_program_is_not_read(moments, capfd):
+    folder, _ = moments
+    with weights_only(folder):
+        pass
+    (folder / CONTENTS).write_bytes(pickle.dumps(Program()))
+    with pytest.raises(FinetuneError) as refused, weights_only(folder):
+        pytest.fail("read")
+    assert refused.value.code == "unsafe-checkpoint" and "checkpoint-10" in refused.value.problem
+    assert "this ran" not in capfd.readouterr().out
+
+
+def test_nor_are_moments_that_hold_one(moments, monkeypatch, capfd):
+    import torch
+
+    folder, load = moments
+    with weights_only(folder):
+        load()
+    kept = torch.load
+    program = io.BytesIO()
+    torch.save(Program(), program)
+
+    def altered(file, *args, **options):
+        return kept(io.BytesIO(program.getvalue()), *args, **options)
+
+    monkeypatch.setattr(torch, "load", altered)
+    with pytest.raises(FinetuneError) as refused, weights_only(folder):
+        load()
+    assert refused.value.code == "unsafe-checkpoint"
+    assert "this ran" not in capfd.readouterr().out
 
 
 # --- with real processes ---
