@@ -158,7 +158,7 @@ class Recipe(BaseModel):
     dataloader_num_workers: int = option(
         0,
         "Training",
-        "Processes that prepare batches beside the training. The rows are in memory, so 0 is fast.",
+        "Processes that prepare batches beside the training. The rows are token ids by then, so 0 is fast.",
         ge=0,
         le=32,
     )

@@ -93,9 +93,7 @@ def _train(
     take_gpus(recipe.num_processes)
     from .model import fetch_model, require_same_gpu
 
-    if recipe.num_processes == 1:
-        require_same_gpu(this_machine())
-
+    require_same_gpu(this_machine())
     folder = fetch_model(
         recipe.model_name_or_path,
         recipe.model_revision,

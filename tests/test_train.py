@@ -247,6 +247,21 @@ def test_a_run_from_a_larger_machine_is_refused_in_words(recipe, runs_dir, monke
     assert refused.value.code == "too-many-processes" and run.events()[-1].data["fix"] == refused.value.fix
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_gpu_that_torch_cannot_use_is_told_before_anything_is_learned(recipe, runs_dir, monkeypatch, processes):
+    from finetune_core import model
+    from finetune_core.train import train
+
+    def refuse(machine):
+        raise FinetuneError("torch cannot use the GPU.", "Install another torch.", code="gpu-unusable")
+
+    run = create_run(recipe.replace(num_processes=processes), runs_dir)
+    monkeypatch.setattr(model, "require_same_gpu", refuse)
+    with pytest.raises(FinetuneError) as refused:
+        train(run)
+    assert refused.value.code == "gpu-unusable"
+
+
 def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_dir, monkeypatch):
     import torch
     from trl import SFTTrainer
