@@ -195,12 +195,9 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
     """RECIPE makes a new run; RUN is an earlier one that goes on."""
     from .preflight import create_run
 
-    given = options.recipe
-    if run := _run_named(options.runs_dir, given):
-        if options.overrides:
-            raise FinetuneError("A run's recipe is never changed.", "Start a new run to change values.", code="usage")
+    if run := run_to_go_on(options):
         return run
-    recipe = resolve_recipe(given, options.overrides)
+    recipe = resolve_recipe(options.recipe, options.overrides)
     bring_starter(recipe, out)
     run = create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
     for passed in (run.plan() or {}).get("passed") or ():
@@ -208,14 +205,21 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
     return run
 
 
-def _run_named(runs_dir: Path, name: str) -> Run | None:
-    """The run that a person means by a folder, an id or the end of one; None for a recipe's file or a preset's name."""
+def run_to_go_on(options: argparse.Namespace) -> Run | None:
+    """The run that a person means by a folder, an id or the end of one; None for a recipe's file or a preset's name.
+
+    Raises FinetuneError (usage) if it is also to be changed.
+    """
+    name = options.recipe
     if name in {preset.name for preset in list_presets()} or Path(name).is_file():
         return None
     try:
-        return Run.find(runs_dir, name)
+        run = Run.find(options.runs_dir, name)
     except FinetuneError:
         return None
+    if options.overrides:
+        raise FinetuneError("A run's recipe is never changed.", "Start a new run to change values.", code="usage")
+    return run
 
 
 def bring_starter(recipe: Recipe, out: Output) -> None:

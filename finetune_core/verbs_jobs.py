@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from .errors import FinetuneError
@@ -44,10 +43,9 @@ def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
     Raises FinetuneError (not-agreed) with the price before anything is made, unless --yes was given.
     """
     from .jobs.sent import sent_of
+    from .verbs import run_to_go_on
 
-    given = options.recipe
-    if (Path(given) / "recipe.yaml").is_file() or (options.runs_dir / given / "recipe.yaml").is_file():
-        run = Run.find(options.runs_dir, given)
+    if run := run_to_go_on(options):
         return run if sent_of(run) else None
     where, _, flavor = options.on.partition(":")
     if where == HERE and not flavor:

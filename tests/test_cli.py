@@ -66,14 +66,16 @@ def test_train_takes_a_run_by_its_folder_its_id_or_its_end(recipe, runs_dir, mon
 
 
 def test_a_presets_name_is_never_a_run(recipe, runs_dir):
+    from finetune_core import cli
     from finetune_core.recipe import list_presets
     from finetune_core.run import Run
-    from finetune_core.verbs import _run_named
+    from finetune_core.verbs import run_to_go_on
 
     name = list_presets()[0].name
     (runs_dir / f"run-{name}").mkdir(parents=True)
     recipe.save(runs_dir / f"run-{name}" / "recipe.yaml")
-    assert Run.find(runs_dir, name) and _run_named(runs_dir, name) is None
+    asked = cli.parser().parse_args(["train", name, "--runs-dir", str(runs_dir)])
+    assert Run.find(runs_dir, name) and run_to_go_on(asked) is None
 
 
 def test_a_wrong_verb_is_a_usage_error(runs_dir):

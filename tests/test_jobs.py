@@ -345,6 +345,20 @@ def test_a_token_without_the_right_to_jobs_is_told_so(do, hub, recipe_words):
     assert code == 1 and said["kind"] == "error" and said["code"] == "no-jobs-scope" and "“jobs”" in said["fix"]
 
 
+def test_a_rented_run_is_followed_by_whatever_name_it_has_and_never_trained_here(recipe, runs_dir, monkeypatch):
+    from finetune_core import verbs_jobs
+    from finetune_core.cli import main
+
+    run = Run.create(runs_dir, recipe)
+    Sent("l4x1", "1x Nvidia L4", 1800, "alice", "alice/fijn-x", job_id="j1").save(run)
+    followed = []
+    monkeypatch.setattr(verbs_jobs, "train", lambda run, options, out: followed.append(run.id) or 0)
+    for name in (run.id, str(run.path), run.id.rpartition("-")[2]):
+        assert main(["train", name, "--runs-dir", str(runs_dir)]) == 0
+    assert followed == [run.id] * 3
+    assert main(["train", run.id, "lora_r=8", "--runs-dir", str(runs_dir)]) == 2  # its recipe is never changed
+
+
 def test_the_follower_s_lock_is_the_run_s(recipe, runs_dir):
     """A run of rented hardware looks like any other to the page: held while somebody follows, else not."""
     run = Run.create(runs_dir, recipe)
