@@ -56,7 +56,8 @@ class Offer:
 def elsewhere(
     recipe: Recipe, facts: ModelFacts, lengths: Sequence[int], trained_tokens: int | None = None
 ) -> list[Offer]:
-    """What the usual GPUs would make of it, each with the settings that suit it. `lengths`: tokens of each row."""
+    """What one of the usual GPUs would make of it, with the settings that suit it. `lengths`: tokens of each row."""
+    recipe = recipe.replace(num_processes=1, fsdp=None)
     step = max(1, -(-len(lengths) // SAMPLE))
     sample = lengths[::step] or [1]
     share = trained_tokens / max(sum(lengths), 1) if trained_tokens else None

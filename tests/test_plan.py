@@ -304,6 +304,8 @@ def test_the_usual_cards_differ_in_what_they_hold_and_cost():
     assert offers["T4"].fits == "no" and offers["A100"].fits == "fits"
     assert offers["T4"].dollars is None and offers["A100"].dollars > 0
     assert offers["L4"].seconds > offers["A100"].seconds
+    shared = elsewhere(Recipe(num_processes=4, fsdp=True), LARGE, [900] * 200)
+    assert {offer.name: offer for offer in shared} == offers  # a card is priced for what it does alone
 
 
 def test_the_plan_card_says_what_a_gpu_would_cost():
