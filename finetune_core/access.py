@@ -43,7 +43,7 @@ def who_has(token: str) -> Identity:
     try:
         found = _Answer(read_identity(account.ask_hub("/api/whoami-v2", token)), now, now)
     except FinetuneError as error:
-        if error.code in ("bad-token", "forbidden"):
+        if error.code in (*account.REFUSED, "forbidden"):
             found = _Answer(Identity(), now, now)
         elif known and known.identity.name and now - known.heard < GRACE:
             found = _Answer(known.identity, now, known.heard)

@@ -36,6 +36,18 @@ def asked_hub(monkeypatch):
 AWAY = FinetuneError("Away.", "Wait.", "hub-away")
 
 
+@pytest.mark.parametrize("token", ["hf_made", "hf_oauth_made"])
+def test_a_token_that_the_hub_refuses_is_nobody_s_at_once(asked_hub, clock, token):
+    _, answers = asked_hub
+    answers[token] = {"type": "user", "name": "ann"}
+    assert access.who_has(token) == Identity("ann")
+    clock[0] += access.KEPT + 1
+    refused = RuntimeError("401")
+    refused.response = type("Answer", (), {"status_code": 401})
+    answers[token] = access.account.told(refused, token)
+    assert access.who_has(token) == Identity()
+
+
 def test_the_hub_is_asked_once_in_two_minutes(asked_hub, clock):
     calls, answers = asked_hub
     answers["t"] = {"type": "user", "name": "ann"}

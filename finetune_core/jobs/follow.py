@@ -30,9 +30,7 @@ from .sent import Sent, ask_to_stop, label_of, page_of, send, sent_of
 Tell = Callable[..., Event]
 ENDS = ("done", "error")
 PASSING = ("hub-away", "hub-slow", "hub-trouble", "hub-busy")  # the job goes on without us
-NOT_SIGNED_IN = (  # so it does then
-    "no-token", "bad-token", "sign-in-ended", "other-account", "forbidden", "no-jobs-scope",
-)  # fmt: skip
+NOT_SIGNED_IN = ("no-token", *account.REFUSED, "other-account", "forbidden", "no-jobs-scope")  # so it does then
 STOP_SECONDS = 900.0  # for a job to end by itself after a stop, and keep its result, before it is cancelled
 AWAY_SECONDS = 30.0  # between two tries while the Hub is away
 AWAY_TRIES = 20

@@ -20,6 +20,7 @@ SIGN_IN = (
 )
 SIGN_IN += "`hf auth login`."
 OF_A_SIGN_IN = "hf_oauth_"  # how a token begins that was made by signing in, in a browser
+REFUSED = ("bad-token", "sign-in-ended")  # errors: the Hub does not know this token, or not any more
 LEAST_LEFT = 60.0  # seconds that a token must still have for a push to begin
 AGAIN = "Try again; what has arrived there is kept and not sent twice."
 
@@ -61,7 +62,7 @@ def find_token() -> str | None:
 
 
 def sign_in(token: str | None) -> Account:
-    """Who has this token. Raises FinetuneError: no-token, bad-token, hub-away, hub-slow, hub-busy."""
+    """Who has this token. Raises FinetuneError: no-token, bad-token, sign-in-ended, hub-away, hub-slow, hub-busy."""
     if not token:
         raise FinetuneError("You are not signed in to the Hub.", SIGN_IN, code="no-token")
     said = ask_hub("/api/whoami-v2", token)
