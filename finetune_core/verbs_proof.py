@@ -186,8 +186,8 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
             should_stop=job.is_asked_to_stop,
             on_change=keep,
         )
-    lines = [found.sentence, *map(_tried, found.trials)]
-    out.give(found.as_dict(), "\n".join([*lines, *filter(None, [found.proved])]))
+    proved = [f"The best one on the test rows: {found.proved}"] if found.proved else []
+    out.give(found.as_dict(), "\n".join([found.sentence, *map(_tried, found.trials), *proved]))
     if len(found.trials) < found.asked:
         return STOPPED
     return GOOD if any(trial.outcome == "finished" for trial in found.trials) else REFUSED

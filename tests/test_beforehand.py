@@ -371,7 +371,7 @@ def test_each_trial_is_told_at_the_terminal_as_soon_as_it_ends(recipe, runs_dir,
         on_change(Sweep({}, 2, [replace(first, outcome="running")]))
         on_change(Sweep({}, 2, [first]))
         say(0.5, "trial 2 of 2: lora_r 4")
-        on_change(found := Sweep({}, 2, [second, first], "Best of 2."))
+        on_change(found := Sweep({}, 2, [second, first], "Best of 2.", "Better by 3 to 9 points."))
         return found
 
     monkeypatch.setattr("finetune_core.sweep.sweep", work)
@@ -381,7 +381,8 @@ def test_each_trial_is_told_at_the_terminal_as_soon_as_it_ends(recipe, runs_dir,
     said = capsys.readouterr()
     lines = ["   0.500  finished  lora_r=8  30 s  a", "   0.400  finished  lora_r=4  30 s  b"]
     assert said.err.splitlines() == ["trial 1 of 2: lora_r 8", lines[0], "trial 2 of 2: lora_r 4", lines[1]]
-    assert said.out.splitlines() == ["Best of 2.", lines[1], lines[0]]
+    proved = "The best one on the test rows: Better by 3 to 9 points."
+    assert said.out.splitlines() == ["Best of 2.", lines[1], lines[0], proved]
 
 
 def test_the_table_of_an_earlier_sweep_is_gone_when_the_next_begins(failed_sweep):
