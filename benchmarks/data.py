@@ -8,7 +8,7 @@ rows in 60 s and 1 GB; 1,000,000 rows in 2 GB. Measured on 2 shared cores (x86, 
 
     rows        file     read, convert,           render     write     all      most memory
                          duplicates, split        and check  splits
-    100,000      61 MB    20.5 s                   29.0 s     0.6 s     50.0 s   0.27 GB
+    100,000      61 MB    12.5 s                   33.2 s     0.4 s     46.1 s   0.27 GB
     1,000,000   608 MB   186.5 s                  273.7 s     4.6 s    464.8 s   1.19 GB
 
 Two thirds of the second step are the tokenizer, in Rust on both cores; before batches were encoded beside the

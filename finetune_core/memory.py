@@ -91,6 +91,24 @@ def _moments(optim: str, dtype: str, trained: int, embedding: int, machine: Mach
     return held(optim) if optim != PAGED else max(0.0, held(IN_8_BITS) - machine.available_gb * GIB)
 
 
+def first_guess(parameters: int, machine: Machine) -> str:
+    """ "fits", "tight" or "no", for an adapter of rank 16 on a model of which nothing is known but its size.
+
+    With checkpointing, on short rows; in 4 bits where that is possible. The plan knows better once the model's shape
+    and the rows are known.
+
+    >>> [first_guess(int(n * 1e9), Machine(cores=2, memory_gb=16, available_gb=12)) for n in (0.135, 2.4, 8)]
+    ['fits', 'tight', 'no']
+    """
+    available = (max(gpu.free_gb for gpu in machine.gpus) if machine.gpus else machine.available_gb) * GIB
+    around = 1.5 * GIB + parameters * 0.02 * 16  # runtime, activations; the adapter with its gradients and moments
+    needed = around + parameters * (2 if machine.has_bf16 else 4)
+    if needed <= 0.85 * available:
+        return "fits"
+    in_4_bits = around + parameters * 0.6
+    return "tight" if needed <= available or (machine.has_low_bits and in_4_bits <= 0.85 * available) else "no"
+
+
 def corrected(parts: dict[str, float], factor: float | None) -> dict[str, float]:
     """The parts with what earlier runs here took: more of it as a part of its own, less off all but the weights.
 

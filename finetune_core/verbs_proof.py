@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import launch
 from .alone import WAITING, alone
@@ -22,6 +22,9 @@ from .run import Run
 from .space import owner_of
 from .turn import StoppedWaiting
 from .verbs import GOOD, REFUSED, STOPPED, bring_starter, needs_result
+
+if TYPE_CHECKING:
+    from .sweep import Sweep, Trial
 
 
 def add_verbs(verb: Callable[..., Any], run_verb: Callable[..., Any], recipe_verb: Callable[..., Any]) -> None:
@@ -163,6 +166,13 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
             shown.append(says)
             print(says, file=sys.stderr, flush=True)
 
+    def keep(now: Sweep) -> None:
+        write_sweep(job.folder, now)
+        for trial in now.trials:
+            if trial.outcome != "running" and (line := _tried(trial)) not in shown:
+                shown.append(line)
+                print(line, file=sys.stderr, flush=True)
+
     with job.working() as say:
         (job.folder / "report.json").unlink(missing_ok=True)  # the table of an earlier sweep is not this one's
         found = work(
@@ -174,17 +184,20 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
             owner=owner_of(job.folder),
             say=show,
             should_stop=job.is_asked_to_stop,
-            on_change=lambda now: write_sweep(job.folder, now),
+            on_change=keep,
         )
-    lines = [found.sentence]
-    for trial in found.trials:
-        loss = "–" if trial.validation_loss is None else f"{trial.validation_loss:.3f}"
-        settings = "  ".join(f"{name}={value}" for name, value in trial.values.items())
-        lines.append(f"{loss:>8}  {trial.outcome:9} {settings}  {trial.run}")
-    out.give(found.as_dict(), "\n".join([*lines, *filter(None, [found.proved])]))
+    proved = [f"The best one on the test rows: {found.proved}"] if found.proved else []
+    out.give(found.as_dict(), "\n".join([found.sentence, *map(_tried, found.trials), *proved]))
     if len(found.trials) < found.asked:
         return STOPPED
     return GOOD if any(trial.outcome == "finished" for trial in found.trials) else REFUSED
+
+
+def _tried(trial: Trial) -> str:
+    """A trial in a line: its lowest validation loss, how it ended, what was tried, and where to look."""
+    loss = "–" if trial.validation_loss is None else f"{trial.validation_loss:.3f}"
+    settings = "  ".join(f"{name}={value}" for name, value in trial.values.items())
+    return f"{loss:>8}  {trial.outcome:9} {settings}  {trial.seconds:.0f} s  {trial.run}"
 
 
 # --- parts ---

@@ -13,7 +13,8 @@ import gradio as gr
 
 from finetune_core import hub
 from finetune_core.errors import FinetuneError
-from finetune_core.machine import GIB, this_machine
+from finetune_core.machine import Machine, this_machine
+from finetune_core.memory import first_guess
 from finetune_core.recipe import DATA_DIR, STARTER_MODEL
 from finetune_core.run import Run
 from finetune_core.takeaway import account
@@ -45,12 +46,14 @@ def _search(kind: str, runs_dir: Path, typed: str) -> Any:
     if not found:
         return gr.skip()
     used = [name for name in _used(kind, runs_dir) if typed.strip().casefold() in name.casefold()]
-    room = machine_bytes(int(time.time() // 60)) if kind == "model" else 0
-    choices = [
-        (words_hub.found(found.get(name, hub.HubItem(name)), room, name in used), name)
-        for name in dict.fromkeys([*used, *found])
-    ]
-    return gr.update(choices=choices)
+    machine = _machine(int(time.time() // 60))
+
+    def told(name: str) -> str:
+        item = found.get(name, hub.HubItem(name))
+        fits = first_guess(item.parameters, machine) if kind == "model" and item.parameters else ""
+        return words_hub.found(item, fits, name in used)
+
+    return gr.update(choices=[(told(name), name) for name in dict.fromkeys([*used, *found])])
 
 
 def only_names(chosen: Any) -> Any:
@@ -60,12 +63,9 @@ def only_names(chosen: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def machine_bytes(_minute: int) -> float:
-    """What a model's weights may take here; with 4 bits a weight on an NVIDIA GPU, counted as if they had 16."""
-    machine = this_machine()
-    if machine.kind == "cuda":
-        return max(gpu.free_gb for gpu in machine.gpus) * GIB * 4
-    return machine.available_gb * GIB
+def _machine(_minute: int) -> Machine:
+    """Asked once a minute: nvidia-smi takes its time."""
+    return this_machine()
 
 
 def _used(kind: str, runs_dir: Path) -> list[str]:

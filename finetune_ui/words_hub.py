@@ -15,16 +15,14 @@ TITLES = {
     "dataset_train_split": "Split to learn from",
     "dataset_revision": "Version",
 }
+FITS = {"fits": "fits here", "tight": "tight here", "no": "too large here"}
 EMPTY = {"dataset_config": "not chosen", "dataset_revision": "the newest"}
 
 
-def found(item: HubItem, room: float = 0.0, was_used: bool = False) -> str:
-    """One name in the list while typing, with what the Hub says about it.
+def found(item: HubItem, fits: str = "", was_used: bool = False) -> str:
+    """One name in the list while typing, with what the Hub says about it, and a first guess whether it fits here.
 
-    room: bytes that weights may take here, at two bytes each (0: not asked). Whether a model really fits is in its
-    plan, once it is chosen; that its weights alone do not is known at once.
-
-    >>> found(HubItem("acme/it", 1_234_000, True, False, 752_000_000, None, "mit"), 1e9)
+    >>> found(HubItem("acme/it", 1_234_000, True, False, 752_000_000, None, "mit"), "no")
     'acme/it · 752 million · too large here · mit · gated · 1.2 M downloads'
     """
     size = item.parameters
@@ -33,7 +31,7 @@ def found(item: HubItem, room: float = 0.0, was_used: bool = False) -> str:
             item.id,
             "used before" if was_used else "",
             parameters(size) if size else _rows(item.size),
-            "too large here" if size and room and 2 * size > room else "",
+            FITS.get(fits, ""),
             item.licence or "",
             "gated" if item.gated else "",
             "private" if item.private else "",

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -358,6 +359,30 @@ def test_a_sweep_in_which_nothing_finished_has_failed_and_says_why(failed_sweep)
     code, found, _ = failed_sweep
     assert code == 1
     assert found["sentence"] == "No trial came to its end. It did not fit. Choose a smaller model."
+
+
+def test_each_trial_is_told_at_the_terminal_as_soon_as_it_ends(recipe, runs_dir, tmp_path, monkeypatch, capsys):
+    first, second = (
+        Trial(run, {"lora_r": r}, "finished", loss, 9, 30.0) for run, r, loss in (("a", 8, 0.5), ("b", 4, 0.4))
+    )
+
+    def work(*_, say, on_change, **__):
+        say(0.0, "trial 1 of 2: lora_r 8")
+        on_change(Sweep({}, 2, [replace(first, outcome="running")]))
+        on_change(Sweep({}, 2, [first]))
+        say(0.5, "trial 2 of 2: lora_r 4")
+        on_change(found := Sweep({}, 2, [second, first], "Best of 2.", "Better by 3 to 9 points."))
+        return found
+
+    monkeypatch.setattr("finetune_core.sweep.sweep", work)
+    file = tmp_path / "recipe.yaml"
+    recipe.save(file)
+    assert main(["sweep", str(file), "lora_r=8,4", "--into", str(tmp_path / "job"), "--runs-dir", str(runs_dir)]) == 0
+    said = capsys.readouterr()
+    lines = ["   0.500  finished  lora_r=8  30 s  a", "   0.400  finished  lora_r=4  30 s  b"]
+    assert said.err.splitlines() == ["trial 1 of 2: lora_r 8", lines[0], "trial 2 of 2: lora_r 4", lines[1]]
+    proved = "The best one on the test rows: Better by 3 to 9 points."
+    assert said.out.splitlines() == ["Best of 2.", lines[1], lines[0], proved]
 
 
 def test_the_table_of_an_earlier_sweep_is_gone_when_the_next_begins(failed_sweep):

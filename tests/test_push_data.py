@@ -11,14 +11,13 @@ import yaml
 from conftest import chat_rows, write_jsonl
 from hub_double import ALICE, ALICE_READS, BOB, SIGNED_IN, HubDouble
 
-from finetune_core.data import prepare
+from finetune_core.data import prepare, write_data
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import STARTER_DATA, Recipe
 from finetune_core.run import Run
 from finetune_core.takeaway.parquet import widened
 from finetune_core.takeaway.push_data import Seen, push_data, rows_of
 from finetune_core.takeaway.rows_card import RowsFacts, front_matter, rows_card, size_category
-from finetune_core.train import write_data
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = ("train", "validation", "test")
