@@ -10,6 +10,7 @@ import pytest
 from page_helpers import boxes_of, make_run, said
 
 from finetune_core import hub
+from finetune_core.machine import Machine
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL
 from finetune_ui import choose, form, names
 
@@ -66,12 +67,13 @@ def test_a_name_is_looked_up_while_it_is_typed_and_what_was_used_before_comes_fi
     make_run(runs_dir, model_name_or_path="acme/Qwen2.5-0.5-ours", dataset_name="acme/faq")
     found = [hub.HubItem("Qwen/Qwen2.5-0.5B", 3_400_000, True, False, 494_000_000, None, "apache-2.0")]
     monkeypatch.setattr(hub, "search", lambda *_, **__: found)
+    monkeypatch.setattr(names, "_machine", lambda _: Machine(cores=2, memory_gb=24, available_gb=20))
     (first, used), (second, _) = names.search_models(runs_dir, "Qwen2.5-0.5")["choices"]
     assert (first, used) == ("acme/Qwen2.5-0.5-ours · used before", "acme/Qwen2.5-0.5-ours")
-    assert second == "Qwen/Qwen2.5-0.5B · 494 million · apache-2.0 · gated · 3.4 M downloads"
+    assert second == "Qwen/Qwen2.5-0.5B · 494 million · fits here · apache-2.0 · gated · 3.4 M downloads"
 
 
-def test_a_model_whose_weights_alone_do_not_fit_is_marked(runs_dir, monkeypatch):
+def test_a_model_that_is_far_too_large_is_marked(runs_dir, monkeypatch):
     monkeypatch.setattr(hub, "search", lambda *_, **__: [hub.HubItem("acme/huge", parameters=10**12)])
     assert "too large here" in names.search_models(runs_dir, "huge")["choices"][0][0]
 

@@ -14,7 +14,7 @@ def test_a_step_lasts_until_the_gpu_has_done_it(tmp_path, monkeypatch, which):
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda: time.sleep(0.05))
-    clock = Diary(SimpleNamespace(path=tmp_path), None, None, []) if which == "diary" else _Clock(10)
+    clock = Diary(SimpleNamespace(path=tmp_path), None, None, []) if which == "diary" else _Clock(10, print, bool)
     args, state, control = SimpleNamespace(device="cpu"), SimpleNamespace(global_step=2), SimpleNamespace()
     clock.on_step_begin(args, state, control)
     clock.on_step_end(args, state, control)
