@@ -61,6 +61,9 @@ def _attend(
     """query (1, heads, tokens, width), key and value (1, fewer heads, tokens, width) -> (1, tokens, heads, width)."""
     if cu_seq_lens_q is None or attention_mask is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    if torch.is_autocast_enabled(query.device.type):  # rotary embeddings bring float32 back
+        wanted = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(wanted), key.to(wanted), value.to(wanted)
     if _flash_takes(query, value) and not dropout:
         return _flash(query, key, value, cu_seq_lens_q, int(max_length_q or query.shape[2]), scaling, sliding_window)
     lengths = cu_seq_lens_q.diff().tolist()

@@ -78,3 +78,18 @@ def test_rows_one_by_one_give_the_gradients_of_the_mask(checkpointing):
 @pytest.mark.parametrize("model_type", ["qwen3_5_text", "opt"])
 def test_the_check_notices_rows_that_leak(model_type):
     assert apart(model_type) > 1e-3 and model_type not in EXACT
+
+
+def test_under_autocast_rows_are_computed_in_its_format(monkeypatch):
+    """Also where a rotary embedding made float32 of the queries: the flash kernel takes 16 bits."""
+    from finetune_core import attention
+
+    seen = []
+    kept = attention.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention, "scaled_dot_product_attention", lambda q, k, v, **how: seen.append(q.dtype) or kept(q, k, v, **how)
+    )
+    states = [torch.randn(1, heads, 9, 8) for heads in (4, 2, 2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = attention._attend(torch.nn.Module(), *states, None, cu_seq_lens_q=torch.tensor([0, 4, 9]))
+    assert set(seen) == {torch.bfloat16} and out.dtype == torch.bfloat16 and out.shape == (1, 9, 4, 8)
