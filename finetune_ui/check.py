@@ -219,9 +219,10 @@ def look_again(looks: Looks, *boxes: Any) -> None:
 
 def _suggestion(seen: Preflight, said: Mapping[str, Any]) -> Suggestion | None:
     """The suggestion that was clicked, if it is still the one that the page showed."""
-    index = int(said.get("index", -1))
     if said.get("from") == "plan":
-        return seen.plan.ladder[index] if 0 <= index < len(seen.plan.ladder) else None
+        offered = (*seen.plan.ladder, *seen.plan.advice)
+        return next((each for each in offered if each.says == said.get("says")), None)
+    index = int(said.get("index", -1))
     if not 0 <= index < len(seen.diagnosis.findings) or seen.diagnosis.findings[index].code != said.get("code"):
         return None
     return seen.diagnosis.findings[index].suggestion

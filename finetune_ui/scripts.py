@@ -235,7 +235,7 @@ PLAN = """
 element.addEventListener('click', (event) => {
   const data = event.target.closest('button')?.dataset;
   if (!data) return;
-  if ('ladder' in data) trigger('apply', { from: 'plan', index: Number(data.ladder), code: '' });
+  if ('ladder' in data) trigger('apply', { from: 'plan', says: data.ladder });
   if ('measure' in data) trigger('measure');
   if ('halt' in data) trigger('halt');
 });
