@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from finetune_core import launch, preflight
+from finetune_core import launch, measured, preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.hardware import Estimate, Flavor, choose, estimate, few_rows
 from finetune_core.jobs.order import order
@@ -226,7 +226,9 @@ def _tiles_here(before: Look | None, placed: Placed, recipe: Recipe) -> list[wor
     if not asker.may_use_machine:
         owner = space.owner if space else ""
         return [words_place.here(machine.title, here, not_for=owner)]
-    tiles = [words_place.here(machine.title, here and not (several and n > 1), _cost_here(before, recipe, 1), gpus)]
+    alone = n if here and not several else 1  # several processes of a CPU stay several
+    cost = _cost_here(before, recipe, alone)
+    tiles = [words_place.here(machine.title, here and not (several and n > 1), cost, gpus, alone)]
     if several:
         count = min(max(n, 2), gpus) if n > 1 else gpus
         tiles.append(words_place.gpus(count, here and n > 1, _cost_here(before, recipe, count)))
@@ -242,7 +244,8 @@ def _cost_here(look: Look | None, recipe: Recipe, processes: int) -> str:
         return words_place.not_here(error)
     if look is None or look.seen is None:
         return ""
-    plan = look.once(("here", asked.model_dump_json()), lambda: plan_again(look.seen, asked))
+    key = "here", asked.model_dump_json(), measured.version()
+    plan = look.once(key, lambda: plan_again(look.seen, asked))
     return words_plan.cost(plan)
 
 

@@ -31,15 +31,15 @@ class Tile:
     closed: bool = False  # not for who is asking
 
 
-def here(machine: str, chosen: bool, cost: str = "", one_of: int = 1, not_for: str = "") -> Tile:
+def here(machine: str, chosen: bool, cost: str = "", one_of: int = 1, processes: int = 1, not_for: str = "") -> Tile:
     """one_of: how many GPUs it has. not_for: whose machine it is, for a visitor who may not use it."""
     if not_for:
         return Tile("here", "This Space’s machine", machine, f"for its owner, {not_for}", chosen, closed=True)
-    return Tile("here", "One GPU of this machine" if one_of > 1 else "This machine", machine, cost, chosen)
+    return Tile("here", "One GPU of this machine" if one_of > 1 else "This machine", machine, cost, chosen, processes)
 
 
 def gpus(number: int, chosen: bool, cost: str) -> Tile:
-    text = "One process a GPU, each with the whole model; they share the rows of each step."
+    text = "One process a GPU; they share the rows of each step."
     return Tile("here", f"{number} GPUs of this machine", text, cost, chosen, processes=number)
 
 

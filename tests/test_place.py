@@ -12,10 +12,10 @@ from space_people import asked_by
 from test_jobs import flavor
 from test_words import EVIL, parse
 
-from finetune_core import hub, preflight, space
+from finetune_core import hub, measured, preflight, space
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.sent import Sent, sent_of
-from finetune_core.machine import Gpu, Machine
+from finetune_core.machine import Gpu, Machine, this_machine
 from finetune_core.run import Run
 from finetune_ui import begin, form, place, renting, visitor, words_plan
 from finetune_ui.looking import Looks
@@ -140,6 +140,25 @@ def test_several_gpus_of_this_machine_are_a_place_of_their_own(seen, rented, mon
     card, _ = place.show(seen, place.settle(seen, place.HERE, rented), seen.recipe, "", is_open=True)
     assert "2 GPUs of this machine" in card and "One GPU of this machine" in card
     assert place.pick(said(on="here", processes=2), place.JOBS, *boxes_of())[1 + box_at("num_processes")] == "2"
+
+
+def test_what_was_measured_meanwhile_is_said_of_this_machine(seen, rented, tiny_model_dir):
+    here = place.settle(seen, place.HERE, rented)
+    before, _ = place.show(seen, here, seen.recipe, "", is_open=True)
+    plan = seen.seen.plan
+    measured.remember(plan.as_dict(), plan.recipe, tiny_model_dir, this_machine(), 10, 3600.0, 1.0)
+    again, _ = place.show(seen, here, seen.recipe, "", is_open=True)
+    assert "days" in again and "days" not in before
+
+
+def test_several_processes_of_a_cpu_are_what_its_tile_says_and_keeps(seen, rented, monkeypatch):
+    monkeypatch.setattr(place, "this_machine", lambda: Machine(8, 64, 60))
+    monkeypatch.setattr(preflight, "this_machine", lambda: Machine(8, 64, 60))
+    asked = []
+    monkeypatch.setattr(place, "plan_again", lambda seen, recipe: asked.append(recipe) or seen.plan)
+    three = seen.recipe.replace(num_processes=3)
+    card, _ = place.show(seen, place.settle(seen, place.HERE, rented), three, "", is_open=True)
+    assert 'data-on="here" data-processes="3"' in card and [each.num_processes for each in asked] == [3]
 
 
 @pytest.mark.parametrize(
