@@ -250,11 +250,11 @@ def show(
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
     measured: measuring.Shown = measuring.Shown(),
-    rented: str = "",
+    rented: str | None = "",
 ) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known.
 
-    rented: name of the hardware that it would run on, if that is not this machine.
+    rented: name of the hardware that it would run on, if that is not this machine; None where there is no plan yet.
     """
     if problem or (look and look.error):
         fixes = look.recipe.fixes if look else ()
@@ -269,7 +269,7 @@ def show(
     has_rows = bool(diagnosis.train_rows)
     repairs = {fix: _repair_words(fix) for fix in look.recipe.fixes}
     return (
-        words_check.verdict(diagnosis, seen.plan),
+        words_check.verdict(diagnosis, seen.plan if rented is not None else None),
         words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs, trials.can_be_tried, trial),
         token_view(seen, row, said[0] if said[0] and said[1] == what_it_reads(look.recipe) else ""),
         words_source.rows_card(
@@ -285,7 +285,7 @@ def show(
             ("lengths", longest),
             lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
         ),
-        measuring.plan_card(look, measured, rented) if has_rows else "",
+        measuring.plan_card(look, measured, rented) if has_rows and rented is not None else "",
         gr.update(visible=has_rows),
     )
 

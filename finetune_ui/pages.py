@@ -201,7 +201,7 @@ class Draft:
                 else [gr.skip()] * chosen
             ),
             *(
-                check.show(look, problem, row, said, undo, tried, shown, words_place.planned_for(placed.made))
+                check.show(look, problem, row, said, undo, tried, shown, words_place.planned_for(placed))
                 if step == "check"
                 else [gr.skip()] * checked
             ),

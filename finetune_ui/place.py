@@ -129,7 +129,9 @@ def settle(look: Look | None, on: str, renting: Renting, wait_seconds: float = 0
         made = look.once(("chosen", on, *key), lambda: _chosen(seen, rents.flavors, on.partition(":")[2]))
         _require_sign_in_lasts(made)
     except FinetuneError as error:
-        return replace(placed, offers=offers, problem=error)
+        return replace(placed, offers=offers, problem=words_place.no_room(error))
+    # of a very large set, or with fewer processes than GPUs, the list's own price for it would be another
+    offers = tuple((flavor, made if flavor == made.flavor else offer) for flavor, offer in offers)
     return replace(placed, look=replace(look, seen=replace(seen, plan=made.plan)), offers=offers, made=made)
 
 
@@ -137,7 +139,7 @@ def _refused_here(look: Look) -> Look:
     try:
         preflight.refuse_impossible(look.recipe)
     except FinetuneError as error:
-        return replace(look, seen=None, error=look.error or error)
+        return replace(look, seen=None, error=look.error or words_place.or_rent(error))
     return look
 
 
@@ -206,7 +208,7 @@ def show(before: Look | None, placed: Placed, recipe: Recipe | None, line: str, 
     """Everything in `outputs`. before: the look as it was before a place was chosen. line: what Start runs."""
     if recipe is None or not is_open:
         return gr.skip(), placed.agreed
-    tiles = [*_tiles_here(before, placed, recipe), _tile_of_jobs(placed)]
+    tiles = [*_tiles_here(before, placed, recipe), _tile_of_jobs(placed, recipe)]
     rented = words_place.rented(placed, rows_of(placed), line) if placed.is_rented else ""
     return words_place.card(tiles, rented), placed.agreed
 
@@ -249,5 +251,7 @@ def _cost_here(look: Look | None, recipe: Recipe, processes: int) -> str:
     return words_plan.cost(plan)
 
 
-def _tile_of_jobs(placed: Placed) -> words_place.Tile:
-    return words_place.jobs(placed.is_rented, placed.made, placed.where if placed.is_rented else JOBS)
+def _tile_of_jobs(placed: Placed, recipe: Recipe) -> words_place.Tile:
+    if not placed.is_rented:
+        return words_place.jobs(False, None, JOBS, 1)
+    return words_place.jobs(True, placed.made, placed.where, recipe.num_processes)

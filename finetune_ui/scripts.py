@@ -251,7 +251,6 @@ const pick = (button) => {
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
   if (button?.dataset.on) pick(button);
-  if (button && 'again' in button.dataset) trigger('place', { on: 'jobs', processes: 1 });
 });
 element.addEventListener('keydown', (event) => {
   const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
