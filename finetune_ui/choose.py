@@ -196,11 +196,12 @@ def show(
     made: str = "",
     parts: Mapping[str, Sequence[str]] | None = None,
     line: str = "",
+    read: Look | None = None,
 ) -> tuple[Any, ...]:
     """Everything in `outputs` for what the boxes say now.
 
     `made`: title of the run whose recipe this is. `parts`: what a data set on the Hub has to choose from.
-    `line`: what Start runs.
+    `line`: what Start runs. `read`: the look before anything was refused or planned for the place where it would run.
     """
     problems = form.problems(boxes)
     seen = look.seen if look else None
@@ -215,7 +216,7 @@ def show(
     return (
         words_choose.preset_cards(form.presets(), preset, costs),
         words_choose.model_note(*_model_words(look)),
-        words_choose.data_note(*_data_words(look)),
+        words_choose.data_note(*_data_words(read or look)),
         words_hub.pickers(parts, recipe.model_dump()) if parts and recipe else "",
         words_choose.reopened(made) if made else "",
         gr.update(label=words_choose.settings_title(changed)),

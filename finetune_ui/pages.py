@@ -193,10 +193,10 @@ class Draft:
         run = frame.find(self.runs_dir, filled)
         picks, asking = self.picks.of(recipe) if recipe is not None and step == "choose" else ({}, False)
         made = words.short_data(run.recipe.dataset_name) if run else ""
-        costs = looking.preset_costs(look)
+        costs = looking.preset_costs(read)
         return [
             *(
-                choose.show(boxes, preset, wrong, look, costs, made, picks, line)
+                choose.show(boxes, preset, wrong, look, costs, made, picks, line, read)
                 if step == "choose"
                 else [gr.skip()] * chosen
             ),
