@@ -88,6 +88,17 @@ def test_no_event_leaves_the_browser_asking_for_frames(page):
     assert marked == {"top"}
 
 
+def test_what_moves_the_page_goes_through_the_queue(page):
+    """Gradio's browser part tells of a state that changed only after queued events: Check would stay unread."""
+    watched = {
+        target for fn in page.fns.values() for target, event in fn.targets
+        if event == "change" and isinstance(page.blocks.get(target), gr.State)
+    }  # fmt: skip
+    assert watched
+    unqueued = [fn.targets for fn in page.fns.values() if fn.queue is False and watched & {o._id for o in fn.outputs}]
+    assert unqueued == []
+
+
 def test_a_run_started_in_a_terminal_appears(runs_dir):
     seen = screen(runs_dir).draw("", "choose", ())[2]
     run = make_run(runs_dir)
