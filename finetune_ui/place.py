@@ -19,7 +19,7 @@ from finetune_core.machine import this_machine
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 
-from . import form, scripts, visitor, words_place, words_plan
+from . import form, scripts, visitor, words_place
 from .held import QUICK
 from .look import html
 from .looking import plan_again
@@ -248,7 +248,7 @@ def _cost_here(look: Look | None, recipe: Recipe, processes: int) -> str:
         return ""
     key = "here", asked.model_dump_json(), measured.version()
     plan = look.once(key, lambda: plan_again(look.seen, asked))
-    return words_plan.cost(plan)
+    return words_place.cost_here(plan)
 
 
 def _tile_of_jobs(placed: Placed, recipe: Recipe) -> words_place.Tile:

@@ -12,6 +12,7 @@ from finetune_core.errors import FinetuneError
 from .words import count, duration, esc, gib, icon, join, many, notice
 from .words_choose import command
 from .words_plan import NEEDS_GPU, article, bar, bar_ready, minutes, money
+from .words_plan import cost as plan_cost
 
 TITLE = "Where it runs"
 SHOWN = 6  # hardware that is listed; the rest waits in a fold
@@ -45,7 +46,7 @@ def gpus(number: int, chosen: bool, cost: str) -> Tile:
 
 def jobs(chosen: bool, made: Any, on: str, processes: int) -> Tile:
     """processes: what a click sets, while it is not known on which hardware."""
-    cost = f"{minutes(made.seconds)}, {about(made.dollars)}" if made else "by the minute, on your account"
+    cost = f"{minutes(made.seconds)} in all, {about(made.dollars)}" if made else "by the minute, on your account"
     text = "Hardware that Hugging Face rents out. It goes on when this page is closed."
     processes = max(1, len(made.flavor.machine.gpus)) if made else processes
     return Tile(on, "Hugging Face Jobs", text, cost, chosen, processes=processes)
@@ -65,6 +66,11 @@ def no_room(error: FinetuneError) -> FinetuneError:
         return error
     fix = "Choose larger hardware in the list, a smaller model, or the method QLoRA under “All settings”."
     return FinetuneError(error.problem, fix, code=error.code)
+
+
+def cost_here(made: Any) -> str:
+    """How long its training takes; what is rented is told with its start and the proof."""
+    return f"{minutes(made.seconds)} of training" if made.fits != "no" else plan_cost(made)
 
 
 def not_here(error: FinetuneError) -> str:

@@ -134,7 +134,8 @@ def test_while_the_hub_is_asked_the_page_says_so(seen, rented, runs_dir):
 def test_price_time_out_and_what_travels_are_said_before_the_click(seen, rented, runs_dir):
     placed = settle(seen, rented)
     card, agreed = place.show(seen, placed, seen.recipe, "python -m finetune_core train x --on jobs:l4", is_open=True)
-    for words in ("L4", "$0.80 an hour", "private repository of alice", "Your 48 rows", "ended after 30 minutes",
+    for words in ("L4", "of training", "in all, about $", "$0.80 an hour", "private repository of alice",
+                  "Your 48 rows", "ended after 30 minutes",
                   f"{words_plan.money(placed.made.dollars_at_most)} at most", 'data-copy="python -m'):  # fmt: skip
         assert words in card, words
     assert agreed == placed.agreed
@@ -176,7 +177,7 @@ def test_what_was_measured_meanwhile_is_said_of_this_machine(seen, rented, tiny_
     plan = seen.seen.plan
     measured.remember(plan.as_dict(), plan.recipe, tiny_model_dir, this_machine(), 10, 3600.0, 1.0)
     again, _ = place.show(seen, here, seen.recipe, "", is_open=True)
-    assert "days" in again and "days" not in before
+    assert "days 1" in again and "days 1" not in before
 
 
 def test_several_processes_of_a_cpu_are_what_its_tile_says_and_keeps(seen, rented, monkeypatch):
