@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,9 @@ def build(page: Page) -> Chosen:
     data.change(
         lambda: "", None, trouble, queue=False, **QUICK
     )  # what went wrong with a file stays until another is chosen
-    for box, search in ((model, names.search_models), (data, names.search_data)):
+    for box, kind, search in ((model, "model", names.search_models), (data, "dataset", names.search_data)):
         box.key_up(_typing(page.runs_dir, search), None, box, trigger_mode="multiple", **QUICK)
-        box.select(names.only_names, box, box, queue=False, **QUICK)
+        box.select(partial(names.only_names, page.runs_dir, kind), box, box, queue=False, **QUICK)
 
     settable = tuple(boxes[name] for name in form.settings())
     return Chosen(
