@@ -94,7 +94,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             **QUICK,
         )
         start.then(**review)
-        begun.see.click(lambda: "check", None, step, queue=False, **QUICK)
+        begun.see.click(lambda: "check", None, step, **QUICK)
 
         # moving about
         rail.pick(screen.pick, None, [held, step], **QUICK)

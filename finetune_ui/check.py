@@ -219,9 +219,10 @@ def look_again(looks: Looks, *boxes: Any) -> None:
 
 def _suggestion(seen: Preflight, said: Mapping[str, Any]) -> Suggestion | None:
     """The suggestion that was clicked, if it is still the one that the page showed."""
-    index = int(said.get("index", -1))
     if said.get("from") == "plan":
-        return seen.plan.ladder[index] if 0 <= index < len(seen.plan.ladder) else None
+        offered = (*seen.plan.ladder, *seen.plan.advice)
+        return next((each for each in offered if each.says == said.get("says")), None)
+    index = int(said.get("index", -1))
     if not 0 <= index < len(seen.diagnosis.findings) or seen.diagnosis.findings[index].code != said.get("code"):
         return None
     return seen.diagnosis.findings[index].suggestion
@@ -249,11 +250,11 @@ def show(
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
     measured: measuring.Shown = measuring.Shown(),
-    rented: str = "",
+    rented: str | None = "",
 ) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known.
 
-    rented: name of the hardware that it would run on, if that is not this machine.
+    rented: name of the hardware that it would run on, if that is not this machine; None where there is no plan yet.
     """
     if problem or (look and look.error):
         fixes = look.recipe.fixes if look else ()
@@ -268,7 +269,7 @@ def show(
     has_rows = bool(diagnosis.train_rows)
     repairs = {fix: _repair_words(fix) for fix in look.recipe.fixes}
     return (
-        words_check.verdict(diagnosis, seen.plan),
+        words_check.verdict(diagnosis, seen.plan if rented is not None else None),
         words_check.findings(diagnosis.findings, [says for says, _ in undo], repairs, trials.can_be_tried, trial),
         token_view(seen, row, said[0] if said[0] and said[1] == what_it_reads(look.recipe) else ""),
         words_source.rows_card(
@@ -284,7 +285,7 @@ def show(
             ("lengths", longest),
             lambda: words_tokens.lengths(diagnosis.token_lengths, longest, diagnosis.answer_starts),
         ),
-        measuring.plan_card(look, measured, rented) if has_rows else "",
+        measuring.plan_card(look, measured, rented) if has_rows and rented is not None else "",
         gr.update(visible=has_rows),
     )
 

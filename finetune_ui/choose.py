@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,9 @@ def build(page: Page) -> Chosen:
     data.change(
         lambda: "", None, trouble, queue=False, **QUICK
     )  # what went wrong with a file stays until another is chosen
-    for box, search in ((model, names.search_models), (data, names.search_data)):
+    for box, kind, search in ((model, "model", names.search_models), (data, "dataset", names.search_data)):
         box.key_up(_typing(page.runs_dir, search), None, box, trigger_mode="multiple", **QUICK)
-        box.select(names.only_names, box, box, queue=False, **QUICK)
+        box.select(partial(names.only_names, page.runs_dir, kind), box, box, queue=False, **QUICK)
 
     settable = tuple(boxes[name] for name in form.settings())
     return Chosen(
@@ -196,11 +197,12 @@ def show(
     made: str = "",
     parts: Mapping[str, Sequence[str]] | None = None,
     line: str = "",
+    read: Look | None = None,
 ) -> tuple[Any, ...]:
     """Everything in `outputs` for what the boxes say now.
 
     `made`: title of the run whose recipe this is. `parts`: what a data set on the Hub has to choose from.
-    `line`: what Start runs.
+    `line`: what Start runs. `read`: the look before anything was refused or planned for the place where it would run.
     """
     problems = form.problems(boxes)
     seen = look.seen if look else None
@@ -215,7 +217,7 @@ def show(
     return (
         words_choose.preset_cards(form.presets(), preset, costs),
         words_choose.model_note(*_model_words(look)),
-        words_choose.data_note(*_data_words(look)),
+        words_choose.data_note(*_data_words(read or look)),
         words_hub.pickers(parts, recipe.model_dump()) if parts and recipe else "",
         words_choose.reopened(made) if made else "",
         gr.update(label=words_choose.settings_title(changed)),

@@ -56,10 +56,13 @@ def _search(kind: str, runs_dir: Path, typed: str) -> Any:
     return gr.update(choices=[(told(name), name) for name in dict.fromkeys([*used, *found])])
 
 
-def only_names(chosen: Any) -> Any:
-    """What was chosen stands in the box by its name, without what the list said about it."""
-    is_name = isinstance(chosen, str) and may_be_on_hub(chosen)
-    return gr.update(choices=[chosen], value=chosen) if is_name else gr.skip()
+def only_names(runs_dir: Path, kind: str, chosen: Any) -> Any:
+    """What was chosen stands in the box by its name, without what the list said about it; the list is as at first."""
+    if not (isinstance(chosen, str) and may_be_on_hub(chosen)):
+        return gr.skip()
+    offered = _offered(runs_dir)[kind]
+    more = [] if chosen in (value for _, value in offered) else [(chosen, chosen)]
+    return gr.update(choices=[*more, *offered], value=chosen)
 
 
 @lru_cache(maxsize=1)
@@ -107,6 +110,11 @@ def first_choices(runs_dir: Path, kept: Any = None) -> list[Any]:
 
     `kept`: the draft in the browser; its file is offered under its own name.
     """
+    offered = _offered(runs_dir, kept)
+    return [gr.update(choices=offered["model"]), gr.update(choices=offered["dataset"])]
+
+
+def _offered(runs_dir: Path, kept: Any = None) -> dict[str, list[tuple[str, str]]]:
     drafted = kept.get("boxes", {}).get("dataset_name") if isinstance(kept, dict) else None
     asker, used = visitor.now(), []
     for run in visitor.own_runs(runs_dir)[:RECENT]:
@@ -118,7 +126,7 @@ def first_choices(runs_dir: Path, kept: Any = None) -> list[Any]:
     data = [*data_choices(), *(_file_choice(names["dataset"]) for names in used)]
     if isinstance(drafted, str) and may_name(asker, drafted, runs_dir) and Path(drafted).is_file():
         data.append(_file_choice(drafted))
-    return [gr.update(choices=list(dict.fromkeys(models))), gr.update(choices=list(dict.fromkeys(data)))]
+    return {"model": [(name, name) for name in dict.fromkeys(models)], "dataset": list(dict.fromkeys(data))}
 
 
 def data_choices() -> list[tuple[str, str]]:

@@ -193,15 +193,15 @@ class Draft:
         run = frame.find(self.runs_dir, filled)
         picks, asking = self.picks.of(recipe) if recipe is not None and step == "choose" else ({}, False)
         made = words.short_data(run.recipe.dataset_name) if run else ""
-        costs = looking.preset_costs(look)
+        costs = looking.preset_costs(read)
         return [
             *(
-                choose.show(boxes, preset, wrong, look, costs, made, picks, line)
+                choose.show(boxes, preset, wrong, look, costs, made, picks, line, read)
                 if step == "choose"
                 else [gr.skip()] * chosen
             ),
             *(
-                check.show(look, problem, row, said, undo, tried, shown, words_place.planned_for(placed.made))
+                check.show(look, problem, row, said, undo, tried, shown, words_place.planned_for(placed))
                 if step == "check"
                 else [gr.skip()] * checked
             ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from finetune_core import launch, preflight
+from finetune_core import launch, measured, preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.hardware import Estimate, Flavor, choose, estimate, few_rows
 from finetune_core.jobs.order import order
@@ -19,7 +19,7 @@ from finetune_core.machine import this_machine
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 
-from . import form, scripts, visitor, words_place, words_plan
+from . import form, scripts, visitor, words_place
 from .held import QUICK
 from .look import html
 from .looking import plan_again
@@ -129,7 +129,9 @@ def settle(look: Look | None, on: str, renting: Renting, wait_seconds: float = 0
         made = look.once(("chosen", on, *key), lambda: _chosen(seen, rents.flavors, on.partition(":")[2]))
         _require_sign_in_lasts(made)
     except FinetuneError as error:
-        return replace(placed, offers=offers, problem=error)
+        return replace(placed, offers=offers, problem=words_place.no_room(error))
+    # of a very large set, or with fewer processes than GPUs, the list's own price for it would be another
+    offers = tuple((flavor, made if flavor == made.flavor else offer) for flavor, offer in offers)
     return replace(placed, look=replace(look, seen=replace(seen, plan=made.plan)), offers=offers, made=made)
 
 
@@ -137,7 +139,7 @@ def _refused_here(look: Look) -> Look:
     try:
         preflight.refuse_impossible(look.recipe)
     except FinetuneError as error:
-        return replace(look, seen=None, error=look.error or error)
+        return replace(look, seen=None, error=look.error or words_place.or_rent(error))
     return look
 
 
@@ -206,7 +208,7 @@ def show(before: Look | None, placed: Placed, recipe: Recipe | None, line: str, 
     """Everything in `outputs`. before: the look as it was before a place was chosen. line: what Start runs."""
     if recipe is None or not is_open:
         return gr.skip(), placed.agreed
-    tiles = [*_tiles_here(before, placed, recipe), _tile_of_jobs(placed)]
+    tiles = [*_tiles_here(before, placed, recipe), _tile_of_jobs(placed, recipe)]
     rented = words_place.rented(placed, rows_of(placed), line) if placed.is_rented else ""
     return words_place.card(tiles, rented), placed.agreed
 
@@ -226,7 +228,9 @@ def _tiles_here(before: Look | None, placed: Placed, recipe: Recipe) -> list[wor
     if not asker.may_use_machine:
         owner = space.owner if space else ""
         return [words_place.here(machine.title, here, not_for=owner)]
-    tiles = [words_place.here(machine.title, here and not (several and n > 1), _cost_here(before, recipe, 1), gpus)]
+    alone = n if here and not several else 1  # several processes of a CPU stay several
+    cost = _cost_here(before, recipe, alone)
+    tiles = [words_place.here(machine.title, here and not (several and n > 1), cost, gpus, alone)]
     if several:
         count = min(max(n, 2), gpus) if n > 1 else gpus
         tiles.append(words_place.gpus(count, here and n > 1, _cost_here(before, recipe, count)))
@@ -242,9 +246,12 @@ def _cost_here(look: Look | None, recipe: Recipe, processes: int) -> str:
         return words_place.not_here(error)
     if look is None or look.seen is None:
         return ""
-    plan = look.once(("here", asked.model_dump_json()), lambda: plan_again(look.seen, asked))
-    return words_plan.cost(plan)
+    key = "here", asked.model_dump_json(), measured.version()
+    plan = look.once(key, lambda: plan_again(look.seen, asked))
+    return words_place.cost_here(plan)
 
 
-def _tile_of_jobs(placed: Placed) -> words_place.Tile:
-    return words_place.jobs(placed.is_rented, placed.made, placed.where if placed.is_rented else JOBS)
+def _tile_of_jobs(placed: Placed, recipe: Recipe) -> words_place.Tile:
+    if not placed.is_rented:
+        return words_place.jobs(False, None, JOBS, 1)
+    return words_place.jobs(True, placed.made, placed.where, recipe.num_processes)

@@ -25,7 +25,7 @@ MOST = 200  # answers remembered
 
 @dataclass(frozen=True)
 class Rents:
-    """What can be rented, by whom; neither flavors nor error while the answer is on its way."""
+    """What can be rented, by whom; neither a name nor an error while the answer is on its way."""
 
     name: str = ""
     flavors: tuple[Flavor, ...] = ()
@@ -33,7 +33,7 @@ class Rents:
 
     @property
     def pending(self) -> bool:
-        return not self.flavors and self.error is None
+        return not self.name and self.error is None
 
 
 def _ask(token: str) -> Rents:

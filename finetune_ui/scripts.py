@@ -235,7 +235,7 @@ PLAN = """
 element.addEventListener('click', (event) => {
   const data = event.target.closest('button')?.dataset;
   if (!data) return;
-  if ('ladder' in data) trigger('apply', { from: 'plan', index: Number(data.ladder), code: '' });
+  if ('ladder' in data) trigger('apply', { from: 'plan', says: data.ladder });
   if ('measure' in data) trigger('measure');
   if ('halt' in data) trigger('halt');
 });
@@ -251,7 +251,6 @@ const pick = (button) => {
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
   if (button?.dataset.on) pick(button);
-  if (button && 'again' in button.dataset) trigger('place', { on: 'jobs', processes: 1 });
 });
 element.addEventListener('keydown', (event) => {
   const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];

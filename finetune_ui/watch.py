@@ -91,9 +91,9 @@ def build(page: Page) -> Watch:
         partial(discard_run, page.runs_dir), page.held, [delete, confirm, problem, page.held], **SLOW
     )
     page.held.change(lambda: gr.update(visible=False), None, confirm, queue=False, **QUICK)
-    prove.click(lambda: "prove", None, page.step, queue=False, **QUICK)
-    talk.click(lambda: "chat", None, page.step, queue=False, **QUICK)
-    change.click(lambda: "choose", None, page.step, queue=False, **QUICK)
+    prove.click(lambda: "prove", None, page.step, **QUICK)
+    talk.click(lambda: "chat", None, page.step, **QUICK)
+    change.click(lambda: "choose", None, page.step, **QUICK)
     tail = partial(read_log, page.runs_dir)
     fold.expand(lambda: gr.Timer(active=True), None, log_timer, queue=False, **QUICK).then(
         tail, [page.held, log_seen], [log, log_seen], **QUICK

@@ -17,7 +17,7 @@ LEVEL_WORDS = {"error": "Must be fixed", "warning": "Worth a look", "note": "Goo
 
 
 def verdict(diagnosis: Any, plan: Any) -> str:
-    """The card on top: may it start, on what, for how long."""
+    """The card on top: may it start, on what, for how long (no plan: not known yet)."""
     warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
     errors = sum(finding.level == "error" for finding in diagnosis.findings)
     if diagnosis.verdict == "blocked":
@@ -32,7 +32,7 @@ def verdict(diagnosis: Any, plan: Any) -> str:
         ("to watch", count(diagnosis.validation_rows), "rows"),
         ("for the proof", count(diagnosis.test_rows), "rows"),
     ]
-    if diagnosis.train_rows:
+    if diagnosis.train_rows and plan is not None:
         facts.append(("of training", _short_duration(plan.seconds), "about"))
         facts.append(("of memory", gib(plan.memory_gb["total"]), "about"))
     cells = "".join(

@@ -12,6 +12,7 @@ from finetune_core.errors import FinetuneError
 from .words import count, duration, esc, gib, icon, join, many, notice
 from .words_choose import command
 from .words_plan import NEEDS_GPU, article, bar, bar_ready, minutes, money
+from .words_plan import cost as plan_cost
 
 TITLE = "Where it runs"
 SHOWN = 6  # hardware that is listed; the rest waits in a fold
@@ -31,23 +32,45 @@ class Tile:
     closed: bool = False  # not for who is asking
 
 
-def here(machine: str, chosen: bool, cost: str = "", one_of: int = 1, not_for: str = "") -> Tile:
+def here(machine: str, chosen: bool, cost: str = "", one_of: int = 1, processes: int = 1, not_for: str = "") -> Tile:
     """one_of: how many GPUs it has. not_for: whose machine it is, for a visitor who may not use it."""
     if not_for:
         return Tile("here", "This Space’s machine", machine, f"for its owner, {not_for}", chosen, closed=True)
-    return Tile("here", "One GPU of this machine" if one_of > 1 else "This machine", machine, cost, chosen)
+    return Tile("here", "One GPU of this machine" if one_of > 1 else "This machine", machine, cost, chosen, processes)
 
 
 def gpus(number: int, chosen: bool, cost: str) -> Tile:
-    text = "One process a GPU, each with the whole model; they share the rows of each step."
+    text = "One process a GPU; they share the rows of each step."
     return Tile("here", f"{number} GPUs of this machine", text, cost, chosen, processes=number)
 
 
-def jobs(chosen: bool, made: Any, on: str) -> Tile:
-    cost = f"{minutes(made.seconds)}, {about(made.dollars)}" if made else "by the minute, on your account"
+def jobs(chosen: bool, made: Any, on: str, processes: int) -> Tile:
+    """processes: what a click sets, while it is not known on which hardware."""
+    cost = f"{minutes(made.seconds)} in all, {about(made.dollars)}" if made else "by the minute, on your account"
     text = "Hardware that Hugging Face rents out. It goes on when this page is closed."
-    processes = max(1, len(made.flavor.machine.gpus)) if made else 1
+    processes = max(1, len(made.flavor.machine.gpus)) if made else processes
     return Tile(on, "Hugging Face Jobs", text, cost, chosen, processes=processes)
+
+
+def or_rent(error: FinetuneError) -> FinetuneError:
+    """Why it cannot be on this machine, with the way to one that can."""
+    if error.code not in ("no-gpu", "no-quantization", "too-many-processes"):
+        return error
+    fix = f"{error.fix} Or rent one: choose Hugging Face Jobs under “{TITLE}”, in the check."
+    return FinetuneError(error.problem, fix, code=error.code)
+
+
+def no_room(error: FinetuneError) -> FinetuneError:
+    """Why it cannot be on rented hardware, with the ways on that this page has; the command line has others."""
+    if error.code != "does-not-fit":
+        return error
+    fix = "Choose larger hardware in the list, a smaller model, or the method QLoRA under “All settings”."
+    return FinetuneError(error.problem, fix, code=error.code)
+
+
+def cost_here(made: Any) -> str:
+    """How long its training takes; what is rented is told with its start and the proof."""
+    return f"{minutes(made.seconds)} of training" if made.fits != "no" else plan_cost(made)
 
 
 def not_here(error: FinetuneError) -> str:
@@ -79,7 +102,11 @@ def _tile(tile: Tile, is_stop: bool) -> str:
 
 def rented(placed: Any, rows: int, line: str) -> str:
     """What Hugging Face rents out now, what this training would cost there, and what leaves this machine."""
-    again = '<p class="verdict-again"><button type="button" class="btn" data-again>Ask again</button></p>'
+    processes = placed.look.recipe.num_processes
+    again = (
+        f'<p class="verdict-again"><button type="button" class="btn" data-on="{esc(placed.on)}" '
+        f'data-processes="{processes}">Ask again</button></p>'
+    )
     trouble = notice("warn", placed.problem.problem, placed.problem.fix) if placed.problem else ""
     if placed.problem and not placed.offers:
         return f'<div class="rented">{trouble}{again}</div>'
@@ -201,9 +228,11 @@ def bar_rented(diagnosis: Any, made: Any) -> str:
     return bar_ready(diagnosis, made.plan, queued=False, rented=under)
 
 
-def planned_for(made: Any) -> str:
-    """The hardware's name above its plan; nothing for this machine."""
-    return name_of(made.flavor.title) if made else ""
+def planned_for(placed: Any) -> str | None:
+    """The hardware's name above its plan: "" for this machine, None while it is not known what would be rented."""
+    if not placed.is_rented:
+        return ""
+    return name_of(placed.made.flavor.title) if placed.made else None
 
 
 def price_changed(made: Any) -> tuple[str, str]:

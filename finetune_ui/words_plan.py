@@ -44,10 +44,12 @@ def plan(
         "tight": ("Tight", "warn"),
     }.get("no" if too_large else made.fits, ("Does not fit", "bad"))
     reasons = "".join(f"<li>{esc(reason)}</li>" for reason in made.reasons)
+    # less memory is looked for here: on rented hardware the next larger one is a click away
+    offered = made.advice if rented else made.ladder if too_large else made.suggestions
     ladder = "".join(
         f"<li><span>{esc(suggestion.says)}</span>"
-        f'<button type="button" class="btn" data-ladder="{n}">Apply</button></li>'
-        for n, suggestion in enumerate(made.ladder if too_large else made.suggestions)
+        f'<button type="button" class="btn" data-ladder="{esc(suggestion.says)}">Apply</button></li>'
+        for suggestion in offered
     )
     speed = "measured on this machine" if made.rate_is_measured else "estimated; the first run here will measure it"
     title, there_is = "What it will cost", "that are free"

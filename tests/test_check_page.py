@@ -28,6 +28,7 @@ from finetune_ui import (
     trials,
     words_check,
     words_hub,
+    words_plan,
     words_repair,
     words_source,
     words_tokens,
@@ -137,6 +138,23 @@ def test_applying_a_fix_changes_the_boxes_and_can_be_undone(looks, tiny_boxes, s
     undo, *after = check.apply(looks, click, (), *tiny_boxes)
     assert form.read(after).lora_r == 4
     assert check.take_back(undo, *after)[1:] == list(tiny_boxes)
+
+
+def test_a_learning_rate_that_the_plan_questions_is_taken_back_with_one_click(looks, tiny_boxes):
+    boxes = list(tiny_boxes)
+    boxes[box_at("learning_rate")] = "0.05"
+    plan = look_at(looks, boxes).seen.plan
+    assert plan.fits == "fits" and plan.ladder
+    for card in (words_plan.plan(plan), words_plan.plan(plan, rented="L4")):
+        (says,) = re.findall(r'data-ladder="([^"]+)"', card)
+        _, *after = check.apply(looks, said(**{"from": "plan", "says": says}), (), *boxes)
+        assert [place for place, value in enumerate(boxes) if after[place] != value] == [box_at("learning_rate")]
+        assert after[box_at("learning_rate")] == ""
+
+
+def test_what_needs_less_memory_here_is_not_offered_for_rented_hardware(seen):
+    tight = replace(seen.seen.plan, fits="tight")
+    assert "data-ladder" in words_plan.plan(tight) and "data-ladder" not in words_plan.plan(tight, rented="L4")
 
 
 def test_what_was_chosen_since_a_fix_survives_its_undo():

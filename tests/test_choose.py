@@ -78,9 +78,18 @@ def test_a_model_that_is_far_too_large_is_marked(runs_dir, monkeypatch):
     assert "too large here" in names.search_models(runs_dir, "huge")["choices"][0][0]
 
 
-def test_a_name_that_was_chosen_stands_in_its_box_without_its_facts():
-    assert names.only_names("acme/faq") == gr.update(choices=["acme/faq"], value="acme/faq")
-    assert names.only_names("/home/me/rows.csv") == gr.skip() and names.only_names(None) == gr.skip()
+def test_a_name_that_was_chosen_stands_in_its_box_without_its_facts(runs_dir):
+    found = names.only_names(runs_dir, "dataset", "acme/faq")
+    assert found["value"] == "acme/faq" and found["choices"][0] == ("acme/faq", "acme/faq")
+    for chosen in ("/home/me/rows.csv", None):
+        assert names.only_names(runs_dir, "dataset", chosen) == gr.skip()
+
+
+def test_what_was_used_before_is_still_offered_when_something_was_chosen(runs_dir):
+    make_run(runs_dir, dataset_name="acme/rows", model_name_or_path="acme/small")
+    assert ("acme/rows", "acme/rows") in names.only_names(runs_dir, "dataset", "shop-messages")["choices"]
+    models = names.only_names(runs_dir, "model", "acme/large")["choices"]
+    assert {value for _, value in models} >= {STARTER_MODEL, "acme/small", "acme/large"}
 
 
 def test_pasted_rows_become_the_data(runs_dir):

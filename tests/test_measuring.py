@@ -85,7 +85,11 @@ def test_memory_that_runs_out_is_told_with_the_next_rung_which_can_be_applied(
     assert measure() == 1
     assert "per_device_train_batch_size=4 gradient_accumulation_steps=2" in capsys.readouterr().err
     card, *_ = shown(runs_dir, looks, recipe)
-    assert "Does not fit" in card and "memory ran out while it was measured" in card and 'data-ladder="0"' in card
+    assert (
+        "Does not fit" in card
+        and "memory ran out while it was measured" in card
+        and 'data-ladder="Half the batch' in card
+    )
     assert look_at(looks, recipe).seen.plan.ladder[0].changes["per_device_train_batch_size"] == 4
     assert measured.version() == (0, 0)
 

@@ -12,7 +12,7 @@ import pytest
 from page_helpers import boxes_of, make_run, said
 
 from finetune_core import Recipe
-from finetune_ui import form, look
+from finetune_ui import beforehand, form, look, measuring, words_choose, words_plan
 from finetune_ui.pages import Draft, Screen
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +88,17 @@ def test_no_event_leaves_the_browser_asking_for_frames(page):
     assert marked == {"top"}
 
 
+def test_what_moves_the_page_goes_through_the_queue(page):
+    """Gradio's browser part tells of a state that changed only after queued events: Check would stay unread."""
+    watched = {
+        target for fn in page.fns.values() for target, event in fn.targets
+        if event == "change" and isinstance(page.blocks.get(target), gr.State)
+    }  # fmt: skip
+    assert watched
+    unqueued = [fn.targets for fn in page.fns.values() if fn.queue is False and watched & {o._id for o in fn.outputs}]
+    assert unqueued == []
+
+
 def test_a_run_started_in_a_terminal_appears(runs_dir):
     seen = screen(runs_dir).draw("", "choose", ())[2]
     run = make_run(runs_dir)
@@ -104,6 +115,38 @@ def test_a_deleted_run_leaves_the_page_on_choose(runs_dir):
 def test_drawing_never_takes_back_a_click_that_came_meanwhile(runs_dir):
     run = make_run(runs_dir)
     assert screen(runs_dir).draw(run.id, "train", ())[:2] == [gr.skip(), gr.skip()]
+
+
+def review(page, step, boxes):
+    """Component → what a review of these boxes answers for it, once their rows are read."""
+    handler = next(fn for fn in page.fns.values() if getattr(fn.fn, "__func__", None) is Draft.review)
+    given = ("", step, "", "quick-look", (), 0, ("", ""), (), None, measuring.Drawn(), beforehand.Drawn(), "here")
+    assert len(handler.inputs) == len(given) + len(boxes)
+    draft = handler.fn.__self__
+    draft.looks.ask(form.read(boxes), wait_seconds=60)
+    return draft, dict(zip(handler.outputs, handler.fn(gr.Request(), *given, *boxes), strict=True))
+
+
+def test_a_review_fills_each_part_with_its_own(page, tiny_boxes):
+    draft, answer = review(page, "check", tiny_boxes)
+    verdict, _, tokens, rows, lengths, plan, _ = (answer[part] for part in draft.checked.outputs)
+    for part, words in (
+        (verdict, "to learn from"), (tokens, "token"), (rows, "What the rows are"), (lengths, "histogram"),
+        (plan, "What it will cost"), (answer[draft.placing.outputs[0]], "Where it runs"),
+    ):  # fmt: skip
+        assert words in part
+    assert answer[draft.placing.agreed] == () and isinstance(answer[draft.checked.measured.drawn], measuring.Drawn)
+    assert answer[draft.begun.start]["value"] in (words_plan.START, words_plan.START_ANYWAY)
+    (kept,) = (said for part, said in answer.items() if isinstance(part, gr.BrowserState))
+    assert kept["on"] == "here" and kept["boxes"] == form.as_kept(tiny_boxes)
+
+
+def test_rows_that_were_read_are_told_where_this_machine_cannot_train(page, tiny_boxes):
+    boxes = form.to_boxes(form.read(tiny_boxes).replace(method="qlora"))
+    draft, answer = review(page, "choose", boxes)
+    cards, _, data, *_ = (answer[part] for part in draft.chosen.outputs)
+    assert "NVIDIA GPU" in answer[draft.begun.outputs[0]] and "Where it runs" in answer[draft.begun.outputs[0]]
+    assert words_choose.UNKNOWN_DATA[0] not in data and words_plan.COST_UNKNOWN not in cards
 
 
 def test_only_reachable_steps_open(runs_dir):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
@@ -12,12 +13,12 @@ from space_people import asked_by
 from test_jobs import flavor
 from test_words import EVIL, parse
 
-from finetune_core import hub, preflight, space
+from finetune_core import hub, measured, preflight, space
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.sent import Sent, sent_of
-from finetune_core.machine import Gpu, Machine
+from finetune_core.machine import Gpu, Machine, this_machine
 from finetune_core.run import Run
-from finetune_ui import begin, form, place, renting, visitor, words_plan
+from finetune_ui import begin, check, form, place, renting, visitor, words_place, words_plan
 from finetune_ui.looking import Looks
 from finetune_ui.renting import Renting, Rents
 
@@ -64,7 +65,7 @@ def test_the_rows_are_read_once_wherever_they_go(tiny_boxes, rented, monkeypatch
     recipe = form.read(tiny_boxes).replace(method="qlora")
     look = looks.ask(recipe, wait_seconds=30)
     here = place.settle(look, place.HERE, rented)
-    assert here.look.error.code == "no-gpu" and here.look.seen is None
+    assert here.look.error.code == "no-gpu" and here.look.seen is None and "Where it runs" in here.look.error.fix
     assert settle(looks.ask(recipe), rented).made.plan.fits == "fits"
     assert len(read) == 1
 
@@ -83,9 +84,9 @@ def test_a_hub_that_does_not_answer_is_told_in_a_sentence(seen, rented, runs_dir
     def ask(token):
         raise error
 
-    placed = place.settle(seen, place.JOBS, Renting(ask), wait_seconds=10)
+    placed = place.settle(seen, "jobs:dear", Renting(ask), wait_seconds=10)
     card, _ = place.show(seen, placed, seen.recipe, "", is_open=True)
-    assert says in card and "Ask again" in card
+    assert says in card and re.search(r'data-on="jobs:dear" data-processes="1">Ask again<', card)
     bar, _, start = begin.show(runs_dir, "check", placed.look, (), None, placed)
     assert says in bar and start["interactive"] is False
 
@@ -97,6 +98,26 @@ def test_nobody_signed_in_is_told_so_and_a_model_of_this_machine_does_not_travel
     monkeypatch.setattr(renting.account, "find_token", lambda: ALICE)
     placed = place.settle(seen, place.JOBS, Renting(lambda token: Rents("alice", OFFERED)), 10)
     assert placed.problem.code == "model-not-on-hub"
+
+
+def test_a_hub_that_rents_out_nothing_is_not_asked_for_ever(seen, rented):
+    placed = settle(seen, Renting(lambda token: Rents("alice", ())))
+    assert not placed.pending and placed.problem.code == "does-not-fit"
+    assert "Ask again" in place.show(seen, placed, seen.recipe, "", is_open=True)[0]
+
+
+def test_what_fits_on_nothing_is_told_with_ways_on_that_the_page_has(seen, rented):
+    placed = place.settle(seen, place.JOBS, Renting(lambda token: Rents("alice", (flavor("tiny", 0.01, 0.01),))), 10)
+    assert placed.problem.code == "does-not-fit" and "python -m" not in placed.problem.fix
+
+
+def test_no_plan_is_shown_while_it_is_not_known_what_would_be_rented(seen, rented, monkeypatch):
+    monkeypatch.setattr(renting.account, "find_token", lambda: None)
+    placed = settle(seen, rented)
+    verdict, *_, plan, _ = check.show(placed.look, None, 0, ("", ""), (), rented=words_place.planned_for(placed))
+    assert plan == "" and "of memory" not in verdict and "to learn from" in verdict
+    verdict, *_, plan, _ = check.show(seen, None, 0, ("", ""), (), rented="")
+    assert "What it will cost" in plan and "of memory" in verdict
 
 
 def test_while_the_hub_is_asked_the_page_says_so(seen, rented, runs_dir):
@@ -113,12 +134,20 @@ def test_while_the_hub_is_asked_the_page_says_so(seen, rented, runs_dir):
 def test_price_time_out_and_what_travels_are_said_before_the_click(seen, rented, runs_dir):
     placed = settle(seen, rented)
     card, agreed = place.show(seen, placed, seen.recipe, "python -m finetune_core train x --on jobs:l4", is_open=True)
-    for words in ("L4", "$0.80 an hour", "private repository of alice", "Your 48 rows", "ended after 30 minutes",
+    for words in ("L4", "of training", "in all, about $", "$0.80 an hour", "private repository of alice",
+                  "Your 48 rows", "ended after 30 minutes",
                   f"{words_plan.money(placed.made.dollars_at_most)} at most", 'data-copy="python -m'):  # fmt: skip
         assert words in card, words
     assert agreed == placed.agreed
     _, _, start = begin.show(runs_dir, "check", placed.look, (), None, placed)
     assert start["value"] == f"Start on L4 for about {words_plan.money(placed.made.dollars)}" and start["interactive"]
+
+
+def test_the_list_and_the_terms_name_the_same_price(seen, rented, monkeypatch):
+    monkeypatch.setattr("finetune_core.jobs.hardware.SAMPLE", 10)  # rows that a list is told from
+    for on in (place.JOBS, "jobs:two"):  # with one process of its two GPUs
+        placed = settle(seen, rented, on)
+        assert dict((each.name, made) for each, made in placed.offers)[placed.made.flavor.name] is placed.made
 
 
 def test_the_line_to_copy_is_the_one_that_is_run(seen, rented):
@@ -140,6 +169,25 @@ def test_several_gpus_of_this_machine_are_a_place_of_their_own(seen, rented, mon
     card, _ = place.show(seen, place.settle(seen, place.HERE, rented), seen.recipe, "", is_open=True)
     assert "2 GPUs of this machine" in card and "One GPU of this machine" in card
     assert place.pick(said(on="here", processes=2), place.JOBS, *boxes_of())[1 + box_at("num_processes")] == "2"
+
+
+def test_what_was_measured_meanwhile_is_said_of_this_machine(seen, rented, tiny_model_dir):
+    here = place.settle(seen, place.HERE, rented)
+    before, _ = place.show(seen, here, seen.recipe, "", is_open=True)
+    plan = seen.seen.plan
+    measured.remember(plan.as_dict(), plan.recipe, tiny_model_dir, this_machine(), 10, 3600.0, 1.0)
+    again, _ = place.show(seen, here, seen.recipe, "", is_open=True)
+    assert "days 1" in again and "days 1" not in before
+
+
+def test_several_processes_of_a_cpu_are_what_its_tile_says_and_keeps(seen, rented, monkeypatch):
+    monkeypatch.setattr(place, "this_machine", lambda: Machine(8, 64, 60))
+    monkeypatch.setattr(preflight, "this_machine", lambda: Machine(8, 64, 60))
+    asked = []
+    monkeypatch.setattr(place, "plan_again", lambda seen, recipe: asked.append(recipe) or seen.plan)
+    three = seen.recipe.replace(num_processes=3)
+    card, _ = place.show(seen, place.settle(seen, place.HERE, rented), three, "", is_open=True)
+    assert 'data-on="here" data-processes="3"' in card and [each.num_processes for each in asked] == [3]
 
 
 @pytest.mark.parametrize(
