@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.trainer import utils as trl_utils
 
-HEAD_COLUMNS = 4096  # of the vocabulary at once, on a CPU
+HEAD_COLUMNS = 2048  # of the vocabulary at once, on a CPU
 
 
 def score_trained_tokens_only() -> None:
