@@ -4,8 +4,7 @@ python benchmarks/estimates.py [--steps 6] [--only 0 3]
 
 Nine trainings of the real worker (models, lengths, batch, LoRA and all weights, checkpointing), each a process of its
 own. Memory comes from arithmetic alone; speed from the rates that the trainings before it reached, as on a person's
-machine: a first one, not in the table, measures it. On a machine with an NVIDIA GPU the same table is made
-there (and QLoRA is added); that was not run yet.
+machine: a first one, not in the table, measures it. For NVIDIA GPUs: gpu.py.
 """
 
 from __future__ import annotations
