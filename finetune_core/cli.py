@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from .verbs import GOOD, REFUSED, STOPPED, USAGE
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     options = parser().parse_args(arguments)
+    if not options.debug:
+        warnings.filterwarnings("ignore", category=FutureWarning)  # a library's word to who programs with it
     with own_stdout(options.json) as stream:
         out = Output(options.json, stream)
         try:
