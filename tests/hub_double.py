@@ -5,7 +5,7 @@
         hub.fail("POST .*/commit/", 429)            # trouble on request
 
 A data set is a repository whose id begins with "datasets/". Not covered: Xet (the environment switches it off); jobs
-are in hub_jobs.py.
+are in hub_jobs.py, what it holds and who may what in hub_store.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import asyncio
 import base64
 import hashlib
 import json
-import math
 import os
 import re
 import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,51 +27,13 @@ from urllib.parse import unquote
 
 import uvicorn
 import yaml
+from hub_store import LARGE, HubStore, Refused, Repo, front_matter, sha1
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from finetune_core.facts import safetensors_parameters
-
-LARGE = (".safetensors", ".bin", ".gguf", ".model", ".parquet")
-ALICE, ALICE_READS, BOB, CAROL = (f"hf_{name}0123456789abcdefghij" for name in ("alice", "reads", "bob", "carol"))
-SIGNED_IN = "hf_oauth_alice0123456789abcdefghij"  # made by signing in on a Space; it ends
-ACCOUNTS = {  # token → account
-    ALICE: {"name": "alice", "role": "write", "orgs": ["acme"]},
-    ALICE_READS: {"name": "alice", "role": "read", "orgs": ["acme"]},
-    SIGNED_IN: {"name": "alice", "role": "", "orgs": ["acme"]},
-    BOB: {"name": "bob", "role": "write", "orgs": []},
-    CAROL: {
-        "name": "carol",
-        "role": "fineGrained",
-        "orgs": ["acme"],
-        "may": {"acme": ["repo.write"], "carol/one": ["repo.write"]},
-    },
-}
-
-
-class Refused(Exception):
-    def __init__(self, status: int, says: str, code: str = ""):
-        self.status, self.says, self.code = status, says, code
-
-
-@dataclass
-class Repo:
-    id: str  # owner/name, or datasets/owner/name
-    private: bool
-    files: dict[str, str] = field(default_factory=dict)  # path → sha256 of its content
-    commits: list[str] = field(default_factory=list)
-    downloads: int = 0
-    gated: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.id.removeprefix("datasets/")
-
-    @property
-    def owner(self) -> str:
-        return self.name.partition("/")[0]
 
 
 @dataclass
@@ -84,18 +45,14 @@ class Trouble:
     times: int = 1
 
 
-class HubDouble:
+class HubDouble(HubStore):
     """Starts a server on a free port and stops it at the end of the block."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.repos: dict[str, Repo] = {}
+        super().__init__(folder)
         self.requests: list[str] = []
         self.tokens: set[str] = set()  # that came with them
         self.troubles: list[Trouble] = []
-        self.revoked: set[str] = set()  # tokens that are not taken any more
-        self.ends: dict[str, float] = {}  # token → when it ends, in seconds since 1970
-        (folder / "objects").mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -130,61 +87,9 @@ class HubDouble:
     def drop(self, match: str, times: int = 1) -> None:
         self.troubles.append(Trouble(match, drop=True, times=times))
 
-    def add(self, repo_id: str, folder: Path, private: bool = False) -> Repo:
-        """Put a folder there, without the client."""
-        repo = self.repos[repo_id] = Repo(repo_id, private, commits=[_sha1(repo_id)])
-        for file in folder.rglob("*"):
-            if file.is_file():
-                repo.files[str(file.relative_to(folder))] = self.store(file.read_bytes())
-        return repo
-
-    def store(self, content: bytes) -> str:
-        sha = hashlib.sha256(content).hexdigest()
-        self.object(sha).write_bytes(content)
-        return sha
-
-    def object(self, sha: str) -> Path:
-        return self.folder / "objects" / sha
-
     def sent(self, pattern: str) -> int:
         """How many requests matched."""
         return sum(1 for line in self.requests if re.search(pattern, line))
-
-    # --- who may what ---
-
-    def account(self, request: Request) -> dict[str, Any]:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if not token:
-            raise Refused(401, "Invalid username or password.")
-        if token not in ACCOUNTS or token in self.revoked or self.ends.get(token, math.inf) <= time.time():
-            raise Refused(401, "Invalid credentials in Authorization header")
-        return ACCOUNTS[token]
-
-    def names(self, request: Request) -> tuple[str, ...]:
-        """The asker's own and those of their organisations; none for who is not signed in."""
-        if "authorization" not in request.headers:
-            return ()
-        who = self.account(request)
-        return who["name"], *who["orgs"]
-
-    def writer(self, request: Request, owner: str, repo_id: str = "") -> None:
-        who = self.account(request)
-        mine = owner == who["name"] or owner in who["orgs"]
-        may = who["role"] in ("write", "") or any(
-            "repo.write" in who.get("may", {}).get(n, ()) for n in (owner, repo_id)
-        )
-        if not (mine and may):
-            raise Refused(403, f"Forbidden: you don't have the right to write to {owner}")
-
-    def repo(self, request: Request, write: bool = False) -> Repo:
-        parts = request.path_params
-        repo = self.repos.get(_id(request.url.path, f"{parts['owner']}/{parts['name']}"))
-        mine = self.names(request)
-        if repo is None or (repo.private and repo.owner not in mine):
-            raise Refused(404 if mine else 401, "Repository not found", "RepoNotFound")
-        if write:
-            self.writer(request, parts["owner"], repo.name)
-        return repo
 
     # --- routes ---
 
@@ -246,13 +151,13 @@ class HubDouble:
             there = {"error": "You already created this repo", "url": f"{self.url}/{repo_id}"}
             return JSONResponse(there, 409)
         private = said.get("visibility") == "private" or bool(said.get("private"))
-        self.repos[repo_id] = Repo(repo_id, private, commits=[_sha1(repo_id)])
+        self.repos[repo_id] = Repo(repo_id, private, commits=[sha1(repo_id)])
         self.repos[repo_id].files[".gitattributes"] = self.store(b"*.safetensors filter=lfs\n")
         return JSONResponse({"url": f"{self.url}/{repo_id}"})
 
     async def _validate(self, request: Request) -> Response:
         try:
-            _front_matter((await request.json())["content"])
+            front_matter((await request.json())["content"])
         except yaml.YAMLError as error:
             return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
         return JSONResponse({"errors": [], "warnings": []})
@@ -270,7 +175,7 @@ class HubDouble:
         return JSONResponse([self._facts(repo) for repo in found[: int(asked.get("limit", 100))]])
 
     def _facts(self, repo: Repo) -> dict[str, Any]:
-        about = self._card(repo)
+        about = self.card(repo)
         tags = [f"license:{about['license']}"] if about.get("license") else []
         tags += [f"size_categories:{size}" for size in about.get("size_categories", ())]
         weights = [self.object(sha) for path, sha in repo.files.items() if path.endswith(".safetensors")]
@@ -278,16 +183,13 @@ class HubDouble:
         return {"id": repo.name, "downloads": repo.downloads, "gated": "auto" if repo.gated else False,
                 "private": repo.private, "tags": tags, **(total if weights else {})}  # fmt: skip
 
-    def _card(self, repo: Repo) -> dict[str, Any]:
-        return _front_matter(self.object(repo.files["README.md"]).read_text() if "README.md" in repo.files else "")
-
     async def _info(self, request: Request) -> Response:
         repo = self.repo(request)
         siblings = [
             {"rfilename": path, "size": self.object(sha).stat().st_size} for path, sha in sorted(repo.files.items())
         ]
         return JSONResponse({"id": repo.name, "modelId": repo.name, "sha": repo.commits[-1], "private": repo.private,
-                             "siblings": siblings, "tags": [], "cardData": self._card(repo)})  # fmt: skip
+                             "siblings": siblings, "tags": [], "cardData": self.card(repo)})  # fmt: skip
 
     async def _tree(self, request: Request) -> Response:
         repo, under = self.repo(request), request.path_params.get("path", "").strip("/")
@@ -296,8 +198,8 @@ class HubDouble:
         if under and not found:
             raise Refused(404, "Entry not found", "EntryNotFound")
         if request.query_params.get("recursive", "").lower() == "true":
-            return JSONResponse([self._entry(path, sha) for path, sha in found.items()])
-        files = [self._entry(path, sha) for path, sha in found.items() if "/" not in path.removeprefix(inside)]
+            return JSONResponse([self.entry(path, sha) for path, sha in found.items()])
+        files = [self.entry(path, sha) for path, sha in found.items() if "/" not in path.removeprefix(inside)]
         folders = {path.removeprefix(inside).partition("/")[0] for path in found} - {file["path"] for file in files}
         return JSONResponse(files + [_folder(inside + name) for name in sorted(folders) if inside + name not in found])
 
@@ -311,25 +213,16 @@ class HubDouble:
             paths = (await request.json())["paths"]
         else:
             paths = (await request.form()).getlist("paths")
-        found = [self._entry(path, repo.files[path]) for path in paths if path in repo.files]
+        found = [self.entry(path, repo.files[path]) for path in paths if path in repo.files]
         folders = [path for path in paths if any(each.startswith(path.strip("/") + "/") for each in repo.files)]
         return JSONResponse(found + [_folder(path) for path in folders])
-
-    def _entry(self, path: str, sha: str) -> dict[str, Any]:
-        size = self.object(sha).stat().st_size
-        lfs = {"lfs": {"oid": sha, "size": size, "pointerSize": 134}} if path.endswith(LARGE) else {}
-        return {"type": "file", "path": path, "size": size, "oid": self._oid(path, sha), **lfs}
-
-    def _oid(self, path: str, sha: str) -> str:
-        content = self.object(sha).read_bytes()
-        return sha if path.endswith(LARGE) else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
     async def _preupload(self, request: Request) -> Response:
         repo, said = self.repo(request, write=True), await request.json()
         found = []
         for file in said["files"]:
             path = file["path"]
-            known = {"oid": self._oid(path, repo.files[path])} if path in repo.files else {}
+            known = {"oid": self.oid(path, repo.files[path])} if path in repo.files else {}
             mode = "lfs" if path.endswith(LARGE) else "regular"
             found.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
         return JSONResponse({"files": found})
@@ -369,7 +262,7 @@ class HubDouble:
                 repo.files[value["path"]] = value["oid"]
             elif item["key"] == "deletedFile":
                 del repo.files[value["path"]]
-        repo.commits.append(_sha1(f"{repo.id}{len(repo.commits)}"))
+        repo.commits.append(sha1(f"{repo.id}{len(repo.commits)}"))
         url = f"{self.url}/{repo.id}/commit/{repo.commits[-1]}"
         return JSONResponse({"success": True, "commitOid": repo.commits[-1], "commitUrl": url, "hookOutput": ""})
 
@@ -381,7 +274,7 @@ class HubDouble:
             raise Refused(404, "Entry not found", "EntryNotFound")
         sha = repo.files[path]
         size = self.object(sha).stat().st_size
-        headers = {"X-Repo-Commit": repo.commits[-1], "ETag": f'"{self._oid(path, sha)}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": repo.commits[-1], "ETag": f'"{self.oid(path, sha)}"', "Accept-Ranges": "bytes"}
         if path.endswith(LARGE):
             headers |= {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(size)}
         if request.method == "HEAD":
@@ -420,19 +313,5 @@ async def _refusal(_request: Request | None, error: Refused) -> Response:
     return JSONResponse({"error": error.says}, error.status, headers=headers)
 
 
-def _front_matter(text: str) -> dict[str, Any]:
-    found = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.S)
-    value = yaml.safe_load(found[1]) if found else {}
-    return value if isinstance(value, dict) else {}
-
-
 def _folder(path: str) -> dict[str, Any]:
-    return {"type": "directory", "path": path, "oid": _sha1(path), "size": 0}
-
-
-def _id(address: str, name: str) -> str:
-    return f"datasets/{name}" if re.match(r"/(api/)?datasets/", address) else name
-
-
-def _sha1(text: str) -> str:
-    return hashlib.sha1(text.encode()).hexdigest()
+    return {"type": "directory", "path": path, "oid": sha1(path), "size": 0}

@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 import starlette.requests
 from gradio.context import LocalContext
-from hub_double import ALICE, BOB, CAROL
+from hub_store import ALICE, BOB, CAROL
 from test_prove import make_report
 
 from finetune_core.recipe import Recipe

@@ -1,39 +1,28 @@
-"""Before training: prompts on the untuned model from the page, and sweeps that a table can be trusted about."""
+"""Before training: prompts on the untuned model, from the page and as a verb."""
 
 import json
 import os
-import re
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from conftest import chat_rows, write_jsonl
+from before_training import quick_recipe
 
 from finetune_core import launch
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
 from finetune_core.files import write_json
-from finetune_core.job import Said
-from finetune_core.recipe import Recipe
-from finetune_core.run import Run, list_runs
-from finetune_core.sweep import Sweep, Trial, ranked, read_space, sentence, swept, usual_space
+from finetune_core.run import list_runs
 from finetune_ui import beforehand, form, words_beforehand
 from finetune_ui.beforehand import Drawn
 from finetune_ui.frame import Page
 
-EVIL = "<img src=x onerror=alert(1)>"
-
 
 @pytest.fixture
 def recipe(tmp_path, tiny_model_dir):
-    rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
-    return Recipe(
-        model_name_or_path=str(tiny_model_dir), dataset_name=str(rows), max_new_tokens=6, evaluate_rows=6,
-        max_length=64, accept_warnings=True, evaluate=False,
-    )  # fmt: skip
+    return quick_recipe(tmp_path, tiny_model_dir)
 
 
 def until_over(job, seconds=150):
@@ -154,265 +143,3 @@ def test_the_verb_says_it_as_json(recipe, runs_dir, tmp_path, capsys):
     assert main(["should-i", str(file), "evaluate_rows=4", "--json", "--runs-dir", str(runs_dir)]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["n"] == 4 and report["complete"] and {r["model"] for r in report["rivals"]} == {"base"}
-
-
-# --- sweeps ---
-
-
-def test_values_with_commas_are_tried_and_the_rest_stays_as_it_is():
-    fixed, space = read_space(["learning_rate=1e-4, 2e-4,1e-4", "dataset_name=a,b", "lora_r=8", "method=lora,full"])
-    assert fixed == ["dataset_name=a,b", "lora_r=8"]
-    assert space == {"learning_rate": [1e-4, 2e-4], "method": ["lora", "full"]}
-
-
-def test_a_list_in_brackets_is_one_value():
-    assert read_space(["lora_target_modules=[q_proj,v_proj]"]) == (["lora_target_modules=[q_proj,v_proj]"], {})
-
-
-def test_a_value_that_the_recipe_refuses_is_told_before_anything_starts():
-    with pytest.raises(FinetuneError, match="lora_r"):
-        read_space(["lora_r=8,many"])
-
-
-def test_what_is_learned_from_is_never_swept():
-    assert not {"dataset_name", "test_size", "seed", "max_length", "evaluate_rows"} & set(swept())
-
-
-def test_a_full_training_sweeps_no_rank():
-    assert "lora_r" not in usual_space(Recipe(method="full", learning_rate=2e-5))
-
-
-def test_the_lowest_loss_comes_first_and_what_did_not_end_last():
-    trials = [Trial("a", {}, "pruned", 0.1), Trial("b", {}, "finished", 0.5), Trial("c", {}, "finished", 0.4),
-              Trial("d", {}, "failed")]  # fmt: skip
-    assert [trial.run for trial in ranked(trials)] == ["c", "b", "a", "d"]
-
-
-@pytest.mark.parametrize(
-    ("own", "says"),
-    [({"lora_r": 8}, "where your settings reach 0.500"), ({"lora_r": 16}, "the settings that you had"),
-     ({"lora_r": 4}, "validation loss of 0.400.")],
-)  # fmt: skip
-def test_the_best_is_told_beside_what_one_had(own, says):
-    trials = [Trial("c", {"lora_r": 16}, "finished", 0.4), Trial("b", {"lora_r": 8}, "finished", 0.5)]
-    assert says in sentence(trials, own)
-
-
-@pytest.mark.parametrize(
-    "boxes", [("1e-4, x", "", "", "3"), ("", "0, 8", "", "3"), ("", "", "", "3"), ("1e-4,2e-4", "", "", "1000")]
-)
-def test_a_sweep_that_cannot_be_meant_is_refused_before_anything_starts(boxes):
-    with pytest.raises(FinetuneError):
-        beforehand.read_sweep(Recipe(), *boxes)
-
-
-def test_no_number_of_trials_is_asked_for_in_words():
-    with pytest.raises(FinetuneError, match=r"^How many trials\? Write how many, from 1 to 100\.$"):
-        beforehand.read_sweep(Recipe(), "1e-4, 2e-4", "", "", "")
-
-
-def test_one_value_in_a_box_is_tried_alone():
-    assert beforehand.read_sweep(Recipe(), "1e-4", "8, 16", "", "4") == (
-        {"learning_rate": [1e-4], "lora_r": [8, 16]},
-        4,
-    )
-
-
-@pytest.fixture(scope="module")
-def swept_runs(tmp_path_factory, tiny_model_dir):
-    """A sweep over two learning rates, one far too small, through the command line."""
-    folder = tmp_path_factory.mktemp("sweep")
-    rows = write_jsonl(folder / "rows.jsonl", chat_rows(60))
-    recipe = Recipe(
-        model_name_or_path=str(tiny_model_dir), dataset_name=str(rows), max_length=64, accept_warnings=True,
-        num_train_epochs=2, max_new_tokens=6, evaluate_rows=6, learning_rate=1e-6,
-    )  # fmt: skip
-    recipe.save(folder / "recipe.yaml")
-    runs_dir = folder / "runs"
-    into = ["--into", str(folder / "job"), "--runs-dir", str(runs_dir)]
-    code = main(["sweep", str(folder / "recipe.yaml"), "learning_rate=1e-6,3e-3", "--trials", "5", "--json", *into])
-    return code, json.loads((folder / "job" / "report.json").read_text()), runs_dir
-
-
-@pytest.mark.slow
-def test_a_sweep_finds_the_setting_that_learns(swept_runs):
-    code, found, _ = swept_runs
-    assert code == 0 and [trial["values"]["learning_rate"] for trial in found["trials"]] == [3e-3, 1e-6]
-    assert found["trials"][0]["validation_loss"] < found["trials"][1]["validation_loss"]
-    assert "where your settings reach" in found["sentence"]
-
-
-@pytest.mark.slow
-def test_every_trial_is_an_ordinary_run_with_the_recipe_to_copy_and_only_the_best_saw_the_test_rows(swept_runs):
-    _, found, runs_dir = swept_runs
-    runs = {run.id: run for run in list_runs(runs_dir)}
-    assert set(runs) == {trial["run"] for trial in found["trials"]}
-    assert all(run.status() == "finished" and run.recipe.evaluate for run in runs.values())
-    best, other = (runs[trial["run"]] for trial in found["trials"])
-    assert best.report() is not None and other.report() is None
-    assert found["proved"] == best.report()["verdict"]["sentence"]
-
-
-@pytest.mark.slow
-def test_the_trials_look_at_the_validation_rows_at_the_same_steps(swept_runs):
-    from finetune_core.progress import summarize
-
-    _, found, runs_dir = swept_runs
-    looks = [
-        [step for step, _ in summarize(Run(runs_dir / trial["run"]).events()).eval_loss] for trial in found["trials"]
-    ]
-    assert looks[0] == looks[1] and len(looks[0]) >= 4
-
-
-def test_the_page_starts_a_sweep_as_the_command_that_can_be_typed(recipe, runs_dir, monkeypatch):
-    lines = []
-    monkeypatch.setattr(launch, "start_job", lambda job, line, secrets=None: lines.append(line))
-    *_, drawn, _ = beforehand.ask_settings(runs_dir, Drawn(), "1e-4", "4, 8", "", "3", *form.to_boxes(recipe))
-    assert beforehand.job_of(runs_dir, "sweep", drawn.key).folder.is_dir()
-    assert {"sweep", "learning_rate=1e-4,", "lora_r=4,8,", "--trials", "3"} <= set(lines[0])
-
-
-def test_without_validation_rows_there_is_no_sweep(recipe, runs_dir, tmp_path, capsys):
-    file = tmp_path / "recipe.yaml"
-    recipe.replace(validation_size=0.0).save(file)
-    assert main(["sweep", str(file), "lora_r=4,8", "--json", "--runs-dir", str(runs_dir)]) == 1
-    error = json.loads(capsys.readouterr().out)["error"]
-    assert error["code"] == "no-rows" and list_runs(runs_dir) == [], error
-
-
-class Told:
-    """What optuna is told and what it answers."""
-
-    def __init__(self, prune_after):
-        self.reports, self.prune_after = [], prune_after
-
-    def report(self, loss, step):
-        self.reports.append((step, loss))
-
-    def should_prune(self):
-        return len(self.reports) >= self.prune_after
-
-
-@pytest.mark.slow
-def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, runs_dir):
-    from finetune_core.sweep import _try
-
-    asked, seen = Told(prune_after=1), []
-    trial = _try(
-        recipe.replace(num_train_epochs=60, eval_steps=2, learning_rate=1e-3), {"lora_r": 16}, runs_dir, None, asked,
-        lambda trial, share: seen.append(share), lambda: False,
-    )  # fmt: skip
-    run = Run(runs_dir / trial.run)
-    assert trial.outcome == "pruned" and run.status() == "stopped" and run.has_result()
-    assert trial.validation_loss <= min(loss for _, loss in asked.reports) and seen[-1] < 1
-
-
-def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs_dir):
-    from finetune_core.sweep import _try
-
-    trial = _try(recipe.replace(method="qlora"), {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
-    assert trial.outcome == "failed" and "QLoRA" in trial.problem
-
-
-def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monkeypatch):
-    """On a machine with a GPU a second passes between its lock and its first line."""
-    from filelock import FileLock
-
-    from finetune_core import preflight
-    from finetune_core.sweep import _try
-
-    run = Run.create(runs_dir, recipe)
-    lock = FileLock(run.path / "worker.lock")
-    monkeypatch.setattr(preflight, "create_run", lambda *_, **__: run)
-    monkeypatch.setattr(launch, "start", lambda *_, **__: lock.acquire())
-
-    def later(_seconds):
-        run.tell("done", outcome="finished", seconds=1.0)
-        lock.release()
-
-    monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=later))
-    assert _try(recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool).outcome == "finished"
-
-
-@pytest.fixture
-def failed_sweep(recipe, runs_dir, tmp_path, monkeypatch, capsys):
-    """A sweep whose only trial fails, over the folder of an earlier one: (exit code, what it said, the table it began
-    with)."""
-    folder, began = tmp_path / "job", []
-    folder.mkdir()
-    (folder / "report.json").write_text('{"trials": [{"run": "earlier"}]}')
-
-    def work(*_, on_change, **__):
-        began.append((folder / "report.json").exists())
-        trials = [Trial("a", {"lora_r": 8}, "failed", problem="It did not fit. Choose a smaller model.")]
-        on_change(found := Sweep({"lora_r": [8]}, 1, trials, sentence(trials, {})))
-        return found
-
-    monkeypatch.setattr("finetune_core.sweep.sweep", work)
-    file = tmp_path / "recipe.yaml"
-    recipe.save(file)
-    code = main(["sweep", str(file), "lora_r=8,", "--json", "--into", str(folder), "--runs-dir", str(runs_dir)])
-    return code, json.loads(capsys.readouterr().out), began
-
-
-def test_a_sweep_in_which_nothing_finished_has_failed_and_says_why(failed_sweep):
-    code, found, _ = failed_sweep
-    assert code == 1
-    assert found["sentence"] == "No trial came to its end. It did not fit. Choose a smaller model."
-
-
-def test_each_trial_is_told_at_the_terminal_as_soon_as_it_ends(recipe, runs_dir, tmp_path, monkeypatch, capsys):
-    first, second = (
-        Trial(run, {"lora_r": r}, "finished", loss, 9, 30.0) for run, r, loss in (("a", 8, 0.5), ("b", 4, 0.4))
-    )
-
-    def work(*_, say, on_change, **__):
-        say(0.0, "trial 1 of 2: lora_r 8")
-        on_change(Sweep({}, 2, [replace(first, outcome="running")]))
-        on_change(Sweep({}, 2, [first]))
-        say(0.5, "trial 2 of 2: lora_r 4")
-        on_change(found := Sweep({}, 2, [second, first], "Best of 2.", "Better by 3 to 9 points."))
-        return found
-
-    monkeypatch.setattr("finetune_core.sweep.sweep", work)
-    file = tmp_path / "recipe.yaml"
-    recipe.save(file)
-    assert main(["sweep", str(file), "lora_r=8,4", "--into", str(tmp_path / "job"), "--runs-dir", str(runs_dir)]) == 0
-    said = capsys.readouterr()
-    lines = ["   0.500  finished  lora_r=8  30 s  a", "   0.400  finished  lora_r=4  30 s  b"]
-    assert said.err.splitlines() == ["trial 1 of 2: lora_r 8", lines[0], "trial 2 of 2: lora_r 4", lines[1]]
-    proved = "The best one on the test rows: Better by 3 to 9 points."
-    assert said.out.splitlines() == ["Best of 2.", lines[1], lines[0], proved]
-
-
-def test_the_table_of_an_earlier_sweep_is_gone_when_the_next_begins(failed_sweep):
-    assert failed_sweep[2] == [False]
-
-
-def test_the_table_is_escaped_and_offers_the_settings(runs_dir):
-    found = {
-        "sentence": EVIL,
-        "trials": [
-            {"run": "r-1", "values": {"lora_r": EVIL}, "outcome": "failed", "validation_loss": None, "problem": EVIL}
-        ],
-    }
-    shown = words_beforehand.sweep(Said(1, 0.0, 0.5, EVIL), found, EVIL, 100.0)
-    assert "<img" not in shown and 'data-settings="r-1"' in shown and "50%" in shown
-
-
-def test_why_a_trial_failed_can_be_read_without_a_pointer():
-    trial = {"run": "", "values": {"lora_r": 8}, "outcome": "failed", "validation_loss": None, "problem": "No 4 bits."}
-    shown = words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0)
-    assert ">No 4 bits.</small>" in shown and "title=" not in shown
-
-
-def test_every_column_of_the_trials_has_a_name():
-    trial = {"run": "r", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
-    heads = re.findall(r"<th scope=\"col\">(.*?)</th>", words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0))
-    assert len(heads) == 4 and all(re.sub("<[^>]*>", "", head).strip() for head in heads)
-
-
-def test_the_best_setting_is_told_in_the_words_of_the_page():
-    trial = {"run": "r", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
-    found = {"sentence": "Best of 1: lora_r 8, with a validation loss of 0.500.", "trials": [trial]}
-    assert "Best of 1: Adapter rank 8, with" in words_beforehand.sweep(None, found, "", 0.0)

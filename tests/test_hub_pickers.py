@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import write_jsonl
-from hub_double import ALICE, SIGNED_IN, HubDouble
+from hub_double import HubDouble
+from hub_store import ALICE, SIGNED_IN
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = {"question": "How?", "answer": "So."}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
-from hub_double import ALICE, ALICE_READS, BOB
 from hub_jobs import JobsDouble
+from hub_store import ALICE, ALICE_READS, BOB
 from test_launch import wait_for
 
 from finetune_core.errors import FinetuneError

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hub_double import ALICE
+from hub_store import ALICE
 from test_jobs import LONG, ROOT, home, hub, only_run, rows, step_of, steps  # noqa: F401 (some are fixtures)
 from test_launch import wait_for
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hub_double import ALICE, BOB
+from hub_store import ALICE, BOB
 from page_helpers import box_at, boxes_of, said
 from space_people import asked_by
 from test_jobs import flavor

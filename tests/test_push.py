@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
-from hub_double import ALICE, ALICE_READS, BOB, CAROL, HubDouble
+from hub_double import HubDouble
+from hub_store import ALICE, ALICE_READS, BOB, CAROL
 from tuned import make_tuned_run
 
 pytestmark = pytest.mark.slow

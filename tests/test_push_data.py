@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import chat_rows, write_jsonl
-from hub_double import ALICE, ALICE_READS, BOB, SIGNED_IN, HubDouble
+from hub_double import HubDouble
+from hub_store import ALICE, ALICE_READS, BOB, SIGNED_IN
 
 from finetune_core.data import prepare, write_data
 from finetune_core.errors import FinetuneError

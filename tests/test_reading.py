@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hub_double import ALICE, BOB, CAROL
+from hub_store import ALICE, BOB, CAROL
 from space_people import SECRET, asked_by, make_run, request
 
 from finetune_core import access

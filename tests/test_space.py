@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 import yaml
-from hub_double import ALICE
+from hub_store import ALICE
 from space_people import HOST, SPACE, asked_by
 
 from finetune_core import launch, space

@@ -13,7 +13,7 @@ import gradio as gr
 import gradio.oauth
 import pytest
 from gradio.helpers import special_args
-from hub_double import ALICE, BOB, CAROL
+from hub_store import ALICE, BOB, CAROL
 from space_people import PEOPLE, SECRET, SPACE, asked_by, make_run, request
 
 import app

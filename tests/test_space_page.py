@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import itsdangerous
 import pytest
-from hub_double import ALICE, BOB, HubDouble
+from hub_double import HubDouble
+from hub_store import ALICE, BOB
 from space_people import SECRET, SPACE, make_run, session
 
 from finetune_ui import looking, words_space

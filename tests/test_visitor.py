@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import gradio as gr
 import pytest
-from hub_double import ALICE, BOB, CAROL
+from hub_store import ALICE, BOB, CAROL
 from space_people import HOST, asked_by, make_run, request
 
 from finetune_core import access, launch, space

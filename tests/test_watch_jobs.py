@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hub_double import ALICE, BOB
+from hub_store import ALICE, BOB
 from space_people import asked_by
 from test_words import EVIL, parse
 
