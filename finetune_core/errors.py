@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 TOKEN_PATTERN = re.compile(r"\bhf_(?:oauth_)?[A-Za-z0-9._-]{8,}|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}|\bsk-[\w-]{20,}")
 
@@ -32,6 +34,15 @@ class FinetuneError(Exception):
 
     def as_dict(self) -> dict[str, str]:
         return {"code": self.code, "problem": self.problem, "fix": self.fix}
+
+
+def refusal(require: Callable[..., Any], *values: Any) -> FinetuneError | None:
+    """Why `require(*values)` refuses; None where it does not."""
+    try:
+        require(*values)
+    except FinetuneError as error:
+        return error
+    return None
 
 
 def redact(text: str) -> str:

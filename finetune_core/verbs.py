@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hub, launch
-from .errors import FinetuneError
+from .errors import FinetuneError, refusal
 from .events import Event
 from .locks import is_held
-from .machine import Machine, this_machine
+from .machine import this_machine
 from .output import Output
 from .progress import summarize
 from .recipe import STARTER_MODEL, Recipe, list_presets, resolve_recipe
@@ -148,13 +148,14 @@ def fetch(options: argparse.Namespace, out: Output) -> int:
 
 
 def env(options: argparse.Namespace, out: Output) -> int:
+    from .model import require_same_gpu
     from .starter import where_is_starter
     from .train import versions
 
     folder, where = where_is_starter()
     machine = this_machine(options.runs_dir)
     missing = [name for name in ("torch", "transformers", "trl", "peft", "datasets") if name not in versions()]
-    problem = None if "torch" in missing else _gpu_problem(machine)
+    problem = None if "torch" in missing else refusal(require_same_gpu, machine)
     answer = {
         "versions": versions(),
         "machine": machine.as_dict(),
@@ -269,17 +270,6 @@ def line_of(event: Event) -> str:
         case "done":
             return f"{data['outcome']} after {data['seconds']:.0f} s"
     return ""
-
-
-def _gpu_problem(machine: Machine) -> FinetuneError | None:
-    """Why a training would be refused although everything is installed."""
-    from .model import require_same_gpu
-
-    try:
-        require_same_gpu(machine)
-    except FinetuneError as error:
-        return error
-    return None
 
 
 def _signed_in() -> bool:

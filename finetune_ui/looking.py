@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_core import measured, preflight
-from finetune_core.errors import FinetuneError, explain
+from finetune_core.errors import FinetuneError, explain, refusal
 from finetune_core.jobs.hardware import ANY
 from finetune_core.machine import Machine, this_machine
 from finetune_core.plan import Plan
@@ -143,7 +143,7 @@ class Looks:
             on_progress()
             require_readable(asker, look.recipe, self._runs_dir)
             more: dict[str, Any] = {"token": asker.token} if asker.token else {}
-            if not _is_possible_here(look.recipe):  # its rows are read all the same: it may run elsewhere
+            if refusal(preflight.refuse_impossible, look.recipe):  # its rows are read all the same
                 more["machine"] = ANY
             if earlier := self._read_before(look, asker):
                 more["earlier"] = earlier
@@ -156,14 +156,6 @@ class Looks:
                 traceback.print_exc()
         look.began = time.monotonic()
         look.ended.set()
-
-
-def _is_possible_here(recipe: Recipe) -> bool:
-    try:
-        preflight.refuse_impossible(recipe)
-    except FinetuneError:
-        return False
-    return True
 
 
 def _key(recipe: Recipe, asker: Visitor) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from finetune_core import launch, measured, preflight
-from finetune_core.errors import FinetuneError
+from finetune_core.errors import FinetuneError, refusal
 from finetune_core.jobs.hardware import Estimate, Flavor, choose, estimate, few_rows
 from finetune_core.jobs.order import order
 from finetune_core.jobs.sent import require_can_travel, sent_of
@@ -120,7 +120,7 @@ def settle(look: Look | None, on: str, renting: Renting, wait_seconds: float = 0
     if on == HERE:
         return Placed(_refused_here(look))
     rents = renting.of(visitor.now(), wait_seconds)
-    placed = Placed(look, on, rents, problem=rents.error or _cannot_travel(look.recipe))
+    placed = Placed(look, on, rents, problem=rents.error or refusal(require_can_travel, look.recipe))
     if placed.problem or look.seen is None or rents.pending:
         return placed
     seen, key = look.seen, (look.recipe.model_dump_json(), rents.flavors)
@@ -136,19 +136,8 @@ def settle(look: Look | None, on: str, renting: Renting, wait_seconds: float = 0
 
 
 def _refused_here(look: Look) -> Look:
-    try:
-        preflight.refuse_impossible(look.recipe)
-    except FinetuneError as error:
-        return replace(look, seen=None, error=look.error or words_place.or_rent(error))
-    return look
-
-
-def _cannot_travel(recipe: Recipe) -> FinetuneError | None:
-    try:
-        require_can_travel(recipe)
-    except FinetuneError as error:
-        return error
-    return None
+    error = refusal(preflight.refuse_impossible, look.recipe)
+    return replace(look, seen=None, error=look.error or words_place.or_rent(error)) if error else look
 
 
 def _offers(seen: Preflight, flavors: Sequence[Flavor]) -> tuple[tuple[Flavor, Estimate | None], ...]:

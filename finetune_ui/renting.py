@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 
-from finetune_core.errors import FinetuneError, explain
+from finetune_core.errors import FinetuneError, explain, refusal
 from finetune_core.jobs.hardware import Flavor, list_flavors
 from finetune_core.jobs.order import tenant
 from finetune_core.takeaway import account
@@ -54,7 +54,8 @@ class Renting:
         """For who is asking; on a Space never with another token than their own."""
         token = asker.token if asker.space else account.find_token()
         if not token:
-            return Rents(error=_no_token())
+            unknown = FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
+            return Rents(error=refusal(visitor.require_signed_in) or unknown)
         key = hashlib.sha256(token.encode()).hexdigest()
         future, began = self._asked.get(key, (None, 0.0))
         waited = time.monotonic() - began
@@ -70,11 +71,3 @@ class Renting:
             return Rents(error=explain(error))
         self._last[key] = future.result()
         return self._last[key]
-
-
-def _no_token() -> FinetuneError:
-    try:
-        visitor.require_signed_in()
-    except FinetuneError as error:
-        return error
-    return FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")

@@ -274,3 +274,12 @@ def seen(looks, tiny_boxes):
     from finetune_ui import form
 
     return looks.ask(form.read(tiny_boxes), wait_seconds=30)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """An empty Hub on this machine."""
+    from hub_double import HubDouble
+
+    with HubDouble(tmp_path_factory.mktemp("hub")) as double:
+        yield double

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import chat_rows, write_jsonl
-from hub_double import HubDouble
 from hub_store import ALICE, ALICE_READS, BOB, SIGNED_IN
 
 from finetune_core.data import prepare, write_data
@@ -154,12 +153,6 @@ import json, sys
 from datasets import load_dataset
 print(json.dumps({name: list(rows) for name, rows in load_dataset(sys.argv[1]).items()}))
 """
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubDouble(tmp_path_factory.mktemp("hub")) as double:
-        yield double
 
 
 @pytest.fixture(scope="module")

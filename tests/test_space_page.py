@@ -16,7 +16,6 @@ from pathlib import Path
 import httpx
 import itsdangerous
 import pytest
-from hub_double import HubDouble
 from hub_store import ALICE, BOB
 from space_people import SECRET, SPACE, make_run, session
 
@@ -96,12 +95,6 @@ class Visit:
         clicked = {"run": run_id, "to": "prove", "row": 0}
         return "".join(self.call(each, clicked, **more) for each in
                        (*self.handlers("load"), *self.handlers("pick"), *self.handlers("tick", "change")))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubDouble(tmp_path_factory.mktemp("hub")) as hub:
-        yield hub
 
 
 @pytest.fixture(scope="module")
