@@ -34,7 +34,7 @@ class Machine:
     memory_gb: float  # GiB, of the machine or of its container
     available_gb: float  # GiB
     gpus: tuple[Gpu, ...] = ()
-    cpu_bf16: bool = False  # fast bfloat16 matrix products: AMX
+    cpu_bf16: bool = False  # bfloat16 matrix products are faster than float32's
     kind: str = "cpu"  # "cuda" | "mps" | "cpu"
     disk_free_gb: float = 0.0
     bitsandbytes: bool = False  # whether the package is installed
@@ -199,9 +199,19 @@ def _memory() -> tuple[float, float]:
 
 
 def _cpu_bf16() -> bool:
-    """AMX. With AVX512-BF16 alone, oneDNN multiplied bfloat16 at 0.55 of its rate for float32 (a Xeon without AMX)."""
     try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):
+        return multiplies_bf16(Path("/proc/cpuinfo").read_text())
+    except OSError:
         return False
-    return "amx_bf16" in flags.split()
+
+
+def multiplies_bf16(cpuinfo: str) -> bool:
+    """Whether bfloat16 products are faster than float32's: AMX, or AVX512-BF16 on an AMD (Zen 4 and later).
+
+    Measured with oneDNN: 2.3 to 2.6 times float32's rate on an EPYC with AVX512-BF16, 0.55 of it on a Xeon whose AMX was
+    hidden and AVX512-BF16 was not.
+    """
+    first = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
+    known = {name.strip(): value.split() for name, value in first.items()}
+    flags, vendor = known.get("flags", ()), known.get("vendor_id", ())
+    return "amx_bf16" in flags or ("AuthenticAMD" in vendor and "avx512_bf16" in flags)

@@ -117,3 +117,14 @@ def test_several_gpus_in_sight_are_no_reason_for_data_parallel(recipe, tmp_path,
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert sft_config(look(recipe).plan.recipe, tmp_path, WITH_GPU, False).n_gpu == 1
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [("GenuineIntel", "avx512f amx_bf16 amx_tile", True), ("GenuineIntel", "avx512f avx512_bf16", False),
+     ("AuthenticAMD", "avx512f avx512_bf16", True), ("AuthenticAMD", "avx2 fma", False)],
+)  # fmt: skip
+def test_bfloat16_is_fast_with_amx_or_on_an_amd_that_has_it(vendor, flags, fast):
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: X\nflags\t\t: fpu {flags}\n"
+    assert machine.multiplies_bf16(f"{one}\n{one}") is fast
+    assert not machine.multiplies_bf16("processor : 0\nBogoMIPS : 100\nFeatures : asimd bf16\n")
