@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from finetune_core import attention
 from finetune_core.attention import attend_rows_apart
 from finetune_core.packing import BY_MASK_ONLY, EXACT, attends_by_row
 
@@ -82,8 +84,6 @@ def test_the_check_notices_rows_that_leak(model_type):
 
 def test_under_autocast_rows_are_computed_in_its_format(monkeypatch):
     """Also where a rotary embedding made float32 of the queries: the flash kernel takes 16 bits."""
-    from finetune_core import attention
-
     seen = []
     kept = attention.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -93,3 +93,27 @@ def test_under_autocast_rows_are_computed_in_its_format(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         out, _ = attention._attend(torch.nn.Module(), *states, None, cu_seq_lens_q=torch.tensor([0, 4, 9]))
     assert set(seen) == {torch.bfloat16} and out.dtype == torch.bfloat16 and out.shape == (1, 9, 4, 8)
+
+
+def test_plain_attention_of_a_row_is_that_of_sdpa_both_ways():
+    torch.manual_seed(0)
+    states = [torch.randn(1, heads, 21, 8, dtype=torch.float64, requires_grad=True) for heads in (6, 2, 2)]
+    over = torch.randn(1, 6, 21, 8, dtype=torch.float64)
+    plain = attention._Plain.apply(*states, 0.3)
+    dense = scaled_dot_product_attention(*states, is_causal=True, scale=0.3, enable_gqa=True)
+    assert torch.allclose(plain, dense)
+    for mine, theirs in zip(
+        torch.autograd.grad(plain, states, over), torch.autograd.grad(dense, states, over), strict=True
+    ):
+        assert torch.allclose(mine, theirs)
+
+
+@pytest.mark.parametrize("length, plain", [(20, True), (attention.LONGEST_PLAIN + 1, False)])
+def test_short_rows_in_bfloat16_are_attended_by_plain_products_on_a_processor(monkeypatch, length, plain):
+    used = []
+    monkeypatch.setattr(attention._Plain, "apply", lambda *states: used.append(1) or states[0])
+    states = torch.randn(1, 4, length, 8, dtype=torch.bfloat16, requires_grad=True)
+    starts = torch.tensor([0, length], dtype=torch.int32)
+    for wanted in (states, states.float()):
+        attention._attend(torch.nn.Module(), wanted, wanted, wanted, None, cu_seq_lens_q=starts, max_length_q=length)
+    assert len(used) == plain  # once, in bfloat16
