@@ -29,6 +29,13 @@ HEAD = """
         document.body.classList.toggle('dark', theme === 'dark');
     };
     keep();
+    // whether a fold is open, for screen readers
+    const fold = (event) => {
+      const button = event.target.closest('button.label-wrap');
+      if (button) requestAnimationFrame(() => button.setAttribute('aria-expanded', button.classList.contains('open')));
+    };
+    document.addEventListener('focusin', fold);
+    document.addEventListener('click', fold);
     new MutationObserver(keep).observe(document.body, { attributes: true, attributeFilter: ['class'] });
   })();
 </script>

@@ -296,7 +296,7 @@ def data_facts(diagnosis: Any) -> tuple[str, str, str]:
     splits = join(
         [
             f"{count(diagnosis.train_rows)} to learn",
-            f"{count(diagnosis.validation_rows)} to watch" if diagnosis.validation_rows else "",
+            f"{count(diagnosis.validation_rows)} to check along the way" if diagnosis.validation_rows else "",
             f"{count(diagnosis.test_rows)} to prove" if diagnosis.test_rows else "",
         ]
     )
