@@ -16,7 +16,7 @@ MODEL_TITLE = "Model"
 MODEL_HELP = "Where to start: a model on the Hugging Face Hub, or in a folder here."
 MODEL_HELP_ON_SPACE = "Where to start: a model on the Hugging Face Hub."
 DATA_TITLE = "Data"
-DATA_HELP = "What to learn from: a file of yours, or a data set on the Hugging Face Hub."
+DATA_HELP = "What to learn from: a file of yours, or a data set on the Hub."
 ROWS_STAY = "Your rows stay on this machine, unless you choose to share them or to train elsewhere."
 DATA_FILES = (
     ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".xls", ".ods", ".parquet", ".pq",

@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from page_helpers import make_run
 
 from finetune_core.progress import summarize
 from finetune_core.run import list_runs
@@ -200,3 +201,24 @@ def test_the_page_never_scrolls_sideways(app, browser, width):
     page.locator(".steps").first.wait_for(timeout=60_000)
     page.wait_for_timeout(1500)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+SEEN = """
+window.seen = [];
+setInterval(() => {
+  const shown = [...document.querySelectorAll('#main h1, #main h2')].find((title) =>
+    title.getBoundingClientRect().height && getComputedStyle(title).visibility !== 'hidden');
+  if (shown && window.seen.at(-1) !== shown.innerText) window.seen.push(shown.innerText);
+}, 20);
+"""
+
+
+def test_who_comes_back_to_a_run_is_shown_no_empty_choice_meanwhile(app, browser):
+    run = make_run(app.runs_dir)
+    page = browser.new_context().new_page()
+    page.add_init_script(SEEN)
+    for address in (f"{app.url}?run={run.id}&step=train", app.url):  # a reload, and a closed tab
+        page.goto(address)
+        page.get_by_text("Not begun yet.").wait_for(timeout=60_000)
+        page.wait_for_function("window.seen.length > 0")
+        assert page.evaluate("window.seen") == ["Not begun yet."]
