@@ -19,7 +19,7 @@ from .verbs import GOOD, REFUSED, STOPPED, USAGE
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     if not options.debug:
         warnings.filterwarnings("ignore", category=FutureWarning)  # a library's word to who programs with it
     with own_stdout(options.json) as stream:
@@ -46,6 +46,18 @@ def _refuse(error: FinetuneError, out: Output, with_traceback: bool) -> int:
     return USAGE if error.code == "usage" else REFUSED
 
 
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options of one verb. argparse takes no `field=value` behind a flag (RECIPE --json field=value), so what it
+    leaves over is added here."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
+        options = top.parse_args(arguments)  # which says what is wrong, and ends
+    else:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
 def parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
     top = argparse.ArgumentParser(
@@ -66,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     def recipe_verb(name: str, do: Callable[..., int], says: str, what: str = "RECIPE") -> argparse.ArgumentParser:
         one = verb(name, do, says)
         one.add_argument("recipe", metavar=what, help="a YAML file or a preset's name" + what[6:].lower())
-        one.add_argument("overrides", nargs="*", metavar="field=value", help="values to replace")
+        one.add_argument("overrides", nargs="*", default=[], metavar="field=value", help="values to replace")
         return one
 
     def run_verb(name: str, do: Callable[..., int], says: str) -> argparse.ArgumentParser:
@@ -91,13 +103,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--input", required=True, help="JSONL with `messages` or `prompt` in each row")
     one.add_argument("--output", required=True, help="JSONL to write: `id` and `prediction`")
     one.add_argument("--base", action="store_true", help="the untuned model")
-    one.add_argument("--max-new-tokens", type=int)
+    one.add_argument("--max-new-tokens", type=int, help="longest answer, in tokens (default: the recipe's)")
     one = run_verb("chat", verbs_answer.chat, "talk to the tuned model")
     one.add_argument("--base", action="store_true", help="the untuned model")
     one.add_argument("--message", help="one question; without it, a conversation on the terminal")
     one.add_argument("--system", help="a system prompt")
-    one.add_argument("--temperature", type=float, default=0.0)
-    one.add_argument("--max-new-tokens", type=int)
+    one.add_argument("--temperature", type=float, default=0.0, help="0 (default): always the likeliest words")
+    one.add_argument("--max-new-tokens", type=int, help="longest answer, in tokens (default: 256)")
     one = run_verb("serve", verbs_answer.serve, "answer the OpenAI chat-completions protocol on this machine")
     one.add_argument("--port", type=int, default=0, help="0: any free port")
     one.add_argument("--idle-seconds", type=int, default=0, help="end after this long without a question")

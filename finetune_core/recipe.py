@@ -205,6 +205,12 @@ class Recipe(BaseModel):
         """An emptied box in the form means None where None is allowed; elsewhere the range check speaks."""
         return None if isinstance(value, str) and value.strip() == "" else value
 
+    @field_validator("fixes", mode="before")
+    @classmethod
+    def _split_fixes(cls, fixes: Any) -> Any:
+        """As they are typed: fixes=drop-empty-answers,drop-duplicates."""
+        return [fix for word in fixes.split(",") if (fix := word.strip())] if isinstance(fixes, str) else fixes
+
     @model_validator(mode="after")
     def _bits_have_an_adapter(self) -> Recipe:
         if self.load_in_8bit and self.method != "qlora":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub, launch
 from .errors import FinetuneError, refusal
 from .events import Event
+from .ladder import as_overrides
 from .locks import is_held
 from .machine import this_machine
 from .output import Output
@@ -45,7 +47,10 @@ def check(options: argparse.Namespace, out: Output) -> int:
     seen = look_at(options, out)
     answer = seen.diagnosis.as_dict()
     lines = [f"{answer['verdict']}: {answer['rows']} rows, {answer['train_rows']} to learn from"]
-    lines += [f"  {f['level']:8}{f['says']} {f['fix']}" for f in answer["findings"]]
+    for found in seen.diagnosis.findings:
+        lines.append(f"  {found.level:8}{found.says} {found.fix}")
+        if found.suggestion:
+            lines.append(f"{'':10}{found.suggestion.says}: {_as_typed(found.suggestion.changes)}")
     out.give(answer, "\n".join(lines))
     return REFUSED if answer["verdict"] == "blocked" else GOOD
 
@@ -114,7 +119,8 @@ def runs(options: argparse.Namespace, out: Output) -> int:
                 "path": str(run.path),
             }
         )
-    words = "\n".join(f"{r['id']:64}{r['status']:12}{r['step']}/{r['total_steps']}" for r in found)
+    width = max((len(r["id"]) for r in found), default=0)
+    words = "\n".join(f"{r['id']:{width}}  {r['status']:12}{r['step']}/{r['total_steps']}" for r in found)
     out.give(found, words or "No runs yet.")
     return GOOD
 
@@ -181,6 +187,24 @@ def env(options: argparse.Namespace, out: Output) -> int:
 
 
 # --- parts of verbs ---
+
+
+def _as_typed(changes: dict[str, Any]) -> str:
+    """A repair as it is written behind the command.
+
+    >>> _as_typed({"fixes": ["drop-leaks", "drop-duplicates"]}), _as_typed({"columns": {"prompt": "My question"}})
+    ('fixes=drop-leaks,drop-duplicates', "'columns.prompt=My question'")
+    """
+    words = []
+    for name, value in changes.items():
+        match value:
+            case dict():
+                words += [f"{name}.{inner}={text}" for inner, text in value.items()]
+            case list():
+                words.append(f"{name}={','.join(value)}")
+            case _:
+                words.append(as_overrides({name: value}))
+    return shlex.join(words)
 
 
 def look_at(options: argparse.Namespace, out: Output) -> Any:

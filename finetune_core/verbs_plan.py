@@ -38,11 +38,27 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     lines += [f"  Or: {suggestion.says} ({as_overrides(suggestion.changes)})" for suggestion in made.suggestions]
     lines += ["On the usual GPUs (estimated):"]
     for offer in offers:
-        price = "" if offer.dollars is None else f", ${offer.dollars:.2f}"
-        says = "does not fit" if offer.fits == "no" else f"{offer.fits}, about {offer.seconds / 60:.0f} min{price}"
+        price = "" if offer.dollars is None else f", {_dollars(offer.dollars)}"
+        says = "does not fit" if offer.fits == "no" else f"{offer.fits}, {_minutes(offer.seconds)}{price}"
         lines.append(f"  {offer.name:12}{offer.needs_gb:6.1f} of {offer.usable_gb:.0f} GB  {says}")
     out.give(made.as_dict() | {"elsewhere": [offer.as_dict() for offer in offers]}, words + "\n".join(lines))
     return GOOD
+
+
+def _minutes(seconds: float) -> str:
+    """
+    >>> _minutes(20), _minutes(190)
+    ('under a minute', 'about 3 min')
+    """
+    return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"
+
+
+def _dollars(price: float) -> str:
+    """
+    >>> _dollars(0.004), _dollars(1.5)
+    ('under 1 cent', '$1.50')
+    """
+    return "under 1 cent" if price < 0.01 else f"${price:.2f}"
 
 
 def measure(options: argparse.Namespace, out: Output) -> Preflight:

@@ -55,11 +55,11 @@ def build(page: Page) -> Chosen:
                 model = _name_box(words_choose.MODEL_TITLE, model_help, STARTER_MODEL)
                 model_note = html(words_choose.model_note())
             with gr.Column(elem_classes=["card", "box-card", "data-card"], min_width=280):
-                data_help = words_choose.DATA_HELP_ON_SPACE if on_space else words_choose.DATA_HELP
-                data = _name_box(words_choose.DATA_TITLE, data_help, STARTER_DATA)
+                data = _name_box(words_choose.DATA_TITLE, words_choose.DATA_HELP, STARTER_DATA)
                 data_note = html(words_choose.data_note())
                 picks = html("", js_on_load=scripts.PICKS)
-                drop = html(words_choose.drop_zone(), js_on_load=scripts.DROP, elem_classes="drop-home")
+                drop_note = "" if on_space else words_choose.ROWS_STAY
+                drop = html(words_choose.drop_zone(drop_note), js_on_load=scripts.DROP, elem_classes="drop-home")
         trouble = html("", elem_classes="trouble")
         boxes: dict[str, Any] = {"model_name_or_path": model, "dataset_name": data}
         with gr.Accordion(words_choose.SETTINGS_TITLE, open=False, elem_classes="settings") as settings:

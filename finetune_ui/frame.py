@@ -155,7 +155,7 @@ def _rail_run(run: Run) -> words_frame.RailRun:
     return words_frame.RailRun(
         id=run.id,
         title=short_data(recipe.dataset_name),
-        under=words_frame.rail_under(recipe, status, began, left=progress.seconds_left),
+        under=words_frame.rail_under(recipe, status, began, left=progress.seconds_left, stage=progress.stage),
         status=status,
         loss=progress.loss,
         verdict=verdict,

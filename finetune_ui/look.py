@@ -18,7 +18,15 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono"
 
 # The person's own choice of light or dark, kept in their browser. Gradio adds this once its page has begun, so the
 # document is there already.
+#
+# Whoever left a run comes back to it, but the page is built for a new one: until the program has said where it opens,
+# it shows neither, so that nobody takes a training for lost.
 HEAD = """
+<style>
+  .arriving #main:not(:has([data-place])) > * { visibility: hidden; }
+  .arriving #main:not(:has([data-place]))::before { content: ""; display: block; height: 96px; border-radius: 12px;
+    background: var(--surface-2); }
+</style>
 <script>
   document.documentElement.lang = 'en';
   (() => {
@@ -29,6 +37,20 @@ HEAD = """
         document.body.classList.toggle('dark', theme === 'dark');
     };
     keep();
+    const asked = new URLSearchParams(location.search);
+    let left = null;
+    try { left = localStorage.getItem('fijn-run'); } catch {}
+    if (asked.has('run') || (left && !asked.has('new'))) {
+      document.documentElement.classList.add('arriving');
+      setTimeout(() => document.documentElement.classList.remove('arriving'), 15000);
+    }
+    // whether a fold is open, for screen readers
+    const fold = (event) => {
+      const button = event.target.closest('button.label-wrap');
+      if (button) requestAnimationFrame(() => button.setAttribute('aria-expanded', button.classList.contains('open')));
+    };
+    document.addEventListener('focusin', fold);
+    document.addEventListener('click', fold);
     new MutationObserver(keep).observe(document.body, { attributes: true, attributeFilter: ['class'] });
   })();
 </script>

@@ -51,6 +51,7 @@ element.addEventListener('click', (event) => {
 const follow = () => {
   const place = element.querySelector('[data-place]');
   if (!place) return;
+  try { localStorage.setItem('fijn-run', place.dataset.run); } catch {}
   const url = new URL(location.href);
   for (const key of ['run', 'step', 'new']) url.searchParams.delete(key);
   if (place.dataset.run) { url.searchParams.set('run', place.dataset.run); }

@@ -29,7 +29,7 @@ def verdict(diagnosis: Any, plan: Any) -> str:
         tone, drawing, title = "good", "check", "Ready"
     facts = [
         ("to learn from", count(diagnosis.train_rows), "rows"),
-        ("to watch", count(diagnosis.validation_rows), "rows"),
+        ("to check along the way", count(diagnosis.validation_rows), "rows"),
         ("for the proof", count(diagnosis.test_rows), "rows"),
     ]
     if diagnosis.train_rows and plan is not None:

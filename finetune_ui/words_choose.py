@@ -13,11 +13,15 @@ from .words import count, esc, gib, icon, join, many
 TITLE = "What should it learn?"
 SUBTITLE = "Pick what comes closest. Everything below is filled in; change what you like."
 MODEL_TITLE = "Model"
-MODEL_HELP = "Where to start: a name on the Hub, or a folder here."
-MODEL_HELP_ON_SPACE = "Where to start: a name on the Hub."
+MODEL_HELP = "Where to start: a model on the Hugging Face Hub, or in a folder here."
+MODEL_HELP_ON_SPACE = "Where to start: a model on the Hugging Face Hub."
 DATA_TITLE = "Data"
-DATA_HELP = "What to learn from: a name on the Hub, or a file here."
-DATA_HELP_ON_SPACE = "What to learn from: a name on the Hub, or a file of yours."
+DATA_HELP = "What to learn from: a file of yours, or a data set on the Hub."
+ROWS_STAY = "Your rows stay on this machine, unless you choose to share them or to train elsewhere."
+DATA_FILES = (
+    ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".xls", ".ods", ".parquet", ".pq",
+    ".arrow", ".feather", ".txt", ".text", ".md", ".gz", ".zst", ".zip",
+)  # fmt: skip
 LEFT_OPEN = "chosen for you"
 SETTINGS_TITLE = "All settings"
 COMMAND_TITLE = "The same as a command"
@@ -210,13 +214,13 @@ def data_note(says: str = "", tone: str = "", facts: str = "") -> str:
     return model_note(says, tone, facts)
 
 
-def drop_zone() -> str:
-    """One place for a file and for pasted rows."""
+def drop_zone(note: str = ROWS_STAY) -> str:
+    """One place for a file and for pasted rows, and where they stay."""
     return (
         '<div class="drop" data-drop>'
         f'<label class="drop-file">{icon("file")}<span><b>Drop a file</b> or choose one</span>'
         '<input type="file" class="visually-hidden" aria-label="Choose a data file" '
-        'accept=".jsonl,.json,.csv,.tsv,.xlsx,.parquet,.arrow,.txt,.md,.gz,.zst,.zip"></label>'
+        f'accept="{",".join(DATA_FILES)}"></label>'
         '<button type="button" class="btn quiet" data-paste>Paste rows</button></div>'
         '<div class="paste" hidden><label class="visually-hidden" for="paste-rows">Rows to learn from</label>'
         '<textarea id="paste-rows" rows="6" spellcheck="false" placeholder="Paste rows here: JSON lines, a JSON list, '
@@ -224,6 +228,7 @@ def drop_zone() -> str:
         '<button type="button" class="btn" data-use>Use these rows</button>'
         '<button type="button" class="btn quiet" data-cancel>Cancel</button></div></div>'
         '<p class="drop-says" role="status" aria-live="polite"></p>'
+        + (f'<p class="drop-note">{note}</p>' if note else "")
     )
 
 
@@ -291,7 +296,7 @@ def data_facts(diagnosis: Any) -> tuple[str, str, str]:
     splits = join(
         [
             f"{count(diagnosis.train_rows)} to learn",
-            f"{count(diagnosis.validation_rows)} to watch" if diagnosis.validation_rows else "",
+            f"{count(diagnosis.validation_rows)} to check along the way" if diagnosis.validation_rows else "",
             f"{count(diagnosis.test_rows)} to prove" if diagnosis.test_rows else "",
         ]
     )

@@ -27,6 +27,7 @@ from .words import (
 )
 
 UNREADABLE = "cannot be read"
+RAIL_STAGES = {"waiting for its turn": "waiting", "evaluating": "comparing"}
 
 # a dial: one line before tuning, one after
 LOGO = (
@@ -84,11 +85,14 @@ def unreadable(run_id: str, problem: str, folder: str) -> RailRun:
     return RailRun(run_id, run_id, UNREADABLE, "failed", trouble=(problem, folder))
 
 
-def rail_under(recipe: Recipe, status: str, began: float, now: float | None = None, left: float | None = None) -> str:
+def rail_under(
+    recipe: Recipe, status: str, began: float, now: float | None = None, left: float | None = None, stage: str = ""
+) -> str:
     """The quiet second line of a run: its model, and when it was or how it stands."""
     now = time.time() if now is None else now
     if status == "running":
-        when = f"{duration(left)} left" if left is not None else "training"
+        doing = RAIL_STAGES.get(stage, "training")
+        when = f"{duration(left)} left" if left is not None and doing == "training" else doing
     elif status in ("finished", "new"):
         when = ago(now - began)
     else:

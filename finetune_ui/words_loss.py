@@ -82,7 +82,7 @@ def figures(status: str, progress: Progress) -> str:
         (
             "Took" if over else "Time left",
             clock(progress.seconds) if over and progress.step else clock(progress.seconds_left),
-            "" if over or progress.seconds_left is None else f"after {clock(progress.seconds)}",
+            "" if over or progress.seconds_left is None else f"{clock(progress.seconds)} so far",
             "From this run's own speed; comparing afterwards comes on top.",
         ),
         (

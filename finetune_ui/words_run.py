@@ -36,7 +36,7 @@ STAGE_SENTENCES = {
         "Waiting for its turn.",
         "Another training or comparison has the machine. This one begins by itself after it; you may close the page.",
     ),
-    "fetching": ("Fetching the model.", "Only the first time; after that it is on this machine."),
+    "fetching": ("Getting the model.", "If it is not on this machine yet, it is fetched now; only this once."),
     "preparing data": ("Preparing the rows.", "Splitting them, and turning words into tokens."),
     "loading the model": ("Loading the model.", "Reading its weights into memory."),
     "training": ("Learning.", ""),

@@ -14,7 +14,7 @@ SHOWN_LENGTHS = 1500  # different lengths sent to the page for counting
 
 SPLIT_WORDS = {
     "train": "to learn from",
-    "validation": "to watch, never trained",
+    "validation": "to check along the way, never trained",
     "test": "for the proof, never trained",
 }
 

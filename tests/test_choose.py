@@ -12,7 +12,7 @@ from page_helpers import boxes_of, make_run, said
 from finetune_core import hub
 from finetune_core.machine import Machine
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL
-from finetune_ui import choose, form, names
+from finetune_ui import choose, form, frame, names, words_choose
 
 
 def test_the_first_choice_is_the_starter():
@@ -105,3 +105,21 @@ def test_a_draft_that_is_loaded_again_shows_the_name_of_its_file(runs_dir, tiny_
 def test_pasting_nothing_says_what_to_do(runs_dir):
     _, problem = choose.keep_paste(runs_dir, said(text="  \n"))
     assert "Paste some" in problem
+
+
+def test_every_kind_of_file_that_is_read_can_be_chosen():
+    from finetune_core.data.unpack import PACKED, SUFFIXES
+
+    assert set(words_choose.DATA_FILES) == {*SUFFIXES, *PACKED}
+
+
+def test_who_drops_a_file_is_told_where_it_stays_except_on_a_space(runs_dir, monkeypatch):
+    page = frame.Page(runs_dir, None, None)
+    with gr.Blocks() as here:
+        choose.build(page)
+    monkeypatch.setattr(choose, "this_space", lambda: "acme/fijn")
+    with gr.Blocks() as space:
+        choose.build(page)
+    said = [any(words_choose.ROWS_STAY in str(block.value or "") for block in blocks.blocks.values()
+                if isinstance(block, gr.HTML)) for blocks in (here, space)]  # fmt: skip
+    assert said == [True, False]

@@ -88,3 +88,48 @@ def test_a_step_whose_loss_is_no_number_is_a_line_too():
 
     told = plain({"step": 1, "total_steps": 3, "loss": float("nan"), "tokens_per_second": 5.0})  # as the diary has it
     assert line_of(Event("step", 0.0, told)) == "step 1/3  loss not a number  5 tokens/s"
+
+
+def test_a_value_may_stand_behind_a_flag():
+    from finetune_core import cli
+
+    options = cli.parse(["check", "quick-look", "lora_r=8", "--json", "max_length=64"])
+    assert (options.json, options.overrides) == (True, ["lora_r=8", "max_length=64"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["check"], "required: RECIPE\n"),
+        (["check", "quick-look", "--jsn"], "--jsn"),
+        (["check", "quick-look", "--json", "word"], "word"),
+        (["runs", "--json", "lora_r=8"], "lora_r=8"),
+    ],
+)
+def test_what_no_verb_takes_is_a_usage_error_that_names_it(arguments, says, capsys):
+    from finetune_core import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(arguments)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_check_says_how_each_repair_is_typed(tmp_path, runs_dir, tiny_model_dir, capsys):
+    from finetune_core import cli
+
+    (tmp_path / "faq.csv").write_text("question,answer\n" + "How?,So.\nWhere?,\n,Here.\n" * 8)
+    line = ["check", "follow-instructions", f"dataset_name={tmp_path}/faq.csv", f"model_name_or_path={tiny_model_dir}"]
+    assert cli.main([*line, "--runs-dir", str(runs_dir)]) == 1
+    assert "Leave them out: fixes=drop-empty-answers\n" in capsys.readouterr().out
+    cli.main([*line, "fixes=drop-empty-answers,drop-missing-prompts", "--runs-dir", str(runs_dir)])
+    assert "empty answer" not in capsys.readouterr().out
+
+
+def test_a_long_run_id_stands_apart_from_its_status(recipe, runs_dir, capsys):
+    from finetune_core import cli
+    from finetune_core.run import Run
+
+    run = Run.create(runs_dir, recipe, tail="x" * 40)
+    cli.main(["runs", "--runs-dir", str(runs_dir)])
+    assert capsys.readouterr().out.split()[:2] == [run.id, "new"]

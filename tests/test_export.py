@@ -59,6 +59,13 @@ def test_four_bits_may_answer_otherwise_but_not_be_another_model():
     assert not judged(traced(), traced(logprobs=(-3.1, -3.2, -3.3)), "q4_0").passed
 
 
+def test_eight_bits_of_a_model_that_is_undecided_at_every_word_pass():
+    undecided = traced(logprobs=(-1.15, -1.2, -1.35))
+    close, far = (traced(logprobs=tuple(p - off for p in undecided.logprobs)) for off in (0.053, 0.2))
+    assert judged(undecided, close, "q8_0").passed
+    assert not judged(undecided, far, "q8_0").passed
+
+
 def test_nothing_compared_is_nothing_proven():
     assert not judge([], [], "float32", engine="transformers", split="test").passed
 

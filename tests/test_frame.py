@@ -9,7 +9,7 @@ from page_helpers import make_run
 
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
-from finetune_ui import frame
+from finetune_ui import frame, words_frame
 
 
 def test_a_fresh_page_without_runs_opens_choose(runs_dir):
@@ -80,3 +80,11 @@ def test_a_folder_with_an_odd_name_is_no_markup(tmp_path):
     run.path.mkdir()
     Recipe().save(run.path / "recipe.yaml")
     assert 'onfocus="' not in frame.draw_path(run, "choose")
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [("waiting for its turn", "waiting"), ("loading the model", "training"), ("evaluating", "comparing")],
+)
+def test_the_rail_tells_waiting_from_training(stage, says):
+    assert words_frame.rail_under(Recipe(), "running", 0.0, stage=stage).startswith(f"{says} · ")

@@ -17,7 +17,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from page_helpers import make_run
 
+from finetune_core.events import Event, write_event
 from finetune_core.progress import summarize
 from finetune_core.run import list_runs
 
@@ -200,3 +202,45 @@ def test_the_page_never_scrolls_sideways(app, browser, width):
     page.locator(".steps").first.wait_for(timeout=60_000)
     page.wait_for_timeout(1500)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+SEEN = """
+window.seen = [];
+setInterval(() => {
+  const shown = [...document.querySelectorAll('#main h1, #main h2')].find((title) =>
+    title.getBoundingClientRect().height && getComputedStyle(title).visibility !== 'hidden');
+  if (shown && window.seen.at(-1) !== shown.innerText) window.seen.push(shown.innerText);
+}, 20);
+"""
+
+
+def test_who_comes_back_to_a_run_is_shown_no_empty_choice_meanwhile(app, browser):
+    run = make_run(app.runs_dir)
+    page = browser.new_context().new_page()
+    page.add_init_script(SEEN)
+    for address in (f"{app.url}?run={run.id}&step=train", app.url):  # a reload, and a closed tab
+        page.goto(address)
+        page.get_by_text("Not begun yet.").wait_for(timeout=60_000)
+        page.wait_for_function("window.seen.length > 0")
+        assert page.evaluate("window.seen") == ["Not begun yet."]
+
+
+TEXT_ENDS = """all => all.map((one) => {
+  const text = document.createRange();
+  text.selectNodeContents(one);
+  return text.getBoundingClientRect().right;
+})"""
+
+
+def test_the_times_of_all_stages_stand_beside_each_other(app, browser):
+    run = make_run(app.runs_dir)
+    stages = ["waiting for its turn", "fetching", "preparing data", "loading the model", "training", "saving"]
+    for place, name in enumerate(stages):
+        write_event(run.diary, Event("stage", 1000.0 + 700 * place, {"name": name}))
+    write_event(run.diary, Event("done", 9000.0, {"outcome": "finished", "seconds": 8000.0}))
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.goto(f"{app.url}?run={run.id}&step=train")
+    page.locator(".stage").first.wait_for(timeout=60_000)
+    ends = page.eval_on_selector_all(".stage-note", TEXT_ENDS)
+    begins = page.eval_on_selector_all(".stage", "all => all.map((one) => one.getBoundingClientRect().left)")
+    assert len(ends) == 7 and all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,11 @@ def test_a_new_draft_begins_without_the_trouble_of_the_last(runs_dir):
 def test_opening_choose_again_keeps_what_was_typed(runs_dir):
     run = make_run(runs_dir)
     assert all(value == gr.skip() for value in draft(runs_dir).fill(run.id, "choose", run.id))
+
+
+def test_no_rule_sets_all_borders_by_a_colour_of_ours_and_one_of_them_apart():
+    """Gradio rewrites each rule through the browser's CSSOM, where the two cancel each other: no border is drawn."""
+    rules = re.findall(r"[^{}]+\{[^{}]*\}", re.sub(r"/\*.*?\*/", "", look.css(), flags=re.DOTALL))
+    both = [rule for rule in rules if re.search(r"\bborder:[^;]*var\(", rule)
+            and re.search(r"\bborder-(top|right|bottom|left)(-\w+)?:", rule)]  # fmt: skip
+    assert both == []

@@ -59,3 +59,39 @@ def test_the_header_can_be_said(tmp_path):
 def test_numbers_of_a_workbook_are_written_as_a_person_reads_them(tmp_path):
     workbook({"S": [["question", "answer"], ["How many?", 3], ["Half?", 0.5], ["True?", True]]})(tmp_path / "x.xlsx")
     assert [said(row)[1][1] for row in prepared_from(tmp_path / "x.xlsx").train] == ["3", "0.5", "true"]
+
+
+TITLED = [["Klantvragen Q3", None, None], ["Nr", "Vraag", "Antwoord"], *([n, sentence(n), "Ja."] for n in range(20))]
+
+
+def test_a_title_above_the_names_of_the_columns_is_no_row(tmp_path):
+    workbook({"S": TITLED})(tmp_path / "x.xlsx")
+    (tmp_path / "x.csv").write_text("".join(";".join(str(cell or "") for cell in row) + "\n" for row in TITLED))
+    for file in (tmp_path / "x.xlsx", tmp_path / "x.csv"):
+        prepared = prepared_from(file)
+        assert (prepared.rows, list(prepared.columns)) == (20, ["Nr", "Vraag", "Antwoord"])
+        says = {finding.code: finding.says for finding in prepared.findings}
+        assert "“Klantvragen Q3”" in says["titles"]
+        assert prepared.shape == "question-answer"
+
+
+def test_a_title_can_be_said_to_be_a_row(tmp_path):
+    workbook({"S": TITLED})(tmp_path / "x.xlsx")
+    said, rows = {}, []
+    for code in ("titles", "no-header", "titles"):  # and back again
+        found = prepared_from(tmp_path / "x.xlsx", **said).findings
+        said = next(finding.suggestion.changes for finding in found if finding.code == code)
+        rows.append(prepared_from(tmp_path / "x.xlsx", **said).rows)
+    assert rows == [22, 20, 22]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["question", ""], ["Where", "Here"], ["When", "Now"]],  # a column without a name
+        [["Where is it?", ""], ["When is it?", "Now."], ["Who is it?", "Me."]],  # an empty answer
+    ],
+)
+def test_a_first_row_with_an_empty_cell_is_not_taken_for_a_title(rows, tmp_path):
+    workbook({"S": rows})(tmp_path / "x.xlsx")
+    assert not prepared_from(tmp_path / "x.xlsx").source.first.above

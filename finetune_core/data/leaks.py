@@ -97,8 +97,8 @@ def duplicate_findings(
             Finding(
                 "duplicates",
                 level,
-                f"{count_rows(seen.count)} repeat an earlier row{also}: {seen.words()}. "
-                "What is said twice is learned twice; duplicates never stand on both sides of our split.",
+                f"{count_rows(seen.count)} {_repeats(seen.count)} an earlier row{also}: {seen.words()}. What is said "
+                "twice is learned twice. Where Fijn sets rows apart for the proof, repeats stay together.",
                 seen.rows,
                 seen.count,
                 "Leave the repeats out, unless they are meant.",
@@ -114,8 +114,8 @@ def duplicate_findings(
             Finding(
                 "near-duplicates",
                 level,
-                f"{count_rows(seen.count)} nearly repeat an earlier row: {seen.words()}. "
-                "They are kept on one side of the split.",
+                f"{count_rows(seen.count)} nearly {_repeats(seen.count)} an earlier row: {seen.words()}. Where Fijn "
+                "sets rows apart for the proof, they stay together.",
                 seen.rows,
                 seen.count,
                 "Look at a few of them; leave them out if they add nothing.",
@@ -139,3 +139,7 @@ def later_of(pairs: np.ndarray, in_split: np.ndarray, count: int) -> np.ndarray:
 def with_split(keys: np.ndarray, in_split: np.ndarray) -> np.ndarray:
     """Keys that differ between splits."""
     return keys ^ (in_split.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _repeats(count: int) -> str:
+    return "repeats" if count == 1 else "repeat"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..recipe import Recipe, Suggestion
 from .columns import SHAPES
-from .findings import Finding, count_rows, listing, place_words
+from .findings import Finding, count_rows, listing, place_words, shorten
 from .intake import Intake
 from .source import Source
 from .unpack import SUFFIXES
@@ -36,6 +36,7 @@ def source_findings(source: Source, intake: Intake, recipe: Recipe) -> list[Find
         _plain_text(source, intake),
         _preferences(intake),
         _header(source, intake, recipe),
+        _titles(source, recipe),
         _renamed(source),
         _encoding(source),
         _sheets(source),
@@ -184,8 +185,29 @@ def _header(source: Source, intake: Intake, recipe: Recipe) -> Finding | None:
         f"The first row looks like data and not like names of columns, so it is kept as a row "
         f"({count_rows(intake.total)} in all) and the columns are called {_columns(intake)}.",
         fix="If it does hold the names, say so.",
-        suggestion=Suggestion("The first row is a header", {"fixes": [*recipe.fixes, "first-row-is-header"]}),
+        suggestion=_first_row(recipe, "header", "The first row is a header"),
     )
+
+
+def _titles(source: Source, recipe: Recipe) -> Finding | None:
+    """Rows that are no rows: said, because something was left out."""
+    above = [title for file in source.files for title in file.above]
+    if not above:
+        return None
+    return Finding(
+        "titles",
+        "note",
+        f"Above the names of the columns stands {listing([f'“{shorten(title, 60)}”' for title in above])}; "
+        "it is taken for a title and is no row.",
+        fix="If it is a row, say so.",
+        suggestion=_first_row(recipe, "data", "The first row is data"),
+    )
+
+
+def _first_row(recipe: Recipe, kind: str, says: str) -> Suggestion:
+    """What the first row is, instead of what was said of it before."""
+    others = [fix for fix in recipe.fixes if not fix.startswith("first-row-is-")]
+    return Suggestion(says, {"fixes": [*others, f"first-row-is-{kind}"]})
 
 
 def _renamed(source: Source) -> Finding | None:

@@ -26,7 +26,11 @@ BEGINNINGS = ("AKIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "gl
 EMAIL = re.compile(r"\b[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,24}\b")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
 PHONE = re.compile(
-    r"(?<![\w+])(?:\+|00)[1-9](?:[ -]?\(?\d\)?){7,13}(?!\w)|(?<![\w.,-])0[67][ -]?(?:\d[ -]?){8}(?![\w-])"
+    r"(?<![\w+])(?:\+|00)[1-9](?:[ -]?\(?\d\)?){7,13}(?!\w)"
+    r"|(?<![\w.,-])0[67][ -]?(?:\d[ -]?){8}(?![\w-])"
+    # a landline, of ten or eleven digits, whose area code stands apart: 020-1234567, (0512) 34 56 78
+    r"|(?<![\w.,-])\(?0(?:[1-57]\d|8[58])\)?[ -](?:\d{7,8}|\d{3}[ -]\d\d ?\d\d|\d{4}[ -]\d{4}|\d\d \d\d \d{3})(?![\w-])"
+    r"|(?<![\w.,-])\(?0[1-57]\d\d\)?[ -](?:\d{6,7}|\d\d[ -]\d\d[ -]\d\d|\d{3}[ -]\d{3,4})(?![\w-])"
 )
 CARD = re.compile(r"(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])")
 BSN = re.compile(r"(?i)\b(?:bsn|burgerservicenummer|sofinummer)\D{0,12}(\d{9})\b")

@@ -35,6 +35,7 @@ class Reading:
     encoding: Encoding | None = None
     delimiter: str | None = None
     has_header: bool | None = None
+    above: tuple[str, ...] = ()  # what stands above the names of the columns, a line each
     sheet: str | None = None
     other_sheets: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)  # name → type, where the file says so
@@ -149,12 +150,15 @@ def _csv(file: DataFile, encoding: Encoding, sample: str, delimiter: str, fixes:
     head = [cells for _, cells in itertools.islice(tables.read_csv(io.StringIO(sample, newline=""), delimiter), 200)]
     if not head:
         raise FinetuneError(f"{file.name} is empty: no cell holds anything.", "Choose a file with rows.", code="empty")
-    header = _wished_header(fixes, head)
+    header, above = _wished_header(fixes, head)
     stream, fraction = _tracked(file.path)
     text = io.TextIOWrapper(stream, encoding.codec, errors="replace", newline="")
-    names, records = _cells_as_records(tables.read_csv(_without_mark(text), delimiter), header, len(head[0]))
+    rows = itertools.islice(tables.read_csv(_without_mark(text), delimiter), len(above), None)
+    names, records = _cells_as_records(rows, header, len(head[0]))
     columns = dict.fromkeys(names, "text")
-    return Reading(file.name, "csv", _closing(text, records), fraction, encoding, delimiter, header, columns=columns)
+    return Reading(
+        file.name, "csv", _closing(text, records), fraction, encoding, delimiter, header, above, columns=columns
+    )
 
 
 def _without_mark(lines: Iterable[str]) -> Iterator[str]:
@@ -165,19 +169,32 @@ def _without_mark(lines: Iterable[str]) -> Iterator[str]:
 def _workbook(file: DataFile, fixes: Iterable[str]) -> Reading:
     title, others, cells = tables.read_workbook(file.path, file.name)
     head = list(itertools.islice(cells, 200))
-    header = _wished_header(fixes, [row for _, row in head])
+    header, above = _wished_header(fixes, [row for _, row in head])
     width = max(len(row) for _, row in head)
-    names, records = _cells_as_records(itertools.chain(head, cells), header, width)
+    names, records = _cells_as_records(itertools.chain(head[len(above) :], cells), header, width)
     columns = dict.fromkeys(names, "text")
     return Reading(
-        file.name, "excel", records, has_header=header, sheet=title, other_sheets=tuple(others), columns=columns
+        file.name,
+        "excel",
+        records,
+        has_header=header,
+        above=above,
+        sheet=title,
+        other_sheets=tuple(others),
+        columns=columns,
     )
 
 
-def _wished_header(fixes: Iterable[str], head: list[list[Any]]) -> bool:
-    if "first-row-is-header" in fixes:
-        return True
-    return "first-row-is-data" not in fixes and tables.has_header(head, COLUMN_NAMES)
+def _wished_header(fixes: Iterable[str], head: list[list[Any]]) -> tuple[bool, tuple[str, ...]]:
+    """(whether a row names the columns, the titles above it)"""
+    if "first-row-is-data" in fixes:
+        return False, ()
+    is_said = "first-row-is-header" in fixes
+    if not is_said and tables.has_header(head, COLUMN_NAMES):
+        return True, ()
+    above = tables.titles(head)
+    is_header = is_said or (bool(above) and tables.has_header(head[len(above) :], COLUMN_NAMES))
+    return is_header, above if is_header else ()
 
 
 def _cells_as_records(rows: Iterator[tables.Cells], header: bool, width: int) -> tuple[list[str], Iterator[Record]]:

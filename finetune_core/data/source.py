@@ -25,6 +25,7 @@ class SourceFile:
     is_encoding_certain: bool = True
     delimiter: str | None = None
     has_header: bool | None = None
+    above: tuple[str, ...] = ()  # what stands above the names of the columns
     sheet: str | None = None
     other_sheets: tuple[str, ...] = ()
 
@@ -88,7 +89,7 @@ def _files(readings: list[Reading]) -> tuple[SourceFile, ...]:
             reading.name, reading.kind, reading.split,
             reading.encoding.name if reading.encoding else None,
             reading.encoding.certain if reading.encoding else True,
-            reading.delimiter, reading.has_header, reading.sheet, reading.other_sheets,
+            reading.delimiter, reading.has_header, reading.above, reading.sheet, reading.other_sheets,
         )
         for reading in readings
     )  # fmt: skip

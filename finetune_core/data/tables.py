@@ -17,6 +17,7 @@ from ..errors import FinetuneError, first_line
 Cells = tuple[int, list[Any]]  # (line in the file, cells)
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 MAX_CELL = 64 * 1024**2  # characters
+MAX_TITLES = 10  # rows with one cell, after which a table has one column
 RUNAWAY_LINES = 500  # a cell over more lines than this: its quote was never closed
 
 
@@ -83,6 +84,23 @@ def has_header(rows: list[list[Any]], known: frozenset[str]) -> bool:
         if any(len(row) > column and as_cell(row[column]).strip() == name for row in rows[1:]):
             return False  # a value that comes back is data
     return True
+
+
+def titles(rows: list[list[Any]]) -> tuple[str, ...]:
+    """What stands above a table of several columns, a line each: rows with one filled cell, such as a merged title.
+
+    >>> titles([["Questions of July", ""], ["question", "answer"], ["Where?", "Here."]])
+    ('Questions of July',)
+    >>> titles([["Just one column"], ["Where?"]])
+    ()
+    """
+    found = []
+    for row in rows[:MAX_TITLES]:
+        cells = [text for cell in row if (text := as_cell(cell).strip())]
+        if len(cells) > 1:
+            return tuple(found)
+        found.extend(cells)
+    return ()
 
 
 def name_columns(names: list[Any]) -> list[str]:

@@ -36,13 +36,16 @@ class Allowed:
     tie: float | None  # a lead this small may be lost; None: answers may differ (4 bits are another model)
 
 
-ALLOWED = {  # measured: 1e-6 (float32), 0.001 (bfloat16), 0.0002 (f16), 0.005-0.007 (q8_0), 0.06 (q4_0) nats a token
+# Measured: 1e-6 (float32), 0.001 (bfloat16), 0.0002 (f16), 0.005-0.007 (q8_0), 0.06 (q4_0) nats a token where answers
+# are sure; 0.05 (q8_0) where a model that learned for a moment is undecided at every word and
+# parts at near ties alone (one run of 8 prompts; f16 was off by 0.008 there).
+ALLOWED = {
     "adapter": Allowed(1e-3, 0.01),
     "float32": Allowed(1e-3, 0.01),
     "bfloat16": Allowed(0.02, 0.5),
     "float16": Allowed(0.01, 0.2),
     "f16": Allowed(0.02, 0.5),  # of weights that were merged in bfloat16
-    "q8_0": Allowed(0.04, 0.8),
+    "q8_0": Allowed(0.1, 0.8),
     "q4_0": Allowed(0.4, None),
 }
 
@@ -100,9 +103,9 @@ def require(parity: Parity) -> Parity:
         return parity
     different = parity.compared - parity.same - parity.ties
     raise FinetuneError(
-        f"The exported model ({parity.format}, run by {parity.engine}) does not answer as the tuned one: {different} "
-        f"of {parity.compared} answers differ, and log-probabilities are off by {parity.logprob_mean:.3g} nats a "
-        f"token where {parity.allowed:g} is rounding. It was not kept.",
+        f"The exported model ({parity.format}, run by {parity.engine}) is not close enough to the tuned one: "
+        f"{different} of {parity.compared} answers differ, and log-probabilities are off by {parity.logprob_mean:.3g} "
+        f"nats a token where rounding explains {parity.allowed:g}. It was not kept.",
         "Export another format (adapter is what was trained); if it stays so, please report it with this run's recipe.",
         code="parity-failed",
     )
