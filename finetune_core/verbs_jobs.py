@@ -104,7 +104,7 @@ def train(run: Run, options: argparse.Namespace, out: Output) -> int:
 
     with ctrl_c_stops(run):
         try:
-            outcome = follow(run, on_event=show)
+            outcome = follow(run, on_event=show, agreed=options.yes)
         except FinetuneError as error:
             if not out.as_json:
                 raise

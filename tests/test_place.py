@@ -13,7 +13,7 @@ from space_people import asked_by
 from test_jobs import flavor
 from test_words import EVIL, parse
 
-from finetune_core import hub, measured, preflight, space
+from finetune_core import hub, launch, measured, preflight, space
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.machine import Gpu, Machine, this_machine
@@ -36,7 +36,7 @@ def rented(monkeypatch):
 @pytest.fixture
 def started(monkeypatch):
     runs = []
-    monkeypatch.setattr(place.launch, "start", lambda run, token=None: runs.append((run, token)))
+    monkeypatch.setattr(launch, "start", lambda run, token=None: runs.append((run, token)))
     return runs
 
 
