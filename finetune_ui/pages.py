@@ -186,7 +186,7 @@ class Draft:
         tried = trials.show(self.looks, look, trial, who) if step == "check" else None
         read, placed = look, place.settle(look, on, self.renting)
         look = placed.look
-        line = choose.command_line(recipe, preset, placed.where) if recipe is not None else ""
+        line = choose.command_line(recipe, preset, placed.where, placed.must_say) if recipe is not None else ""
         here = look if step == "check" and not placed.is_rented else None
         shown, *clock = measuring.show(self.runs_dir, here, measured)
         problem = form.first_problem(problems) if problems else None

@@ -67,6 +67,11 @@ class Placed:
         return f"{JOBS}:{self.made.flavor.name}" if self.made else self.on
 
     @property
+    def must_say(self) -> tuple[str, ...]:
+        """What the command line would choose otherwise: a process for each GPU."""
+        return ("num_processes",) if self.made and self.made.idle_gpus else ()
+
+    @property
     def agreed(self) -> tuple[Any, ...]:
         """What a person agrees to who presses Start: where, and what it costs at most, in cents."""
         return (self.made.flavor.name, round(100 * self.made.dollars_at_most)) if self.made else ()

@@ -128,6 +128,18 @@ def test_while_the_hub_is_asked_the_page_says_so(seen, rented, runs_dir):
     assert "Asking the Hub" in bar and start["interactive"] is False
 
 
+def test_gpus_that_would_idle_are_said_with_the_click_that_uses_them(seen, rented):
+    idle = settle(seen, rented, "jobs:two")
+    line = form.command_line(seen.recipe, "quick-look", seen.recipe.model_dump(), idle.where, idle.must_say)
+    card, _ = place.show(seen, idle, seen.recipe, line, is_open=True)
+    assert "1 of its 2 GPUs would do nothing" in card and "num_processes=1" in line
+    assert re.search(r'data-on="jobs:two" data-processes="2">Use all 2<', card)
+    two = seen.recipe.replace(num_processes=2)
+    used = settle(replace(seen, recipe=two, seen=replace(seen.seen, recipe=two)), rented, "jobs:two")
+    assert used.made.idle_gpus == 0 and used.must_say == ()
+    assert "would do nothing" not in place.show(seen, used, two, "", is_open=True)[0]
+
+
 # --- what is said before the click ---
 
 
