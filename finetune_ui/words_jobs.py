@@ -117,6 +117,18 @@ def headline(status: str, progress: Progress, sent: Sent, next_start: str, kept:
     return words_run.headline(status, progress)
 
 
+def rail(status: str, next_start: str) -> tuple[str, str]:
+    """In the list of runs, of one that nobody follows: (how it stands, what to press in it); empty for any other."""
+    match status:
+        case "interrupted" if next_start == "follow":
+            return "at the Hub, not followed here", f"not followed: press “{FOLLOW}”"
+        case "interrupted":
+            return "perhaps not sent", "perhaps not sent: open it to send it again"
+        case "finished" | "stopped" if next_start == "follow":
+            return f"{status}, its result at the Hub", f"at the Hub: press “{FETCH}”"
+    return "", ""
+
+
 def rented_line(sent: Sent) -> str:
     """Under the stages: the hardware, its price, and where to see it on the Hub."""
     hour = f"{money(60 * sent.dollars_per_minute)} an hour, " if sent.dollars_per_minute else ""

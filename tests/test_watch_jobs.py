@@ -18,7 +18,7 @@ from finetune_core.jobs import price as pricing
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
-from finetune_ui import following, place, watch
+from finetune_ui import following, frame, place, watch
 
 HEAD, PROBLEM, START, STOP, QUESTION = 0, 1, 6, 8, 10
 SENT = Sent("l4x1", "1x Nvidia L4", 1800, "alice", "alice/fijn-x", "job1", dollars_per_minute=0.0133)
@@ -70,6 +70,22 @@ def test_a_new_job_s_price_stands_on_the_button_that_starts_it(runs_dir):
 def test_a_result_that_is_still_on_the_hub_can_be_fetched(runs_dir):
     page = shown(make_run(runs_dir, *BEGAN, *STEP, ("done", {"outcome": "finished", "seconds": 9.0})))
     assert page["start"] == "Fetch its result" and "kept in alice/fijn-x" in page["head"]
+
+
+@pytest.mark.parametrize(
+    ("events", "sent", "says"),
+    [
+        (BEGAN, {}, "not followed: press “Follow it again”"),
+        ((*BEGAN, ("done", {"outcome": "finished", "seconds": 9.0})), {}, "at the Hub: press “Fetch its result”"),
+        ((), {"job_id": ""}, "perhaps not sent"),
+    ],
+)
+def test_the_list_of_runs_says_what_to_press_in_one_that_nobody_follows(runs_dir, events, sent, says):
+    make_run(runs_dir, *events, **sent)
+    rail = frame.draw_rail(runs_dir, "")
+    assert says in rail and "interrupted" not in rail.casefold()
+    Run.create(runs_dir, Recipe()).tell("step", step=1, total_steps=2, loss=1.0)
+    assert "interrupted" in frame.draw_rail(runs_dir, "").casefold()
 
 
 @pytest.mark.parametrize("code", ["bad-token", "sign-in-ended"])
