@@ -77,8 +77,8 @@ class Placed:
         return (self.made.flavor.name, round(100 * self.made.dollars_at_most)) if self.made else ()
 
 
-def build(boxes: Sequence[Any]) -> Placing:
-    on, agreed = gr.State(HERE), gr.State(())
+def build(boxes: Sequence[Any], on: gr.State) -> Placing:
+    agreed = gr.State(())
     card = html("", js_on_load=scripts.PLACE)
 
     # gradio hands over what was clicked only to a function that names it itself
