@@ -16,6 +16,7 @@ from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
+from .files import move
 from .ladder import as_typed, harder_rungs, step_down, wider_rungs
 from .machine import take_gpus, this_machine
 from .preflight import refuse_impossible
@@ -350,7 +351,7 @@ def _swap(beside: Path, result: Path) -> None:
 
     if result.exists():
         shutil.rmtree(result)
-    beside.rename(result)
+    move(beside, result)
 
 
 def _fraction_teller(tell: Tell, stage: str) -> Callable[..., None]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import FinetuneError, redact
 from ..events import KINDS, Event, plain, write_event
+from ..files import append
 from ..run import Run
 from ..takeaway import account
 from . import hub_jobs
@@ -272,8 +273,7 @@ class Mirror:
         if found is None:
             if not self._is_new:
                 return
-            with self.run.log_path.open("a", encoding="utf-8") as log:
-                log.write(redact(line.rstrip("\r\n")) + "\n")
+            append(self.run.log_path, redact(line.rstrip("\r\n")).encode("utf-8", "replace"))
             return
         number, said = found
         remote = f"{job_id}:{number}"
