@@ -43,9 +43,10 @@ def build_page(runs_dir: Path) -> gr.Blocks:
             with gr.Column(elem_id="main"):
                 path, folds = frame.build_path()
                 chosen = choose.build(page)
-                checked = check.build(page, looks, chosen.boxes)
+                on = gr.State(place.HERE)
+                checked = check.build(page, looks, chosen.boxes, on)
                 with checked.panel:
-                    placing = place.build(chosen.boxes)
+                    placing = place.build(chosen.boxes, on)
                     tried = beforehand.build(page, chosen.boxes)
                 watched, proved, talked, shared = (panel.build(page) for panel in (watch, prove, talk, share))
                 begun = begin.build(page)

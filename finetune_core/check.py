@@ -231,9 +231,9 @@ class _Reader:
 
     def look(self, number: int, row: dict[str, Any]) -> None:
         text = row_text(row)
-        contents = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]
-        has_secrets = any(personal.find_secrets(content) for content in contents)
-        kinds = {kind for content in contents for kind, *_ in personal.find_personal(content)}
+        said = list(personal.texts_of(row))
+        has_secrets = any(map(personal.find_secrets, said))
+        kinds = {kind for each in said for kind, *_ in personal.find_personal(each)}
         if has_secrets:
             self.tally.add("secrets", self.prepared.place(number))
         if kinds:

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from .data.rows import open_rows
 from .errors import FinetuneError
-from .files import replacing
+from .files import is_unsupported, replacing
 from .render import Rendered, render_each
 from .run import Run
 
@@ -56,9 +56,7 @@ def encode_run(run: Run, tokenizer: ChatTokenizer, max_length: int) -> Sets:
 
 def open_encoded(run: Run, max_length: int) -> Sets:
     """What `encode_run` made; None instead of no rows to watch with."""
-    train, validation = (
-        Dataset.from_file(str(_file(_folder(run, max_length), name))) for name in ("train", "validation")
-    )
+    train, validation = (_opened(_file(_folder(run, max_length), name)) for name in ("train", "validation"))
     return train, validation if len(validation) else None
 
 
@@ -80,7 +78,17 @@ def encode(rows: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length:
     ):
         for some in _pieces(trained):
             writer.write_batch(_as_batch(some))
-    return Dataset.from_file(str(path))
+    return _opened(path)
+
+
+def _opened(path: Path) -> Dataset:
+    """Mapped into memory; read into it where the file system cannot do that."""
+    try:
+        return Dataset.from_file(str(path))
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        return Dataset.from_file(str(path), in_memory=True)
 
 
 def _pieces(rows: Iterable[Rendered]) -> Iterator[list[Rendered]]:

@@ -136,7 +136,7 @@ def explain(error: BaseException) -> FinetuneError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FinetuneError(
             "The disk is full.",
-            "Delete runs that you no longer need, or choose another folder with --runs-dir; then press Resume.",
+            "Delete runs that you no longer need, or choose another folder with --runs-dir; then try again.",
             code="disk-full",
         )
     if _is_out_of_memory(error):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import redact
+from .files import append
 
 KINDS = ("start", "stage", "step", "eval", "sample", "checkpoint", "warning", "error", "done")
 
@@ -35,12 +36,7 @@ def append_event(path: Path, kind: str, /, **data: Any) -> Event:
 
 def write_event(path: Path, event: Event) -> None:
     """Append a line as it is: one that another machine wrote keeps its time."""
-    with path.open("ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(event.as_json().encode("utf-8", "replace") + b"\n")
+    append(path, event.as_json().encode("utf-8", "replace"))
 
 
 def read_events(path: Path) -> list[Event]:

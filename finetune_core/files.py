@@ -3,8 +3,10 @@ renamed, so there is never half of one."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,58 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FIJN_CACHE") or Path(constants.HF_HOME).parent / "fijn").expanduser().absolute()
 
 
+# what a mounted bucket (FUSE) says where it cannot do what a disk can: lock, map, append, rename over what is there
+UNSUPPORTED = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV, errno.EXDEV}
+
+
+def is_unsupported(error: OSError) -> bool:
+    """The file system lacks this; it is not full, away or forbidden."""
+    return error.errno in UNSUPPORTED
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes this one's place when the block has ended well."""
     beside = path.with_name(path.name + ".part")
     yield beside
-    beside.replace(path)
+    try:
+        beside.replace(path)
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        shutil.copyfile(beside, path)  # who reads it meanwhile may see half of it, and asks again
+        beside.unlink()
+
+
+def move(folder: Path, to: Path, last: str = "") -> None:
+    """Rename a folder; where that cannot be, copy it, with the file named `last` at the end."""
+    try:
+        folder.rename(to)
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        shutil.copytree(folder, to, ignore=shutil.ignore_patterns(last) if last else None)
+        if last:
+            shutil.copyfile(folder / last, to / last)
+        shutil.rmtree(folder)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line. A half line left by a killed writer is closed first, so it spoils only itself."""
+    try:
+        with path.open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(line + b"\n")
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        before = path.read_bytes() if path.exists() else b""
+        closed = before if before.endswith(b"\n") or not before else before + b"\n"
+        with replacing(path) as beside:
+            beside.write_bytes(closed + line + b"\n")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

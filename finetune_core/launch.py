@@ -14,17 +14,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
-from filelock import FileLock
 
 from . import hub
 from .errors import FinetuneError, redact
-from .files import read_json
+from .files import is_unsupported, read_json
 from .job import Job
 from .jobs.sent import sent_of
-from .locks import is_held
+from .locks import is_held, lock_at
 from .recipe import Recipe, group_of
 from .run import Run, list_runs
 from .space import OWNER
@@ -49,7 +48,7 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, option
     child's environment only. Returns when the worker holds its lock. A second start of a running run does nothing.
     Raises FinetuneError if the worker ends at once.
     """
-    with FileLock(run.path / ".start.lock", timeout=wait_seconds):
+    with lock_at(run.path / ".start.lock", timeout=wait_seconds):
         if run.is_alive():
             return
         if sent_of(run) is None:
@@ -201,7 +200,7 @@ def start_job(job: Job, line: list[str], secrets: Mapping[str, str] | None = Non
     Raises FinetuneError if its process ends before it began.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(job.folder / f".{job.name}-start.lock", timeout=wait_seconds):
+    with lock_at(job.folder / f".{job.name}-start.lock", timeout=wait_seconds):
         if job.is_alive():
             return
         before = job.said()
@@ -248,7 +247,7 @@ def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0
         server = serving(runs_dir)
         return server if server and server.run_id == run.id else None
 
-    with FileLock(runs_dir / ".serve-start.lock", timeout=wait_seconds):
+    with lock_at(runs_dir / ".serve-start.lock", timeout=wait_seconds):
         if server := ours():
             return server
         stop_serving(runs_dir)
@@ -316,7 +315,7 @@ def run_tool(line: list[str], environment: dict[str, str], seconds: float | None
 
 
 def _spawn(line: list[str], log_path: Path, secrets: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    with log_path.open("ab") as log:  # a file, never a pipe: a closed page must not stall the worker
+    with _opened(log_path) as log:  # a file, never a pipe: a closed page must not stall the worker
         log.write(f"$ {' '.join(line)}\n".encode())
         log.flush()
         return subprocess.Popen(
@@ -327,6 +326,16 @@ def _spawn(line: list[str], log_path: Path, secrets: Mapping[str, str] | None = 
             env=child_environment() | dict(secrets or {}),
             start_new_session=True,
         )
+
+
+def _opened(log_path: Path) -> IO[bytes]:
+    """To write on at its end; anew where the file system cannot do that."""
+    try:
+        return log_path.open("ab")
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        return log_path.open("wb")
 
 
 def _spawn_until(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +11,71 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import FinetuneError
+from .files import cache_dir, is_unsupported
+
+try:
+    import fcntl
+except ImportError:  # Windows, whose locks are no matter of the file system
+    fcntl = None  # type: ignore[assignment]
+
+
+def lock_at(path: Path, timeout: float = -1) -> FileLock:
+    """The lock of this file. Where its folder has no locks (a mounted bucket), of a file that stands for it on this
+    machine's own disk: so the kernel still frees it, and nobody beside this machine holds it.
+
+    Raises FinetuneError (no-locks) where that has none either.
+    """
+    if _has_locks(path):
+        return FileLock(path, timeout=timeout)
+    standing = _stand_in(path)
+    if not _has_locks(standing):
+        raise FinetuneError(
+            f"Neither {path.parent} nor {standing.parent} has file locks, by which one work at a time is held to.",
+            "Put runs on a disk of this machine: --runs-dir, or FINETUNE_RUNS_DIR; or Fijn's cache: FIJN_CACHE.",
+            code="no-locks",
+        )
+    return FileLock(standing, timeout=timeout)
+
+
+def _stand_in(path: Path) -> Path:
+    name = hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return cache_dir() / "locks" / f"{name}.lock"
+
+
+_known: dict[int, bool] = {}  # by device
+
+
+def _has_locks(path: Path) -> bool:
+    """Asked once for each file system, with this file."""
+    if fcntl is None:
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    device = _device_of(path)
+    if device not in _known:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _known[device] = True
+        except BlockingIOError:  # somebody holds it
+            _known[device] = True
+        except OSError as error:
+            if not is_unsupported(error):
+                raise
+            _known[device] = False
+        finally:
+            os.close(file)
+    return _known[device]
+
+
+def _device_of(path: Path) -> int:
+    return path.parent.stat().st_dev
 
 
 def is_held(path: Path) -> bool:
     """Whether a process holds this lock file now."""
-    if not path.exists():
+    if not path.exists() and not _stand_in(path).exists():
         return False
-    lock = FileLock(path)
+    lock = lock_at(path)
     try:
         lock.acquire(timeout=0.1, poll_interval=0.01)  # two who ask at once must not take each other for a holder
     except Timeout:
@@ -27,7 +87,7 @@ def is_held(path: Path) -> bool:
 @contextmanager
 def hold(path: Path, refusal: FinetuneError, wait_seconds: float = 0.5) -> Iterator[None]:
     """Hold this lock file for the block; raises the refusal if another holds it. Who asks holds it for a moment."""
-    lock = FileLock(path)
+    lock = lock_at(path)
     try:
         lock.acquire(timeout=wait_seconds)
     except Timeout:

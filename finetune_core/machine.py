@@ -39,6 +39,7 @@ class Machine:
     disk_free_gb: float = 0.0
     bitsandbytes: bool = False  # whether the package is installed
     liger: bool = False  # whether the package liger-kernel is installed
+    rented: bool = False  # another machine, of which nothing was measured here
 
     @property
     def has_bf16(self) -> bool:

@@ -73,7 +73,12 @@ def memory_here(machine: Machine, kept_in: Formats, parameters: int, method: str
 
 
 def _like(machine: Machine, dtype: str, parameters: int) -> list[dict[str, Any]]:
-    """Runs on this kind of machine in this number format, of models within a factor of four in size."""
+    """Runs on this kind of machine in this number format, of models within a factor of four in size.
+
+    None for rented hardware: of that nothing is learned here, and its two cores need not be like these.
+    """
+    if machine.rented:
+        return []
     return [
         line
         for line in _lines()

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from .errors import FinetuneError
 from .events import Event, append_event, read_events
-from .files import read_json, write_json
-from .locks import hold, is_held
+from .files import move, read_json, write_json
+from .locks import hold, is_held, lock_at
 from .recipe import Recipe
 from .space import OWNER, bucket
 
@@ -57,7 +57,7 @@ class Run:
             raise FinetuneError("That is no valid run id.", "Reload the page and start again.", code="bad-id")
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            with FileLock(runs_dir / ".create.lock", timeout=60):
+            with lock_at(runs_dir / ".create.lock", timeout=60):
                 if earlier := [file.parent for file in runs_dir.glob(f"*-{tail}/recipe.yaml")]:
                     return cls(earlier[0])
                 name = f"{time.strftime('%Y-%m-%d-%H%M')}-{_slug(recipe)}-{tail}"
@@ -73,7 +73,7 @@ class Run:
                     if fill is not None:
                         fill(making)
                     recipe.save(making / "recipe.yaml")
-                    making.rename(runs_dir / name)
+                    move(making, runs_dir / name, last="recipe.yaml")
                 finally:
                     shutil.rmtree(making, ignore_errors=True)
         except Timeout:

@@ -16,6 +16,7 @@ from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
+from .files import move
 from .ladder import as_typed, harder_rungs, step_down, wider_rungs
 from .machine import take_gpus, this_machine
 from .preflight import refuse_impossible
@@ -69,13 +70,21 @@ def train(
         except (KeyboardInterrupt, SystemExit):
             raise  # interrupted: the status says so, and Resume is offered
         except BaseException as error:
-            told = explain(error)
+            told = _with_a_resume(explain(error), run)
             tell("error", **told.as_dict(), run=run.id)
             if told is error or told.code == "bug":
                 raise
             raise told from error
         tell("done", outcome=outcome, seconds=round(time.monotonic() - began, 1), run=run.id, **facts)
         return outcome
+
+
+def _with_a_resume(told: FinetuneError, run: Run) -> FinetuneError:
+    """Where the disk is full there is a run to go on with, in the folder that it has."""
+    if told.code != "disk-full":
+        return told
+    fix = f"Delete runs that you no longer need; then press Resume, or type: python -m finetune_core train {run.id}"
+    return FinetuneError(told.problem, fix, code=told.code)
 
 
 def _train(
@@ -342,7 +351,7 @@ def _swap(beside: Path, result: Path) -> None:
 
     if result.exists():
         shutil.rmtree(result)
-    beside.rename(result)
+    move(beside, result)
 
 
 def _fraction_teller(tell: Tell, stage: str) -> Callable[..., None]:

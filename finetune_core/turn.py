@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from .locks import is_held
+from .locks import is_held, lock_at
 
 LOCK = ".gpu.lock"  # in the runs folder
 
@@ -25,7 +25,7 @@ def is_taken(runs_dir: Path) -> bool:
 @contextmanager
 def turn(runs_dir: Path, on_wait: Callable[[], object], should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold the machine for the block; `on_wait` is called once if another has it. Raises StoppedWaiting."""
-    lock = FileLock(runs_dir / LOCK)
+    lock = lock_at(runs_dir / LOCK)
     said = False
     while True:
         try:

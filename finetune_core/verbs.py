@@ -17,7 +17,7 @@ from . import hub, launch
 from .errors import FinetuneError, refusal
 from .events import Event
 from .ladder import as_overrides
-from .locks import is_held
+from .locks import is_held, lock_at
 from .machine import this_machine
 from .output import Output
 from .progress import summarize
@@ -144,10 +144,9 @@ def delete(options: argparse.Namespace, out: Output) -> int:
 
 
 def fetch(options: argparse.Namespace, out: Output) -> int:
-    from filelock import FileLock
 
     options.runs_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(options.runs_dir / ".fetch.lock"):
+    with lock_at(options.runs_dir / ".fetch.lock"):
         folder, where = _fetch_starter(out, streamed=True)
     out.give({"path": str(folder), "where": where}, f"The starter model is in {folder}.")
     return GOOD

@@ -56,7 +56,7 @@ def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
 
 
 def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
-    from .jobs.hardware import choose, list_flavors, machine_to_look_with
+    from .jobs.hardware import choose, list_flavors, machine_to_look_with, with_all_gpus
     from .jobs.order import order, tenant
     from .jobs.sent import require_can_travel
     from .preflight import look
@@ -66,6 +66,7 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
     token = _token()
     me = tenant(token)
     flavors = list_flavors(token)
+    recipe = with_all_gpus(recipe, flavors, flavor)
     with out.progress() as show:
         seen = look(recipe, token=token, on_progress=show, machine=machine_to_look_with(flavors, flavor))
     made = choose(seen, flavors, flavor)
@@ -76,6 +77,9 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
         f"${made.dollars_at_most:.2f} at most. Your {rows} rows go to a private repository of {me.name} on the Hub "
         f"and to the job; checkpoints and the result are kept there too."
     )
+    if made.idle_gpus:
+        gpus = len(made.flavor.machine.gpus)
+        says += f" {made.idle_gpus} of its {gpus} GPUs would do nothing: num_processes={gpus} uses all."
     if me.ends_at is not None and (left := me.ends_at - time.time()) < made.timeout_seconds:
         says += (
             f" Your token ends in {max(left, 60) / 60:.0f} minutes, perhaps before the job does, which could then keep "
@@ -104,7 +108,7 @@ def train(run: Run, options: argparse.Namespace, out: Output) -> int:
 
     with ctrl_c_stops(run):
         try:
-            outcome = follow(run, on_event=show)
+            outcome = follow(run, on_event=show, agreed=options.yes)
         except FinetuneError as error:
             if not out.as_json:
                 raise

@@ -46,7 +46,8 @@ class Checked:
     again: tuple[Any, ...]  # events that ask for a new look
 
 
-def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
+def build(page: Page, looks: Looks, boxes: Sequence[Any], on: gr.State) -> Checked:
+    """on: where it would run, as place.py has it."""
     row, said, undo, trial = gr.State(0), gr.State(NOTHING_SAID), gr.State(()), gr.State(None)
     with gr.Column(visible=False, elem_classes=["panel", "check"]) as panel:
         verdict = html(words_check.looking(), js_on_load=scripts.VERDICT)
@@ -91,7 +92,7 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any]) -> Checked:
         rows.line(set_line, [undo, *boxes], [undo, *boxes], **QUICK),
         lengths.cut(set_length, [undo, *boxes], [undo, *boxes], **QUICK),
     )
-    measured = measuring.build(page, looks, plan, boxes)
+    measured = measuring.build(page, looks, plan, boxes, on)
     turns = (
         *measured.turns,
         tokens.turn(turn, None, [row, said], **QUICK),

@@ -227,9 +227,9 @@ def show(
     )
 
 
-def command_line(recipe: Recipe, preset: str, on: str) -> str:
-    """The line that Start runs."""
-    return form.command_line(recipe, preset or FIRST_PRESET, _start(preset).model_dump(), on)
+def command_line(recipe: Recipe, preset: str, on: str, say: Sequence[str] = ()) -> str:
+    """The line that Start runs. say: as in form.py."""
+    return form.command_line(recipe, preset or FIRST_PRESET, _start(preset).model_dump(), on, say)
 
 
 def _mark(name: str, problems: Mapping[str, str], wrong: Sequence[str], seen: Any) -> Any:

@@ -216,8 +216,11 @@ def _named_in(message: str) -> str:
     return min((name for name in FIELDS if name in message), key=message.find, default=FIELDS[0])
 
 
-def command_line(recipe: Recipe, preset: str, preset_values: Mapping[str, Any], on: str = "here") -> str:
-    """The line that Start runs, as it can be typed. on: where, as the verb's --on takes it.
+def command_line(
+    recipe: Recipe, preset: str, preset_values: Mapping[str, Any], on: str = "here", say: Sequence[str] = ()
+) -> str:
+    """The line that Start runs, as it can be typed. on: where, as the verb's --on takes it. say: fields that stand in
+    it even with the preset's value.
 
     >>> command_line(Recipe(lora_r=8), "quick-look", {})
     'python -m finetune_core train quick-look lora_r=8'
@@ -225,7 +228,7 @@ def command_line(recipe: Recipe, preset: str, preset_values: Mapping[str, Any], 
     import shlex
 
     start = Recipe.make(dict(preset_values)).model_dump()
-    said = {name: value for name, value in recipe.model_dump().items() if value != start[name]}
+    said = {name: value for name, value in recipe.model_dump().items() if value != start[name] or name in say}
     words = ["python", "-m", "finetune_core", "train", preset]
     words += [f"{name}={_as_yaml(value)}" for name, value in said.items()]
     words += [] if on == "here" else ["--on", on, "--yes"]

@@ -10,9 +10,11 @@ import gradio as gr
 
 from finetune_core import Progress, Recipe, Run, hub, summarize
 from finetune_core.errors import FinetuneError
+from finetune_core.jobs.follow import next_start
+from finetune_core.jobs.sent import sent_of
 from finetune_core.machine import this_machine
 
-from . import scripts, visitor, words_frame, words_run
+from . import scripts, visitor, words_frame, words_jobs, words_run
 from .look import html
 from .words import STEPS, esc, short_data
 
@@ -152,14 +154,18 @@ def _rail_run(run: Run) -> words_frame.RailRun:
     progress = _progress(run.path, version)
     verdict, tone = _verdict(run.path, version)
     began = (run.path / "recipe.yaml").stat().st_mtime
+    word, note = words_jobs.rail(status, next_start(run)) if sent_of(run) else ("", "")
     return words_frame.RailRun(
         id=run.id,
         title=short_data(recipe.dataset_name),
-        under=words_frame.rail_under(recipe, status, began, left=progress.seconds_left, stage=progress.stage),
+        under=words_frame.rail_under(
+            recipe, status, began, left=progress.seconds_left, stage=progress.stage, note=note
+        ),
         status=status,
         loss=progress.loss,
         verdict=verdict,
         tone=tone,
+        word=word,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from finetune_core.job import goes_on
 from . import form, visitor, words_measure, words_plan
 from .beforehand import job_of
 from .held import QUICK, SLOW, told
+from .place import HERE
 from .reading import require_readable
 
 if TYPE_CHECKING:
@@ -48,12 +50,13 @@ class Measuring:
     turns: tuple[Any, ...]  # events after which the page is drawn anew
 
 
-def build(page: Page, looks: Looks, plan: gr.HTML, boxes: Sequence[Any]) -> Measuring:
-    """The button in the plan's card, and a clock that runs while something is measured."""
+def build(page: Page, looks: Looks, plan: gr.HTML, boxes: Sequence[Any], on: gr.State) -> Measuring:
+    """The button in the plan's card, and a clock that runs while something is measured. on: where it would run."""
     drawn, over = gr.State(Drawn()), gr.State("")
     clock = gr.Timer(1.0, active=False)
     plan.halt(partial(stop, page.runs_dir), drawn, None, **QUICK)
-    clock.tick(partial(tick, page.runs_dir, looks), [page.step, drawn, *boxes], [plan, drawn, clock, over], **QUICK)
+    seen = [page.step, on, drawn, *boxes]
+    clock.tick(partial(tick, page.runs_dir, looks), seen, [plan, drawn, clock, over], **QUICK)
     turns = (
         plan.measure(partial(start, page.runs_dir), list(boxes), drawn, **SLOW),
         over.change(lambda: None, None, None, **QUICK),
@@ -87,9 +90,15 @@ def stop(runs_dir: Path, drawn: Drawn) -> None:
         return
 
 
-def tick(runs_dir: Path, looks: Looks, step: str, drawn: Drawn, *boxes: Any) -> tuple[Any, Any, Any, Any]:
-    """(plan's card, drawn, clock, over): how far it is; the clock rests when it is over or another step is open."""
+def tick(runs_dir: Path, looks: Looks, step: str, on: str, drawn: Drawn, *boxes: Any) -> tuple[Any, Any, Any, Any]:
+    """(plan's card, drawn, clock, over): how far it is; the clock rests when it is over or another step is open.
+
+    So it does once another place was picked. The tick before may have drawn this machine's plan over that place's
+    meanwhile, so the page is drawn anew.
+    """
     skip, rest = gr.skip(), gr.Timer(active=False)
+    if on != HERE:
+        return skip, skip, rest, secrets.token_hex(4)
     if step != "check" or not drawn.key or form.problems(boxes):
         return skip, skip, rest, skip
     look = looks.ask(form.read(boxes))

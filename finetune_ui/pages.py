@@ -186,9 +186,11 @@ class Draft:
         tried = trials.show(self.looks, look, trial, who) if step == "check" else None
         read, placed = look, place.settle(look, on, self.renting)
         look = placed.look
-        line = choose.command_line(recipe, preset, placed.where) if recipe is not None else ""
+        line = choose.command_line(recipe, preset, placed.where, placed.must_say) if recipe is not None else ""
         here = look if step == "check" and not placed.is_rented else None
         shown, *clock = measuring.show(self.runs_dir, here, measured)
+        if placed.is_rented:  # the clock's next tick rests it: one may be on its way with this machine's plan
+            clock = [gr.skip()] * len(clock)
         problem = form.first_problem(problems) if problems else None
         run = frame.find(self.runs_dir, filled)
         picks, asking = self.picks.of(recipe) if recipe is not None and step == "choose" else ({}, False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from finetune_core import launch, measured, preflight
+from finetune_core import measured, preflight
 from finetune_core.errors import FinetuneError, refusal
 from finetune_core.jobs.hardware import Estimate, Flavor, choose, estimate, few_rows
 from finetune_core.jobs.order import order
@@ -19,7 +19,7 @@ from finetune_core.machine import this_machine
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 
-from . import form, scripts, visitor, words_place
+from . import following, form, scripts, visitor, words_place
 from .held import QUICK
 from .look import html
 from .looking import plan_again
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .renting import Renting, Rents
 
 HERE, JOBS = "here", "jobs"
-MOST_FOLLOWED = 4  # jobs of one visitor that a Space follows at a time
 FLAVOR = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
 
@@ -68,13 +67,18 @@ class Placed:
         return f"{JOBS}:{self.made.flavor.name}" if self.made else self.on
 
     @property
+    def must_say(self) -> tuple[str, ...]:
+        """What the command line would choose otherwise: a process for each GPU."""
+        return ("num_processes",) if self.made and self.made.idle_gpus else ()
+
+    @property
     def agreed(self) -> tuple[Any, ...]:
         """What a person agrees to who presses Start: where, and what it costs at most, in cents."""
         return (self.made.flavor.name, round(100 * self.made.dollars_at_most)) if self.made else ()
 
 
-def build(boxes: Sequence[Any]) -> Placing:
-    on, agreed = gr.State(HERE), gr.State(())
+def build(boxes: Sequence[Any], on: gr.State) -> Placing:
+    agreed = gr.State(())
     card = html("", js_on_load=scripts.PLACE)
 
     # gradio hands over what was clicked only to a function that names it itself
@@ -127,7 +131,7 @@ def settle(look: Look | None, on: str, renting: Renting, wait_seconds: float = 0
     offers = look.once(("rented", *key), lambda: _offers(seen, rents.flavors))
     try:
         made = look.once(("chosen", on, *key), lambda: _chosen(seen, rents.flavors, on.partition(":")[2]))
-        _require_sign_in_lasts(made)
+        following.require_time_for(made.timeout_seconds)
     except FinetuneError as error:
         return replace(placed, offers=offers, problem=words_place.no_room(error))
     # of a very large set, or with fewer processes than GPUs, the list's own price for it would be another
@@ -161,13 +165,6 @@ def _chosen(seen: Preflight, flavors: Sequence[Flavor], name: str) -> Estimate:
     return made
 
 
-def _require_sign_in_lasts(made: Estimate) -> None:
-    """A job puts its result on the Hub with the sign-in that it was started with."""
-    left = visitor.now().seconds_left()
-    if left is not None and left < made.timeout_seconds:
-        raise FinetuneError(*words_place.sign_in_ends(left, made.timeout_seconds), code="sign-in-ends")
-
-
 # --- start ---
 
 
@@ -181,12 +178,9 @@ def start(placed: Placed, agreed: Sequence[Any], runs_dir: Path, tail: str) -> R
         raise placed.problem or FinetuneError(*words_place.STILL_ASKING, code="busy")
     if tuple(agreed) != placed.agreed:
         raise FinetuneError(*words_place.price_changed(placed.made), code="price-changed")
-    if asker.space is not None:
-        going = sum(1 for run in visitor.own_runs(runs_dir) if sent_of(run) and run.is_alive())
-        if going >= MOST_FOLLOWED:
-            raise FinetuneError(*words_place.too_many(going), code="too-many-jobs")
+    following.require_room(asker, runs_dir, but=tail)
     run = order(placed.look.seen, placed.made, placed.rents.name, runs_dir, tail, asker.name)
-    launch.start(run, asker.token)
+    following.follow(run, asker)
     return run
 
 

@@ -118,7 +118,7 @@ def show(run: Run) -> tuple[Any, ...]:
         words_take.gguf_card(found),
         *taking_rows.show(run),
         gr.Timer(active=True),
-        *states_of(run),
+        *_with_rows_token(run, states_of(run)),
     )
 
 
@@ -176,7 +176,10 @@ def tick(runs_dir: Path, run_id: str, step: str, seen: Any) -> list[Any]:
         return [*[gr.skip()] * STATES, gr.Timer(active=False)]
     if step != "share":
         return [*[gr.skip()] * STATES, gr.Timer(active=False)]
-    return [*([gr.skip()] * STATES if version(run) == tuple(seen) else states_of(run)), gr.skip()]
+    if version(run) == tuple(seen):
+        return [*[gr.skip()] * STATES, gr.skip()]
+    states = states_of(run)
+    return [*(_with_rows_token(run, states) if _pushed_rows(run, seen) else states), gr.skip()]
 
 
 def press_export(runs_dir: Path, to: str, run_id: str, four_bits: bool = False) -> tuple[Any, ...]:
@@ -199,27 +202,40 @@ def press_push(runs_dir: Path, run_id: str, repo_id: str, what: str, private: bo
         if not cancelled(run, "push"):
             options = [*(["--merged"] if what == "merged" else []), *([] if private else ["--public"])]
             start_push(run, "push", repo_id, options, token, own_token)
-        return gr.update(visible=False), *_emptied(states_of(run), TOKEN, token)
+        return gr.update(visible=False), *_emptied(states_of(run), TOKEN)
     except Exception as error:
         return _refused(runs_dir, run_id, error)
 
 
 def press_rows(runs_dir: Path, run_id: str, repo_id: str, private: bool, token: str) -> tuple[Any, ...]:
-    """As press_push. A second press agrees to the personal data that the first was refused for, and to nothing else."""
+    """As press_push. A second press agrees to the personal data that the first was refused for, and to nothing else;
+    until then the box keeps what was typed, in the browser alone."""
     try:
         run, own_token = run_to_work_on(runs_dir, run_id)
         if not cancelled(run, "push-data"):
             agreed = taking_rows.refused_for(run) == (PERSONAL if private else PERSONAL_PUBLIC)
             options = [*([] if private else ["--public"]), *(["--yes"] if agreed else [])]
             start_push(run, "push-data", repo_id, options, token, own_token)
-        return gr.update(visible=False), *_emptied(states_of(run), ROWS_TOKEN, token)
+        return gr.update(visible=False), *_with_rows_token(run, states_of(run))
     except Exception as error:
         return _refused(runs_dir, run_id, error)
 
 
-def _emptied(states: tuple[Any, ...], place: int, token: str) -> tuple[Any, ...]:
+def _emptied(states: tuple[Any, ...], place: int) -> tuple[Any, ...]:
     """The box of a token that was typed is empty from now on."""
-    return (*states[:place], gr.update(value=""), *states[place + 1 :]) if token else states
+    return *states[:place], states[place] | {"value": ""}, *states[place + 1 :]
+
+
+def _with_rows_token(run: Run, states: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Its box is emptied unless it may be needed once more: the rows are looked through, or a question is open."""
+    said = launch.taking(run, "push-data").said()
+    needed = goes_on(said) or taking_rows.refused_for(run, said) in (PERSONAL, PERSONAL_PUBLIC)
+    return states if needed else _emptied(states, ROWS_TOKEN)
+
+
+def _pushed_rows(run: Run, seen: Any) -> bool:
+    """Whether the page showed rows of this run on their way when it was drawn last."""
+    return len(seen) > 1 and seen[0] == run.id and goes_on(seen[1][TAKEN.index("push-data")])
 
 
 def _refused(runs_dir: Path, run_id: str, error: Exception) -> tuple[Any, ...]:

@@ -12,18 +12,21 @@ import gradio as gr
 from finetune_core import launch, preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
-from finetune_core.jobs.sent import sent_of
+from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.ladder import harder_rungs, wider_rungs
 from finetune_core.machine import this_machine
 from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
 
-from . import charts, look, visitor, words, words_jobs, words_loss, words_run, words_space
+from . import charts, following, look, visitor, words, words_jobs, words_loss, words_run, words_space
+from .following import Agreed
 from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on, told
 
 if TYPE_CHECKING:
     from .frame import Page
+
+NOT_ASKED = Agreed()
 
 LOG_JS = """
 let pinned = true;
@@ -69,11 +72,11 @@ def build(page: Page) -> Watch:
             keep = gr.Button("Keep it", size="md")
             delete = gr.Button("Delete this run", variant="stop", size="md")
     log_timer = gr.Timer(2, active=False)
-    log_seen = gr.State("")
+    log_seen, agreed = gr.State(""), gr.State(NOT_ASKED)
 
     busy = partial(gr.update, interactive=False)
     start.click(lambda: busy(value="Starting…"), None, start, queue=False, **QUICK).then(
-        partial(start_run, page.runs_dir), page.held, [start, problem], **SLOW
+        partial(start_run, page.runs_dir), [page.held, agreed], [start, problem, agreed], **SLOW
     )
     gentler.click(lambda: busy(value="Making a new run…"), None, gentler, queue=False, **QUICK).then(
         partial(start_gentler, page.runs_dir), page.held, [gentler, problem, page.held], **SLOW
@@ -101,7 +104,8 @@ def build(page: Page) -> Watch:
     fold.collapse(lambda: gr.Timer(active=False), None, log_timer, queue=False, **QUICK)
     log_timer.tick(tail, [page.held, log_seen], [log, log_seen], **QUICK)
 
-    outputs = (head, problem, row, gentler, prove, talk, start, change, stop, discard, question, loss, samples)
+    outputs = (head, problem, row, gentler, prove, talk, start, change, stop, discard, question, loss, samples,
+               agreed)  # fmt: skip
     return Watch(panel=panel, outputs=outputs)
 
 
@@ -110,23 +114,18 @@ def show(run: Run) -> tuple[Any, ...]:
     recipe, sent = run.recipe, sent_of(run)
     status, events = run.status(), run.events()
     progress = summarize(events)
-    have = {
-        "has_result": run.has_result(),
-        "has_report": (run.path / "report.json").is_file(),
-        "stop_asked": (run.path / "stop").exists(),
-    }
     rungs = [] if sent else rungs_for(run, progress)
     problem, halted = words_run.problem_card(status, progress, rungs), words_run.HALTED
     if sent:
         after, kept = next_start(run), words_jobs.kept_step(events)
-        can = words_jobs.actions(status, progress, sent, after, kept=kept, **have)
+        can = words_jobs.actions(status, progress, sent, after, kept=kept, **_left_by(run))
         said = words_jobs.headline(status, progress, sent, after, kept)
         halted = words_jobs.LAST_SEEN if status == "interrupted" else halted
         problem = words_jobs.left_card(sent, status, visitor.now().space is not None) + problem
     else:
         checkpoint = last_checkpoint(run)
         gentler = words_run.again_with(rungs[0]) if rungs else ""
-        can = words_run.actions(status, progress, checkpoint=checkpoint, gentler=gentler, **have)
+        can = words_run.actions(status, progress, checkpoint=checkpoint, gentler=gentler, **_left_by(run))
         said = words_run.headline(status, progress, checkpoint=checkpoint)
     more = words_jobs.rented_line(sent) if sent else ""
     more += words_space.ends_first(visitor.now().seconds_left(), progress.seconds_left or 0.0)
@@ -144,7 +143,24 @@ def show(run: Run) -> tuple[Any, ...]:
         gr.update(
             value=words_loss.samples_card(progress), visible=status in ("running", "new") or bool(progress.samples)
         ),
+        NOT_ASKED,
     )
+
+
+def _left_by(run: Run) -> dict[str, bool]:
+    """What decides which buttons there are, beside the diary."""
+    return {
+        "has_result": run.has_result(),
+        "has_report": (run.path / "report.json").is_file(),
+        "stop_asked": (run.path / "stop").exists(),
+    }
+
+
+def _rented_start(run: Run, sent: Sent) -> str:
+    """What the button that starts or follows its job says."""
+    events = run.events()
+    progress, kept = summarize(events), words_jobs.kept_step(events)
+    return words_jobs.actions(run.status(), progress, sent, next_start(run), kept=kept, **_left_by(run)).start
 
 
 def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
@@ -182,17 +198,24 @@ def last_checkpoint(run: Run) -> int | None:
 # --- handlers: the id comes from a page and is looked up anew each time ---
 
 
-def start_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
-    """Start, resume or try again. The tick redraws the panel once the worker lives."""
+def start_run(runs_dir: Path, run_id: str, agreed: Agreed = NOT_ASKED) -> tuple[Any, Any, Any]:
+    """Start, resume or try again. The tick redraws the panel once the worker lives.
+
+    agreed: the price that the button said last; of a job that has become dearer the person is asked first.
+    """
+    label = "Try again"
     try:
         run = held_run(runs_dir, run_id)
-        if sent_of(run):
-            launch.start(run, visitor.require_signed_in().token)
+        if sent := sent_of(run):
+            label = _rented_start(run, sent)
+            if now := following.start(run, sent, agreed):
+                button = gr.update(interactive=True, value=_rented_start(run, now))
+                return button, problem_card(following.question(sent, now)), Agreed(run.id, now.dollars_per_minute)
         else:
             launch.start(run, visitor.require_machine().token, options=launch.THEN_CHAT)
     except Exception as error:
-        return gr.update(interactive=True, value="Try again"), problem_card(error)
-    return gr.skip(), gr.update(visible=False)
+        return gr.update(interactive=True, value=label), problem_card(error), NOT_ASKED
+    return gr.skip(), gr.update(visible=False), NOT_ASKED
 
 
 def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any, Any]:
@@ -203,6 +226,8 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
     rungs: list[Suggestion] = []
     try:
         run, token = run_to_work_on(runs_dir, run_id)
+        if sent_of(run):
+            raise FinetuneError(*words_jobs.NO_GENTLER, code="rented")
         rungs = rungs_for(run, summarize(run.events()))
         if not 0 <= place < len(rungs):
             raise FinetuneError(*words_run.NO_RUNG, code="out-of-memory")
@@ -219,11 +244,11 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
 def stop_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
     """Ask for a stop that keeps what was learned; a job that nobody follows is then followed to its end."""
     try:
-        run, token = held_run(runs_dir, run_id), visitor.now().token
+        run, asker = held_run(runs_dir, run_id), visitor.now()
         was_followed = run.is_alive()
-        launch.stop(run, token)
+        launch.stop(run, asker.token)
         if sent_of(run) and not was_followed and next_start(run) == "follow":
-            launch.start(run, token)
+            following.follow(run, asker)
     except Exception as error:
         return gr.skip(), problem_card(error)
     return gr.update(interactive=False, value=words_jobs.STOPPING if sent_of(run) else words_run.STOPPING), gr.skip()

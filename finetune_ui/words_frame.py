@@ -77,6 +77,7 @@ class RailRun:
     loss: tuple[tuple[int, float], ...] = ()
     verdict: str = ""  # "+29 points"
     tone: str = "even"  # of the verdict: good, bad, or even while nothing is shown
+    word: str = ""  # how it stands, where its status does not say that
     trouble: tuple[str, ...] = ()  # of one that cannot be read: what is wrong with it, and where it lies
 
 
@@ -86,11 +87,19 @@ def unreadable(run_id: str, problem: str, folder: str) -> RailRun:
 
 
 def rail_under(
-    recipe: Recipe, status: str, began: float, now: float | None = None, left: float | None = None, stage: str = ""
+    recipe: Recipe,
+    status: str,
+    began: float,
+    now: float | None = None,
+    left: float | None = None,
+    stage: str = "",
+    note: str = "",
 ) -> str:
-    """The quiet second line of a run: its model, and when it was or how it stands."""
+    """The quiet second line of a run: its model, and when it was or how it stands; or a note of what to do with it."""
     now = time.time() if now is None else now
-    if status == "running":
+    if note:
+        when = note
+    elif status == "running":
         doing = RAIL_STAGES.get(stage, "training")
         when = f"{duration(left)} left" if left is not None and doing == "training" else doing
     elif status in ("finished", "new"):
@@ -135,13 +144,14 @@ def rail(runs: Sequence[RailRun], held: str) -> str:
 def _rail_item(run: RailRun, current: bool) -> str:
     if run.trouble:
         return _broken_item(run)
+    word = run.word or status_word(run.status)
     verdict = f'<b class="verdict {run.tone}">{esc(run.verdict)}</b> · ' if run.verdict else ""
     mark = ' aria-current="true"' if current else ""
     return (
         f'<li><a class="rail-run" href="?run={esc(run.id)}" data-run="{esc(run.id)}"{mark}>'
-        f'<i class="dot {STATUS_TONES.get(run.status, "idle")}" title="{esc(status_word(run.status))}"></i>'
+        f'<i class="dot {STATUS_TONES.get(run.status, "idle")}" title="{esc(word)}"></i>'
         f'<span class="rail-name">{esc(run.title)}</span>{charts.sparkline(run.loss[:: max(1, len(run.loss) // 60)])}'
-        f'<span class="rail-under"><span class="visually-hidden">{esc(status_word(run.status))}, </span>'
+        f'<span class="rail-under"><span class="visually-hidden">{esc(word)}, </span>'
         f"{verdict}{esc(run.under)}</span></a></li>"
     )
 

@@ -10,7 +10,7 @@ from finetune_core.jobs.sent import Sent, page_of
 from finetune_core.progress import Progress
 
 from . import words_run
-from .words import count, esc, icon, notice
+from .words import count, duration, esc, icon, notice
 from .words_place import name_of
 from .words_plan import money
 from .words_run import Actions, reached
@@ -21,6 +21,10 @@ SIGN_IN_AGAIN = {  # by whether the page is a Space
     False: "Sign in again (`hf auth login`, or start the page with a new HF_TOKEN), then follow it: ",
     True: "Sign in again at the top of the page, then follow it: ",
 }
+NO_GENTLER = (
+    "This run was on rented hardware, and is not started on this machine with other settings.",
+    "Press “Change the recipe”, choose larger hardware or settings that need less memory, and start it again.",
+)
 LAST_SEEN = "last seen here"
 NOT_LOST = "the job goes on without this page, and what it learns is kept in its repository."
 
@@ -113,6 +117,18 @@ def headline(status: str, progress: Progress, sent: Sent, next_start: str, kept:
     return words_run.headline(status, progress)
 
 
+def rail(status: str, next_start: str) -> tuple[str, str]:
+    """In the list of runs, of one that nobody follows: (how it stands, what to press in it); empty for any other."""
+    match status:
+        case "interrupted" if next_start == "follow":
+            return "at the Hub, not followed here", f"not followed: press “{FOLLOW}”"
+        case "interrupted":
+            return "perhaps not sent", "perhaps not sent: open it to send it again"
+        case "finished" | "stopped" if next_start == "follow":
+            return f"{status}, its result at the Hub", f"at the Hub: press “{FETCH}”"
+    return "", ""
+
+
 def rented_line(sent: Sent) -> str:
     """Under the stages: the hardware, its price, and where to see it on the Hub."""
     hour = f"{money(60 * sent.dollars_per_minute)} an hour, " if sent.dollars_per_minute else ""
@@ -140,6 +156,17 @@ def left_card(sent: Sent, status: str, is_space: bool) -> str:
     if status == "interrupted" and sent.job_id:
         fix = f"{fix} Follow it again after that: {NOT_LOST}"
     return notice("warn", problem, fix)
+
+
+def dearer(sent: Sent, now: Sent) -> tuple[str, str]:
+    """now: the same order at the price of now."""
+    before = f"{money(60 * sent.dollars_per_minute)} was agreed to" if sent.dollars_per_minute else "none was agreed to"
+    return (
+        f"{name_of(sent.title)} costs {money(60 * now.dollars_per_minute)} an hour now, and {before}. Nothing was "
+        "started.",
+        f"Press again to agree: a new job is ended after {duration(now.timeout_seconds)}, so it costs "
+        f"{money(now.dollars_at_most)} at most.",
+    )
 
 
 def discard_question(sent: Sent) -> str:

@@ -115,8 +115,21 @@ def rented(placed: Any, rows: int, line: str) -> str:
     if not placed.offers:
         return f'<div class="rented">{notice("info", "Time and price are known once the rows are read.")}</div>'
     chosen = placed.made.flavor.name if placed.made else placed.on.partition(":")[2]
-    terms = _terms(placed.made, placed.rents.name, rows) + command(line) if placed.made else ""
+    terms = _idle(placed.made) + _terms(placed.made, placed.rents.name, rows) + command(line) if placed.made else ""
     return f'<div class="rented">{_list(placed, chosen)}{trouble}{terms}</div>'
+
+
+def _idle(made: Any) -> str:
+    """GPUs that would be paid for and not used, and the click that uses them."""
+    if not made.idle_gpus:
+        return ""
+    gpus = len(made.flavor.machine.gpus)
+    says = f"{made.idle_gpus} of its {gpus} GPUs would do nothing, and are paid for."
+    fix = f"num_processes is {made.plan.recipe.num_processes}; one process a GPU shares the rows of each step."
+    return notice("warn", says, fix) + (
+        f'<p class="verdict-again"><button type="button" class="btn" data-on="jobs:{esc(made.flavor.name)}" '
+        f'data-processes="{gpus}">Use all {gpus}</button></p>'
+    )
 
 
 def _list(placed: Any, chosen: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -41,6 +42,17 @@ def test_nothing_half_made_stays_when_the_data_cannot_be_read(looks, tiny_model_
     boxes = boxes_of(model_name_or_path=str(tiny_model_dir), dataset_name="/nowhere/rows.jsonl")
     *_, problem = begin.press(looks, runs_dir, "check", "draft", *boxes)
     assert "notice bad" in problem and not list(runs_dir.glob("*/recipe.yaml"))
+
+
+def test_a_disk_that_is_full_before_there_is_a_run_speaks_of_none_to_resume(
+    looks, tiny_boxes, seen, runs_dir, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("finetune_core.run.write_json", full)
+    *_, problem = begin.press(looks, runs_dir, "check", "draft", *tiny_boxes)
+    assert "The disk is full" in problem and "try again" in problem and "Resume" not in problem
 
 
 def test_warnings_are_shown_before_they_are_passed_over(looks, tiny_boxes, seen, runs_dir, monkeypatch):

@@ -17,6 +17,7 @@ from finetune_core.data import FIXES, prepare
 from finetune_core.data.lengths import length_findings
 from finetune_core.data.measure import measure
 from finetune_core.data.problems import PROBLEMS
+from finetune_core.data.rewriting import masked
 from finetune_core.data.rows import RowWriter
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
@@ -236,6 +237,27 @@ def test_masking_takes_personal_data_and_keys_out(look, tmp_path):
     rows = [*chats(30), chat("mail jan@dewinkel.nl or AKIAIOSFODNN7EXAMPLE", "odd")]
     diagnosis = look(rows, fixes=["mask-personal-data"])
     assert not {"secrets", "personal-data"} & set(codes(diagnosis))
+
+
+def test_masking_reaches_the_calls_of_tools_and_what_they_are_offered(look):
+    arguments = {"to": "jan@dewinkel.nl", "key": ["AKIAIOSFODNN7EXAMPLE"]}
+    calls = [
+        {"type": "function", "function": {"name": "send", "arguments": given}}
+        for given in (arguments, json.dumps(arguments))
+    ]
+    tool = {"type": "function", "function": {"name": "send", "description": "Ask piet@dewinkel.nl."}}
+    row = chat("send it", "done") | {"tools": [tool], "id": "kees@dewinkel.nl"}
+    row["messages"][1:1] = [
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "sent"},
+    ]
+    rows = [*chats(30), row]
+    assert {"secrets", "personal-data"} <= set(codes(look(rows)))
+    assert not {"secrets", "personal-data"} & set(codes(look(rows, fixes=["mask-personal-data"])))
+    left = masked(row)
+    assert "dewinkel" not in str(left) and "AKIA" not in str(left)
+    one, other = (call["function"]["arguments"] for call in left["messages"][1]["tool_calls"])
+    assert one == json.loads(other) == {"to": "[e-mail address]", "key": ["[key]"]}
 
 
 def test_two_languages_are_noted(look):

@@ -116,13 +116,25 @@ def test_a_page_that_is_loaded_again_goes_on_watching_until_it_is_over(recipe, r
         say(0.4, "measuring")
         card, drawn, clock = shown(runs_dir, looks, recipe)
         assert "Measuring." in card and "40%" in card and "data-halt" in card and clock.active
-        assert measuring.tick(runs_dir, looks, "check", drawn, *boxes) == (gr.skip(),) * 4
+        assert measuring.tick(runs_dir, looks, "check", "here", drawn, *boxes) == (gr.skip(),) * 4
         say(0.8, "measuring")
-        card, drawn, *rest = measuring.tick(runs_dir, looks, "check", drawn, *boxes)
+        card, drawn, *rest = measuring.tick(runs_dir, looks, "check", "here", drawn, *boxes)
         assert "80%" in card and rest == [gr.skip()] * 2
-    *_, clock, over = measuring.tick(runs_dir, looks, "check", drawn, *boxes)
+    *_, clock, over = measuring.tick(runs_dir, looks, "check", "here", drawn, *boxes)
     assert not clock.active and isinstance(over, str)  # which draws the page anew
-    assert measuring.tick(runs_dir, looks, "train", drawn, *boxes)[2].active is False
+    assert measuring.tick(runs_dir, looks, "train", "here", drawn, *boxes)[2].active is False
+
+
+def test_a_tick_draws_no_plan_of_this_machine_over_rented_hardware_and_has_the_page_drawn_anew(recipe, runs_dir, looks):
+    job = launch.before_training(runs_dir, "plan", launch.key_of(recipe, verb="plan"))
+    boxes = form.to_boxes(recipe)
+    with job.working() as say:
+        _, drawn, _ = shown(runs_dir, looks, recipe)
+        say(0.8, "measuring")
+        ticks = [measuring.tick(runs_dir, looks, "check", "jobs:l4x1", drawn, *boxes) for _ in range(2)]
+    for card, kept, clock, _ in ticks:
+        assert card == kept == gr.skip() and not clock.active
+    assert ticks[0][3] != ticks[1][3]  # a change each time, which draws the page
 
 
 def test_what_does_not_begin_says_why(recipe, runs_dir, looks, monkeypatch):

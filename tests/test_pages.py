@@ -118,10 +118,10 @@ def test_drawing_never_takes_back_a_click_that_came_meanwhile(runs_dir):
     assert screen(runs_dir).draw(run.id, "train", ())[:2] == [gr.skip(), gr.skip()]
 
 
-def review(page, step, boxes):
+def review(page, step, boxes, on="here"):
     """Component → what a review of these boxes answers for it, once their rows are read."""
     handler = next(fn for fn in page.fns.values() if getattr(fn.fn, "__func__", None) is Draft.review)
-    given = ("", step, "", "quick-look", (), 0, ("", ""), (), None, measuring.Drawn(), beforehand.Drawn(), "here")
+    given = ("", step, "", "quick-look", (), 0, ("", ""), (), None, measuring.Drawn(), beforehand.Drawn(), on)
     assert len(handler.inputs) == len(given) + len(boxes)
     draft = handler.fn.__self__
     draft.looks.ask(form.read(boxes), wait_seconds=60)
@@ -140,6 +140,12 @@ def test_a_review_fills_each_part_with_its_own(page, tiny_boxes):
     assert answer[draft.begun.start]["value"] in (words_plan.START, words_plan.START_ANYWAY)
     (kept,) = (said for part, said in answer.items() if isinstance(part, gr.BrowserState))
     assert kept["on"] == "here" and kept["boxes"] == form.as_kept(tiny_boxes)
+
+
+def test_a_place_that_is_picked_leaves_the_clock_of_a_measurement_to_its_next_tick(page, tiny_boxes):
+    for on, is_left in (("here", False), ("jobs:l4x1", True)):
+        draft, answer = review(page, "check", tiny_boxes, on)
+        assert (answer[draft.checked.measured.outputs[1]] == gr.skip()) is is_left
 
 
 def test_rows_that_were_read_are_told_where_this_machine_cannot_train(page, tiny_boxes):

@@ -13,7 +13,7 @@ from space_people import asked_by
 from test_jobs import flavor
 from test_words import EVIL, parse
 
-from finetune_core import hub, measured, preflight, space
+from finetune_core import hub, launch, measured, preflight, space
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.machine import Gpu, Machine, this_machine
@@ -36,7 +36,7 @@ def rented(monkeypatch):
 @pytest.fixture
 def started(monkeypatch):
     runs = []
-    monkeypatch.setattr(place.launch, "start", lambda run, token=None: runs.append((run, token)))
+    monkeypatch.setattr(launch, "start", lambda run, token=None: runs.append((run, token)))
     return runs
 
 
@@ -126,6 +126,18 @@ def test_while_the_hub_is_asked_the_page_says_so(seen, rented, runs_dir):
     assert placed.pending
     bar, _, start = begin.show(runs_dir, "check", placed.look, (), None, placed)
     assert "Asking the Hub" in bar and start["interactive"] is False
+
+
+def test_gpus_that_would_idle_are_said_with_the_click_that_uses_them(seen, rented):
+    idle = settle(seen, rented, "jobs:two")
+    line = form.command_line(seen.recipe, "quick-look", seen.recipe.model_dump(), idle.where, idle.must_say)
+    card, _ = place.show(seen, idle, seen.recipe, line, is_open=True)
+    assert "1 of its 2 GPUs would do nothing" in card and "num_processes=1" in line
+    assert re.search(r'data-on="jobs:two" data-processes="2">Use all 2<', card)
+    two = seen.recipe.replace(num_processes=2)
+    used = settle(replace(seen, recipe=two, seen=replace(seen.seen, recipe=two)), rented, "jobs:two")
+    assert used.made.idle_gpus == 0 and used.must_say == ()
+    assert "would do nothing" not in place.show(seen, used, two, "", is_open=True)[0]
 
 
 # --- what is said before the click ---

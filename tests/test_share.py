@@ -173,7 +173,7 @@ def test_a_visitor_of_a_space_does_not_push_with_its_owners_token(run, runs_dir,
 def test_the_token_box_is_emptied_and_the_token_stands_nowhere_on_the_page(run, runs_dir, started):
     demo, _ = build(runs_dir)
     answer = taking.press_push(runs_dir, run.id, "me/it", "adapter", True, TOKEN)
-    assert answer[3] == gr.update(value="")
+    assert answer[3]["value"] == ""
     assert TOKEN not in shown(answer) and TOKEN not in json.dumps(demo.get_config_file(), default=str)
 
 
@@ -226,9 +226,36 @@ def test_rows_on_the_hub_are_shown_with_the_line_that_loads_them(run):
     assert "load_dataset(&quot;me/rows&quot;)" in taking.states_of(run)[-1]
 
 
-def test_the_token_box_of_the_rows_is_emptied(run, runs_dir, started):
-    answer = taking.press_rows(runs_dir, run.id, "me/rows", True, TOKEN)
-    assert answer[1 + taking.ROWS_TOKEN] == gr.update(value="") and TOKEN not in shown(answer)
+def test_a_token_for_the_rows_is_typed_once_and_its_box_emptied_when_nothing_is_left_to_ask(
+    run, runs_dir, started, monkeypatch
+):
+    """While the rows are looked through, and while a question is open, what was typed stays in the browser's box."""
+    job, box, seen = launch.taking(run, "push-data"), taking.ROWS_TOKEN, ()
+
+    def press():
+        answer = taking.press_rows(runs_dir, run.id, "me/rows", True, TOKEN)
+        assert TOKEN not in shown(answer)
+        return answer[1:]
+
+    def tick():
+        return taking.tick(runs_dir, run.id, "share", seen)
+
+    assert press()[box]["value"] == ""  # it was over at once
+    with pytest.raises(FinetuneError), job.working():
+        monkeypatch.setattr(taking, "cancelled", lambda run, what: False)
+        states = press()
+        assert "value" not in states[box]
+        seen = states[0]
+        raise FinetuneError("Some rows seem to hold personal data.", "If they may, agree.", code="personal-data")
+    states = tick()
+    assert states[-2 - 1]["value"] == taking_rows.AGREE and "value" not in states[box]
+    assert "value" not in taking._with_rows_token(run, taking.states_of(run))[box]
+    with job.working():
+        seen = press()[0]
+    assert tick()[box]["value"] == ""
+    seen = tick()[0]
+    make(run, "merged")
+    assert "value" not in tick()[box]  # what is typed for the next push stays
 
 
 def test_an_export_is_downloaded_as_one_file(run, runs_dir, tmp_path):

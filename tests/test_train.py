@@ -1,5 +1,6 @@
 """The worker, with the real trainer on a tiny model: every promise of a run, kept."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,20 @@ def test_the_stop_of_an_earlier_worker_stops_no_other(recipe, runs_dir):
     run = create_run(recipe, runs_dir)
     (run.path / "stop").touch()
     assert train(run) == "finished"
+
+
+def test_a_disk_that_is_full_in_a_training_says_how_its_run_goes_on(recipe, runs_dir, monkeypatch):
+    from finetune_core import train as worker
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker, "_train", full)
+    run = create_run(recipe, runs_dir)
+    with pytest.raises(FinetuneError) as failed:
+        worker.train(run)
+    assert failed.value.code == "disk-full" and "press Resume" in failed.value.fix and run.id in failed.value.fix
+    assert run.events()[-1].data["fix"] == failed.value.fix
 
 
 def test_a_comparison_that_fails_costs_a_warning_and_not_the_training(recipe, runs_dir, monkeypatch):

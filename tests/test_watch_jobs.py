@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hub_store import ALICE, BOB
 from space_people import asked_by
+from test_jobs import flavor
 from test_words import EVIL, parse
 
 from finetune_core import launch
+from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs import follow
+from finetune_core.jobs import price as pricing
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.recipe import Recipe
-from finetune_core.run import Run
-from finetune_ui import place, watch
+from finetune_core.run import Run, list_runs
+from finetune_ui import following, frame, place, watch
 
 HEAD, PROBLEM, START, STOP, QUESTION = 0, 1, 6, 8, 10
 SENT = Sent("l4x1", "1x Nvidia L4", 1800, "alice", "alice/fijn-x", "job1", dollars_per_minute=0.0133)
@@ -65,6 +70,22 @@ def test_a_new_job_s_price_stands_on_the_button_that_starts_it(runs_dir):
 def test_a_result_that_is_still_on_the_hub_can_be_fetched(runs_dir):
     page = shown(make_run(runs_dir, *BEGAN, *STEP, ("done", {"outcome": "finished", "seconds": 9.0})))
     assert page["start"] == "Fetch its result" and "kept in alice/fijn-x" in page["head"]
+
+
+@pytest.mark.parametrize(
+    ("events", "sent", "says"),
+    [
+        (BEGAN, {}, "not followed: press “Follow it again”"),
+        ((*BEGAN, ("done", {"outcome": "finished", "seconds": 9.0})), {}, "at the Hub: press “Fetch its result”"),
+        ((), {"job_id": ""}, "perhaps not sent"),
+    ],
+)
+def test_the_list_of_runs_says_what_to_press_in_one_that_nobody_follows(runs_dir, events, sent, says):
+    make_run(runs_dir, *events, **sent)
+    rail = frame.draw_rail(runs_dir, "")
+    assert says in rail and "interrupted" not in rail.casefold()
+    Run.create(runs_dir, Recipe()).tell("step", step=1, total_steps=2, loss=1.0)
+    assert "interrupted" in frame.draw_rail(runs_dir, "").casefold()
 
 
 @pytest.mark.parametrize("code", ["bad-token", "sign-in-ended"])
@@ -134,6 +155,110 @@ def test_following_a_job_leaves_the_chat_alone(runs_dir, monkeypatch):
         launch.start(run)
 
 
+# --- what a new job costs ---
+
+LOST = ("error", {"code": "job-died", "problem": "Lost.", "fix": "Resume."})
+
+
+@pytest.fixture
+def price(monkeypatch):
+    """Dollars a minute that the Hub asks for an L4; `price.now = …` is another day."""
+    asked = SimpleNamespace(now=SENT.dollars_per_minute)
+    monkeypatch.setattr(pricing, "list_flavors", lambda token: [flavor("l4x1", asked.now, 24)])
+    monkeypatch.setattr(following.account, "find_token", lambda: ALICE)
+    return asked
+
+
+def test_a_job_that_has_become_dearer_is_asked_about_and_started_by_the_next_press(runs_dir, monkeypatch, price):
+    started = []
+    monkeypatch.setattr(launch, "start", lambda run, token: started.append(sent_of(run).dollars_per_minute))
+    run, other = (make_run(runs_dir, *BEGAN, *STEP, LOST) for _ in range(2))
+    price.now = 0.02
+    button, problem, agreed = watch.start_run(runs_dir, run.id)
+    assert started == [] and sent_of(run).dollars_per_minute == SENT.dollars_per_minute
+    assert "$1.20 an hour now, and $0.80 was agreed to" in problem["value"] and "$0.60 at most" in problem["value"]
+    assert button["value"] == "Resume from step 5 on L4, $0.60 at most" and button["interactive"]
+    watch.start_run(runs_dir, other.id, agreed)  # which is agreed to for that run alone
+    price.now = 0.03
+    assert "$1.80" in watch.start_run(runs_dir, run.id, agreed)[1]["value"] and started == []
+    price.now = 0.02
+    watch.start_run(runs_dir, run.id, agreed)
+    assert started == [0.02]
+
+
+def test_a_job_at_the_price_agreed_to_or_less_is_started_without_a_question(runs_dir, monkeypatch, price):
+    started = []
+    monkeypatch.setattr(launch, "start", lambda run, token: started.append(run.id))
+    for price.now in (SENT.dollars_per_minute, 0.01):
+        run = make_run(runs_dir, *BEGAN, *STEP, LOST)
+        watch.start_run(runs_dir, run.id)
+        assert started.pop() == run.id and sent_of(run).dollars_per_minute == price.now
+
+
+def test_hardware_that_is_rented_out_no_more_starts_nothing_and_says_what_to_do(runs_dir, monkeypatch, price):
+    run = make_run(runs_dir, *BEGAN, *STEP, LOST, flavor="h9000")
+    button, problem, _ = watch.start_run(runs_dir, run.id)
+    assert "rents out no 1x Nvidia L4 (h9000) any more" in problem["value"] and "other hardware" in problem["value"]
+    assert button["value"] == "Resume from step 5 on L4, $0.40 at most"
+
+
+def test_a_drawn_page_has_agreed_to_nothing(runs_dir):
+    assert watch.show(make_run(runs_dir, *BEGAN, *STEP, LOST))[-1] == watch.NOT_ASKED
+
+
+def test_who_follows_refuses_a_dearer_job_and_leaves_the_run_as_it_was(runs_dir, monkeypatch, price):
+    monkeypatch.setattr(follow.account, "sign_in", lambda token: SimpleNamespace(name="alice"))
+    monkeypatch.setattr(follow.hub_jobs, "stage", lambda *_: ("ERROR", ""))
+    sent = []
+    monkeypatch.setattr(follow, "send", lambda run, order, token: sent.append(order) or pytest.fail("sent"))
+    run = make_run(runs_dir, *BEGAN, *STEP, LOST)
+    lines = run.events()
+    price.now = 0.02
+    with pytest.raises(FinetuneError) as refused:
+        follow.follow(run, token=ALICE)
+    assert refused.value.code == "price-changed" and "--yes" in refused.value.fix
+    assert "$1.20 an hour now, and $0.80 was agreed to" in refused.value.problem
+    assert run.events() == lines and sent_of(run).left is None and sent == []
+    with pytest.raises(pytest.fail.Exception):
+        follow.follow(run, token=ALICE, agreed=True)
+    assert [order.dollars_per_minute for order in sent] == [0.02]
+
+
+def test_the_command_line_s_yes_is_what_agrees(runs_dir, monkeypatch):
+    run, agreed = make_run(runs_dir, *BEGAN), []
+    monkeypatch.setattr(follow, "follow", lambda run, on_event, agreed: told.append(agreed) or "stopped")
+    told = agreed
+    for words in ((), ("--yes",)):
+        assert main(["train", run.id, *words, "--runs-dir", str(runs_dir)]) == 3
+    assert agreed == [False, True]
+
+
+def test_a_sign_in_that_ends_before_a_new_job_may_starts_none(on_acme, runs_dir, monkeypatch, price):
+    run = make_run(runs_dir, *BEGAN, *STEP, LOST, owner="bob", namespace="bob")
+    monkeypatch.setattr(launch, "start", lambda *_: pytest.fail("started"))
+    with asked_by(BOB, seconds=600):
+        assert "Your sign-in ends in 10 min" in watch.start_run(runs_dir, run.id)[1]["value"]
+
+
+# --- how many are followed ---
+
+
+def test_a_space_takes_up_so_many_jobs_of_a_visitor_and_no_more(on_acme, runs_dir, monkeypatch, price):
+    for _ in range(following.MOST_FOLLOWED):
+        make_run(runs_dir, *BEGAN, owner="bob")
+    going = {run.id for run in list_runs(runs_dir)}
+    monkeypatch.setattr(Run, "is_alive", lambda run: run.id in going)
+    monkeypatch.setattr(launch, "start", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(launch, "stop", lambda *_: None)
+    for events in (BEGAN, (*BEGAN, *STEP, LOST)):  # to follow, and to resume
+        run = make_run(runs_dir, *events, owner="bob")
+        with asked_by(BOB):
+            assert "follows 4 of your jobs" in watch.start_run(runs_dir, run.id)[1]["value"]
+    left = make_run(runs_dir, *BEGAN, owner="bob")
+    with asked_by(BOB):
+        assert "follows 4 of your jobs" in watch.stop_run(runs_dir, left.id)[1]["value"]
+
+
 # --- whose job it is ---
 
 
@@ -181,6 +306,13 @@ def test_a_stop_of_a_job_that_nobody_follows_brings_its_result_home(on_acme, run
     with asked_by(BOB):
         button, _ = watch.stop_run(runs_dir, run.id)
     assert done == [("stop", BOB), ("follow", BOB)] and "job" in button["value"]
+
+
+def test_a_rented_run_is_never_started_on_this_machine_with_gentler_settings(runs_dir, monkeypatch):
+    run = make_run(runs_dir, *BEGAN, ("error", {"code": "out-of-memory", "problem": "Full.", "fix": "Less."}))
+    monkeypatch.setattr(launch, "start", lambda *_, **__: pytest.fail("started"))
+    _, problem, held = watch.start_gentler(runs_dir, run.id)
+    assert "Change the recipe" in problem["value"] and "value" not in held and list_runs(runs_dir) == [run]
 
 
 def test_a_run_that_was_never_sent_is_deleted_without_the_hub(runs_dir):

@@ -6,8 +6,10 @@ what has a form of its own.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 SECRETS = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
@@ -82,6 +84,38 @@ def mask(text: str) -> str:
     for kind, start, end in sorted(find_personal(text), key=lambda found: -found[1]):
         text = f"{text[:start]}[{kind}]{text[end:]}"
     return SECRETS.sub("[key]", text) if find_secrets(text) else text
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text in a row, however deep: system prompts and arguments of tools are learned and leave as well.
+
+    >>> list(texts_of({"messages": [{"role": "user", "content": "Hi"}], "id": 1}))
+    ['user', 'Hi']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from texts_of(each)
+
+
+def mask_all(value: Any) -> Any:
+    r"""The same with every text in it masked. A text that is JSON, as arguments of tools may be, stays JSON.
+
+    >>> mask_all({"arguments": '{"to":"a\\njan@winkel.nl"}'})
+    {'arguments': '{"to": "a\\n[e-mail address]"}'}
+    """
+    if isinstance(value, dict):
+        return {key: mask_all(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [mask_all(each) for each in value]
+    if not isinstance(value, str) or (masked := mask(value)) == value:
+        return value
+    try:
+        parsed = json.loads(value) if value.lstrip().startswith(("{", "[")) else None
+    except ValueError:
+        return masked
+    return masked if parsed is None else json.dumps(mask_all(parsed), ensure_ascii=False)
 
 
 def is_iban(text: str) -> bool:

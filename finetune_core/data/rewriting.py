@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from .personal import mask
+from .personal import mask_all
 from .rows import Change
 
 Row = dict[str, Any]
@@ -48,12 +48,8 @@ def has_consecutive(messages: list[Row]) -> bool:
 
 
 def masked(row: Row) -> Row:
-    """With a placeholder for personal data and keys; the row itself where it holds none."""
-    if "text" in row:
-        text = mask(row["text"])
-        return row if text == row["text"] else row | {"text": text}
-    turns = [turn | {"content": mask(turn["content"])} for turn in row["messages"]]
-    return row if turns == row["messages"] else row | {"messages": turns}
+    """With a placeholder for personal data and keys wherever it has text, in calls of tools too."""
+    return mask_all(row)
 
 
 REWRITES = {"merge-consecutive": merged, "mask-personal-data": masked}  # repair → how, in the order in which it is done

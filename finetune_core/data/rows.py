@@ -18,7 +18,7 @@ from typing import IO, Any, overload
 import numpy as np
 import orjson
 
-from ..files import replacing
+from ..files import is_unsupported, replacing
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 SCANNED = 16 * 1024**2  # bytes looked through at a time
@@ -98,13 +98,23 @@ def open_rows(path: Path) -> Rows:
     if not path.is_file() or not path.stat().st_size:
         return Rows(b"", np.zeros(1, dtype=np.int64), np.arange(0))
     with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = _mapped(file)
     starts, size = [np.zeros(1, dtype=np.int64)], len(content)
     for begin in range(0, size, SCANNED):
         piece = np.frombuffer(content[begin : begin + SCANNED], dtype=np.uint8)
         starts.append(np.flatnonzero(piece == ord("\n")) + begin + 1)
     begins = np.concatenate([*starts, [size]])
     return Rows(content, begins, np.flatnonzero(np.diff(begins) > len("{}")))  # a shorter line is blank
+
+
+def _mapped(file: IO[bytes]) -> mmap.mmap | bytes:
+    """Its content, in memory only where its file system cannot map it."""
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
+        return file.read()
 
 
 def as_json_line(row: dict[str, Any]) -> bytes:

@@ -20,11 +20,13 @@ from typing import Any
 
 from ..errors import FinetuneError, redact
 from ..events import KINDS, Event, plain, write_event
+from ..files import append
 from ..run import Run
 from ..takeaway import account
 from . import hub_jobs
 from .hub_jobs import OVER
 from .inside import event_in
+from .price import CHANGED, at_price, price_now
 from .sent import Sent, ask_to_stop, label_of, page_of, send, sent_of
 
 Tell = Callable[..., Event]
@@ -36,9 +38,13 @@ AWAY_SECONDS = 30.0  # between two tries while the Hub is away
 AWAY_TRIES = 20
 
 
-def follow(run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None) -> str:
+def follow(
+    run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None, agreed: bool = False
+) -> str:
     """Start the run's job, or take up the one that goes on, and stay until it is over: "finished" or "stopped".
 
+    agreed: to the price of now, where that is higher than the one in job.json; else a new job is refused
+    (price-changed), and nothing is written anywhere.
     Raises FinetuneError after writing it into the diary, as train does. Where only we could not go on (the Hub is
     away from here, a sign-in has ended), it goes into job.json and the diary stays open, because the job goes on.
     """
@@ -50,6 +56,7 @@ def follow(run: Run, on_event: Callable[[Event], None] | None = None, token: str
         try:
             token = _require_token(sent, token)
             if not _is_to_be_followed(run, sent, token):
+                sent = at_price(sent, price_now(sent, token), agreed)
                 sent = replace(sent, job_id="", since=len(run.events()))
                 mirror.tell("stage", name="waiting for its turn", says=f"sending the rows to {sent.repo_id} (private)")
                 sent = send(run, sent, token)
@@ -58,6 +65,8 @@ def follow(run: Run, on_event: Callable[[Event], None] | None = None, token: str
             _fetch_result(run, sent, token)
             return _ended(run, sent, stage, says, mirror)
         except FinetuneError as error:
+            if error.code == CHANGED:
+                raise
             ends = [event.kind for event in run.events()[sent.since :] if event.kind in ENDS]
             is_ours = error.code in PASSING or (bool(sent.job_id) and error.code in NOT_SIGNED_IN)
             if ends[-1:] == ["done"] or (is_ours and not ends):
@@ -264,8 +273,7 @@ class Mirror:
         if found is None:
             if not self._is_new:
                 return
-            with self.run.log_path.open("a", encoding="utf-8") as log:
-                log.write(redact(line.rstrip("\r\n")) + "\n")
+            append(self.run.log_path, redact(line.rstrip("\r\n")).encode("utf-8", "replace"))
             return
         number, said = found
         remote = f"{job_id}:{number}"

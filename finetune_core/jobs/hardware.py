@@ -13,6 +13,7 @@ from ..errors import FinetuneError
 from ..machine import Gpu, Machine
 from ..plan import Plan
 from ..preflight import Preflight, plan_for
+from ..recipe import Recipe
 from .hub_jobs import ask, client
 
 CAPABILITY = {"T4": 7.5, "L4": 8.9, "L40S": 8.9, "A10G": 8.6, "A100": 8.0, "H100": 9.0, "H200": 9.0}
@@ -26,7 +27,9 @@ LEAST_TIMEOUT = 1800
 
 
 # for a look at rows before it is known what will be rented: whatever is refused here, no hardware can do
-ANY = Machine(64, 512, 480, (Gpu("GPU", 80.0, 80.0 * USABLE, NEWER),) * MOST_GPUS, kind="cuda", bitsandbytes=True)
+ANY = Machine(
+    64, 512, 480, (Gpu("GPU", 80.0, 80.0 * USABLE, NEWER),) * MOST_GPUS, kind="cuda", bitsandbytes=True, rented=True
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class Estimate:
         """If it ran until its time-out."""
         return self.timeout_seconds / 60 * self.flavor.dollars_per_minute
 
+    @property
+    def idle_gpus(self) -> int:
+        """How many are paid for and compute nothing."""
+        return max(0, len(self.flavor.machine.gpus) - self.plan.recipe.num_processes)
+
     def as_dict(self) -> dict[str, Any]:
         return self.flavor.as_dict() | {
             "fits": self.plan.fits,
@@ -90,9 +98,8 @@ def flavor_of(item: Any) -> Flavor:
         card = Gpu(model, memory, memory * USABLE, CAPABILITY.get(model, NEWER))
         gpus = (card,) * int(_number(item.accelerator.quantity) or 1)
     memory = _number(item.ram)
-    machine = Machine(
-        int(_number(item.cpu)), memory, memory * 0.9, gpus, kind="cuda" if gpus else "cpu", bitsandbytes=True
-    )
+    kind, cores = "cuda" if gpus else "cpu", int(_number(item.cpu))
+    machine = Machine(cores, memory, memory * 0.9, gpus, kind=kind, bitsandbytes=True, rented=True)
     return Flavor(item.name, item.pretty_name, item.unit_cost_usd / minutes, machine)
 
 
@@ -144,6 +151,14 @@ def choose(seen: Preflight, flavors: Sequence[Flavor], name: str = "") -> Estima
             code="does-not-fit",
         )
     return estimate(seen, min(fitting, key=lambda made: made.dollars).flavor)
+
+
+def with_all_gpus(recipe: Recipe, flavors: Sequence[Flavor], name: str) -> Recipe:
+    """With a process for each GPU of the hardware asked for, which is paid for whole; a number that was set stays."""
+    gpus = next((len(flavor.machine.gpus) for flavor in flavors if flavor.name == name), 1)
+    if gpus < 2 or "num_processes" in recipe.model_fields_set:
+        return recipe
+    return recipe.replace(num_processes=gpus)
 
 
 def machine_to_look_with(flavors: Sequence[Flavor], name: str) -> Machine:

@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..recipe import Recipe
 from . import origin
 from .facts import Facts
-from .origin import code
+from .origin import code, hub_link, prose
 
 MERGED, ADAPTER, GGUF = "merged", "adapter", "gguf"
 RELATIONS = {ADAPTER: "adapter", MERGED: "finetune", GGUF: "finetune"}
@@ -26,6 +24,8 @@ RECIPE_FIELDS = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "packing", "optim", "weight_decay",
     "seed",
 )  # fmt: skip
+ADDRESS = re.compile(r"https?://[\w./%?=+,-]+", re.ASCII)  # that ends where it seems to
+LICENCE_LINK = re.compile(r"https?://\S+|[\w./-]+", re.ASCII)  # or a file of the repository
 LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora")
 
 
@@ -42,7 +42,7 @@ def card(facts: Facts, to: str, repo_id: str | None = None, files: Sequence[str]
     to = MERGED if to == ADAPTER and facts.recipe.method == "full" else to
     title = repo_id.split("/")[-1] if repo_id else f"{facts.base.split('/')[-1]}, tuned on {facts.data_name}"
     parts = [
-        f"# {title}",
+        f"# {prose(title)}",
         _opening(facts, to),
         "## Was it worth it?\n\n" + _proof(facts.report),
         "## Load it\n\n" + _snippet(facts, to, repo_id, files),
@@ -52,7 +52,7 @@ def card(facts: Facts, to: str, repo_id: str | None = None, files: Sequence[str]
         "## Are these files what was trained?\n\n" + _parity(facts.parity, facts.recipe) if facts.parity else "",
         "## Limits\n\n" + _limits(facts),
         "## Licence\n\n" + _licence(facts),
-        f"Made with Fijn as run `{facts.run_id}`; every setting is in `recipe.yaml`.",
+        f"Made with Fijn as run {code(facts.run_id)}; every setting is in `recipe.yaml`.",
     ]
     return f"---\n{front_matter(facts, to, title)}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
@@ -63,7 +63,7 @@ def front_matter(facts: Facts, to: str, title: str) -> str:
     values: dict[str, Any] = {
         "license": licence.id,
         "license_name": licence.name,
-        "license_link": licence.link,
+        "license_link": licence.link if LICENCE_LINK.fullmatch(licence.link or "") else None,
         "language": list(facts.languages) or None,
         "base_model": None if facts.base_is_local else facts.base,
         "base_model_relation": None if facts.base_is_local else RELATIONS[to],
@@ -74,9 +74,7 @@ def front_matter(facts: Facts, to: str, title: str) -> str:
         "model-index": _model_index(facts, title),
         "fijn_run": facts.run_id,
     }
-    return yaml.safe_dump(
-        {name: value for name, value in values.items() if value is not None}, sort_keys=False, allow_unicode=True
-    )
+    return origin.as_yaml(values)
 
 
 def _model_index(facts: Facts, title: str) -> list[dict[str, Any]] | None:
@@ -99,8 +97,8 @@ def _model_index(facts: Facts, title: str) -> list[dict[str, Any]] | None:
 
 
 def _opening(facts: Facts, to: str) -> str:
-    base = facts.base if facts.base_is_local else f"[{facts.base}](https://huggingface.co/{facts.base})"
-    revision = f" at revision `{facts.base_revision}`" if facts.base_revision else ""
+    base = prose(facts.base) if facts.base_is_local else hub_link(facts.base)
+    revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
     what = {
         ADAPTER: f"An adapter (only what was learned) for {base}{revision}.",
         MERGED: f"The whole weights of {base}{revision}, fine-tuned.",
@@ -114,12 +112,12 @@ def _opening(facts: Facts, to: str) -> str:
 def _proof(report: Mapping[str, Any] | None) -> str:
     if not report or not report.get("rivals"):
         return "Not measured: it was not compared with its base model on rows kept apart."
-    lines = [str((report.get("verdict") or {}).get("sentence") or "").strip(), ""]
+    lines = [prose((report.get("verdict") or {}).get("sentence") or ""), ""]
     percent = report.get("metric_kind") not in ("loss",)
     scale, unit = (100, " %") if percent else (1, "")
     lines += [
-        f"Measured on {report.get('n')} {report.get('split')} rows that training never saw; "
-        f"metric: {report.get('metric')}. In brackets: 95 % intervals.",
+        f"Measured on {report.get('n')} {prose(report.get('split'))} rows that training never saw; "
+        f"metric: {prose(report.get('metric'))}. In brackets: 95 % intervals.",
         "",
         "| | score | tokens a request |",
         "|---|---|---|",
@@ -127,7 +125,7 @@ def _proof(report: Mapping[str, Any] | None) -> str:
     for rival in report["rivals"]:
         tokens = rival.get("tokens_per_request")
         interval = f"[{scale * rival['low']:.3g}, {scale * rival['high']:.3g}]"
-        name = f"**{_cell(rival['title'])}**" if rival["name"] == "tuned" else _cell(rival["title"])
+        name = f"**{prose(rival['title'])}**" if rival["name"] == "tuned" else prose(rival["title"])
         score = f"{scale * rival['score']:.3g}{unit} {interval}"
         lines.append(f"| {name} | {score} | {f'{tokens:.0f}' if tokens else ''} |")
     loss = report.get("loss") or {}
@@ -135,7 +133,7 @@ def _proof(report: Mapping[str, Any] | None) -> str:
         lines += ["", f"Loss on their answers: {loss['base']:.3f} before, {loss['tuned']:.3f} after (nats per token)."]
     forgotten = report.get("forgetting") or {}
     if isinstance(forgotten.get("sentence"), str):
-        lines += ["", forgotten["sentence"]]
+        lines += ["", prose(forgotten["sentence"])]
     return "\n".join(lines).strip()
 
 
@@ -152,7 +150,7 @@ def _snippet(facts: Facts, to: str, repo_id: str | None, files: Sequence[str]) -
         if adapter
         else "from transformers import AutoModelForCausalLM, AutoTokenizer"
     )
-    local = f"\n\nThe base model was the folder `{facts.base}`; put its path into `adapter_config.json` first."
+    local = f"\n\nThe base model was the folder {code(facts.base)}; put its path into `adapter_config.json` first."
     messages = [{"role": "system", "content": facts.recipe.system_prompt}] if facts.recipe.system_prompt else []
     messages.append({"role": "user", "content": "Hello"})
     return f"""```
@@ -186,11 +184,11 @@ def _recipe(facts: Facts) -> str:
     recipe, progress = facts.recipe, facts.progress
     names = (*RECIPE_FIELDS, *(() if recipe.method == "full" else LORA_FIELDS))
     lines = ["| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(getattr(recipe, name))} |" for name in names if getattr(recipe, name) is not None]
-    where = [f"on {progress.machine}"] if progress.machine else []
+    lines += [f"| {name} | {prose(getattr(recipe, name))} |" for name in names if getattr(recipe, name) is not None]
+    where = [f"on {prose(progress.machine)}"] if progress.machine else []
     where += [f"{facts.steps} steps"] if facts.steps else []
     where += [f"{_minutes(facts.train_seconds)} of training"] if facts.train_seconds else []
-    libraries = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    libraries = ", ".join(prose(f"{name} {version}") for name, version in facts.versions.items())
     said = [f"Trained {', '.join(where)}." if where else "", f"Libraries: {libraries}." if libraries else ""]
     curve = _curve(progress.loss, progress.eval_loss)
     return "\n".join(lines) + "".join(f"\n\n{text}" for text in (" ".join(filter(None, said)), curve) if text)
@@ -241,7 +239,7 @@ def _parity(parity: Mapping[str, Any], recipe: Recipe) -> str:
     for name, found in rows:
         ties = f" ({found['ties']} part at a near tie)" if found["ties"] else ""
         lines.append(
-            f"| {_cell(name or found['format'])} | {found['engine']} | {found['same']} of {found['compared']}{ties} | "
+            f"| {prose(name or found['format'])} | {found['engine']} | {found['same']} of {found['compared']}{ties} | "
             f"{found['logprob_mean']:.2g} nats |"
         )
     return "\n".join(lines)
@@ -252,7 +250,7 @@ def _bits(recipe: Recipe) -> int:
 
 
 def _limits(facts: Facts) -> str:
-    base = facts.base.split("/")[-1]
+    base = prose(facts.base.split("/")[-1])
     lines = [
         f"- It knows what {base} knows, makes its mistakes, and can state wrong things with confidence.",
         "- It was tuned on rows of one kind; on other questions it may do worse than the base model.",
@@ -277,9 +275,9 @@ def _licence(facts: Facts) -> str:
             "its page says which that is."
         )
     name = licence.name or licence.id
-    link = f" ({licence.link})" if licence.link and licence.link.startswith("http") else ""
+    link = f" ({licence.link})" if licence.link and ADDRESS.fullmatch(licence.link) else ""
     built = "\n\nBuilt with Llama." if name.lower().startswith("llama") else ""
-    return f"{name}{link}, inherited from the base model {facts.base}.{built}"
+    return f"{prose(name)}{link}, inherited from the base model {prose(facts.base)}.{built}"
 
 
 def _rival(report: Mapping[str, Any], name: str) -> dict[str, Any] | None:
@@ -288,11 +286,6 @@ def _rival(report: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-
-
-def _cell(value: object) -> str:
-    """A text inside a table: no line and no cell of its own."""
-    return " ".join(str(value).replace("|", "\\|").split())
 
 
 def _fenced(text: str) -> str:

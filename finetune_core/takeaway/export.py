@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..alone import WAITING, alone
 from ..errors import FinetuneError
+from ..files import move
 from ..machine import GIB, this_machine
 from ..run import Run
 from . import KINDS, TARGETS, gguf
@@ -71,7 +72,7 @@ def export(
         write_card(making, facts, to)
         if output.exists():
             output.rmdir()
-        making.rename(output)
+        move(making, output)
     except PermissionError:
         raise FinetuneError(
             f"{output} cannot be written to.", "Choose another --output.", code="no-permission"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.personal import find_personal, find_secrets
+from ..data.personal import find_personal, find_secrets, texts_of
 from ..data.split import SPLITS
 from ..errors import FinetuneError
 from ..files import read_json
@@ -94,19 +94,6 @@ class Seen:
             kinds = {kind for text in texts for kind, *_ in find_personal(text)}
             self.personal.update(kinds | ({"key"} if any(map(find_secrets, texts)) else set()))
         return count
-
-
-def texts_of(value: Any) -> Iterator[str]:
-    """Every text in a row, however deep: system prompts and arguments of tools leave as well.
-
-    >>> list(texts_of({"messages": [{"role": "user", "content": "Hi"}], "id": 1}))
-    ['user', 'Hi']
-    """
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from texts_of(each)
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from ..recipe import Recipe
 from . import origin
-from .origin import code
+from .origin import code, prose
 
 SIZES = (
     ("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7),
@@ -54,7 +52,7 @@ def rows_card(facts: RowsFacts, repo_id: str) -> str:
         "## Where they come from\n\n" + origin.lines(facts.data, facts.recipe),
         "## Personal data\n\n" + _personal(facts.personal),
         "## Licence\n\n" + _licence(facts),
-        f"Made with Fijn from run `{facts.run_id}`.",
+        f"Made with Fijn from run {code(facts.run_id)}.",
     ]
     return f"---\n{front_matter(facts)}---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -77,9 +75,7 @@ def front_matter(facts: RowsFacts) -> str:
         ],
         "fijn_run": facts.run_id,
     }
-    return yaml.safe_dump(
-        {name: value for name, value in values.items() if value is not None}, sort_keys=False, allow_unicode=True
-    )
+    return origin.as_yaml(values)
 
 
 def size_category(count: int) -> str:
@@ -120,5 +116,6 @@ def in_words(found: Mapping[str, int]) -> str:
 
 def _licence(facts: RowsFacts) -> str:
     if facts.licences:
-        return f"{', '.join(facts.licences)}, inherited from {code(origin.data_name(facts.data, facts.recipe))}."
+        source = code(origin.data_name(facts.data, facts.recipe))
+        return f"{', '.join(map(prose, facts.licences))}, inherited from {source}."
     return "Not known: the source names none. Ask whoever owns the rows before you share them."

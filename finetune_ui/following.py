@@ -1,0 +1,86 @@
+"""A rented run on the page: its job is followed, or a new one started at the price that the page showed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_core import launch
+from finetune_core.errors import FinetuneError
+from finetune_core.jobs.follow import next_start
+from finetune_core.jobs.price import CHANGED, at_price, price_now
+from finetune_core.jobs.sent import Sent, sent_of
+from finetune_core.run import Run
+from finetune_core.takeaway import account
+
+from . import visitor, words_jobs, words_place
+
+if TYPE_CHECKING:
+    from .visitor import Visitor
+
+MOST_FOLLOWED = 4  # jobs of one visitor that a Space follows at a time
+_counting = threading.Lock()  # two starts at once must not both be the last that there is room for
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What the button of a rented run said last, where that is not the price in its job.json."""
+
+    run_id: str = ""
+    dollars_per_minute: float = 0.0
+
+
+def follow(run: Run, asker: Visitor) -> None:
+    """In a process of its own. Raises FinetuneError (too-many-jobs) on a Space that follows enough of theirs."""
+    with _counting:
+        require_room(asker, run.path.parent, run.id)
+        launch.start(run, asker.token)
+
+
+def require_room(asker: Visitor, runs_dir: Path, but: str = "") -> None:
+    """but: the end of a run's id, which does not count: a double click follows one job."""
+    if asker.space is None:
+        return
+    others = (run for run in visitor.own_runs(runs_dir) if not (but and run.id.endswith(but)))
+    going = sum(1 for run in others if sent_of(run) and run.is_alive())
+    if going >= MOST_FOLLOWED:
+        raise FinetuneError(*words_place.too_many(going), code="too-many-jobs")
+
+
+def require_time_for(seconds: float) -> None:
+    """Raises FinetuneError (sign-in-ends): a job puts its result on the Hub with the sign-in it was started with."""
+    left = visitor.now().seconds_left()
+    if left is not None and left < seconds:
+        raise FinetuneError(*words_place.sign_in_ends(left, seconds), code="sign-in-ends")
+
+
+def start(run: Run, sent: Sent, agreed: Agreed) -> Sent | None:
+    """Follow the run's job, or start a new one. The order at the price of now, where nobody has agreed to that yet
+    and so nothing was started; None for a job that is followed.
+
+    Raises FinetuneError: no-token, too-many-jobs, no-flavor, hub-away, …
+    """
+    asker = visitor.require_signed_in()
+    if next_start(run) == "new":
+        token = asker.token if asker.space else account.find_token()
+        if not token:
+            raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
+        require_time_for(sent.timeout_seconds)
+        price = price_now(sent, token)
+        try:
+            now = at_price(sent, price, agreed=agreed == Agreed(run.id, price))
+        except FinetuneError as error:
+            if error.code != CHANGED:
+                raise
+            return at_price(sent, price, agreed=True)
+        if not run.is_alive():
+            now.save(run)
+    follow(run, asker)
+    return None
+
+
+def question(sent: Sent, now: Sent) -> FinetuneError:
+    """May it cost more than was agreed to?"""
+    return FinetuneError(*words_jobs.dearer(sent, now), code=CHANGED)
