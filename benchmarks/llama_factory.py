@@ -1,4 +1,4 @@
-"""LLaMA-Factory with what its page chooses, on rows of a run of ours: the other side of `throughput.py --llama-factory`.
+"""What LLaMA-Factory's page chooses, on rows of a run of ours: the other side of `throughput.py --llama-factory`.
 
 PYTHON benchmarks/llama_factory.py '{"rows": train.jsonl, "model": folder, "out": folder, "steps": 3, "template": name}'
 
@@ -26,8 +26,8 @@ if find_spec("torchaudio") is None:  # imported by name, used for sound only
     sys.modules["torchaudio"] = types.ModuleType("torchaudio")
     sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
 
-from llamafactory.train.tuner import run_exp  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
+from llamafactory.train.tuner import run_exp
+from transformers import TrainerCallback
 
 
 class Clock(TrainerCallback):

@@ -1,7 +1,9 @@
 """Real tokens a second on short chats: TRL's defaults, the same settings by hand in TRL, and Fijn, one process each.
 
-python benchmarks/throughput.py [--steps 12] [--repeats 3]
+python benchmarks/throughput.py [--steps 12] [--repeats 3] [--llama-factory PYTHON]
 
+With --llama-factory also what LLaMA-Factory's page chooses (a batch of 2, 8 times; an adapter of rank 8, where the others
+have 16), by the PYTHON of an environment that has it (`llama_factory.py`).
 Padding counts for nothing: only tokens of rows. The last line says which share of the matrix-product limit Fijn
 reaches: the rate at which this machine multiplies the matrices of one layer, over the products that a token needs.
 """
@@ -82,6 +84,26 @@ def trl_defaults(folder: Path, run: Path, steps: int) -> float:
     return said["tokens"] / said["seconds"]
 
 
+def llama_factory(python: str, folder: Path, run: Path, steps: int) -> float:
+    """Real tokens a second of LLaMA-Factory with its page's defaults."""
+    from finetune_core.hub import local_model
+    from finetune_core.machine import this_machine
+    from finetune_core.run import Run
+
+    given = {
+        "rows": str(run / "data" / "train.jsonl"),
+        "model": str(local_model(Run(run).recipe.model_name_or_path)),
+        "out": str(folder / "llama-factory"),
+        "steps": steps,
+        "template": "smollm2",
+        "use_cpu": this_machine().kind == "cpu",
+    }
+    script = Path(__file__).with_name("llama_factory.py")
+    done = subprocess.run([python, str(script), json.dumps(given)], capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    return said["tokens"] / said["seconds"]
+
+
 def product_rate(tokens: int, hidden: int, wide: int, dtype: str, seconds: float = 3.0) -> float:
     """FLOP/s of the matrix products of one layer's MLP, forward shapes, on this machine."""
     import torch
@@ -105,8 +127,11 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=12)
     options.add_argument("--default-steps", type=int, default=3, help="steps of TRL's defaults, which are slow")
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--llama-factory", metavar="PYTHON", help="of an environment that has llamafactory")
     given = options.parse_args()
     rates: dict[str, list[float]] = {"trl_defaults": [], "same_settings_by_hand": [], "fijn": []}
+    if given.llama_factory:
+        rates["llama_factory"] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for _ in range(given.repeats):
@@ -115,6 +140,8 @@ def main() -> None:
             rates["fijn"].append(mine["tokens"] / mine["seconds"])
             rates["same_settings_by_hand"].append(other["tokens"] / other["seconds"])
             rates["trl_defaults"].append(trl_defaults(folder, run, given.default_steps))
+            if given.llama_factory:
+                rates["llama_factory"].append(llama_factory(given.llama_factory, folder, run, given.default_steps))
         plan = json.loads((run / "plan.json").read_text())
         from finetune_core.facts import read_facts
         from finetune_core.hub import local_model
@@ -132,6 +159,11 @@ def main() -> None:
                 "tokens_per_second": median,
                 "times_trl_defaults": round(median["fijn"] / median["trl_defaults"], 2),
                 "times_same_settings": round(median["fijn"] / median["same_settings_by_hand"], 2),
+                **(
+                    {"times_llama_factory": round(median["fijn"] / median["llama_factory"], 2)}
+                    if given.llama_factory
+                    else {}
+                ),
                 "share_of_product_limit": round(median["fijn"] * plan["flops_per_token"] / limit, 3),
                 "repeats": given.repeats,
             },
