@@ -2,8 +2,9 @@
 
 python benchmarks/throughput.py [--steps 12] [--repeats 3] [--llama-factory PYTHON]
 
-With --llama-factory also what LLaMA-Factory's page chooses (a batch of 2, 8 times; an adapter of rank 8, where the others
-have 16), by the PYTHON of an environment that has it (`llama_factory.py`).
+With --llama-factory also what LLaMA-Factory's page chooses (a batch of 2, 8 times; an adapter of rank 8, others have
+16), by the PYTHON of an environment that has it (`llama_factory.py`).
+
 Padding counts for nothing: only tokens of rows. The last line says which share of the matrix-product limit Fijn
 reaches: the rate at which this machine multiplies the matrices of one layer, over the products that a token needs.
 """
