@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,15 @@ def look(
     diagnosis = check(prepared, tokenizer, recipe, on_progress=part(READING, 1.0))
     plan = plan_for(recipe, facts, diagnosis, machine)
     return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)
+
+
+def look_again(seen: Preflight, recipe: Recipe) -> Preflight:
+    """The same rows and model under other settings of how it learns: no row is read, only the plan is made anew.
+
+    Raises FinetuneError for a setting that this machine cannot do.
+    """
+    refuse_impossible(recipe)
+    return replace(seen, recipe=recipe, plan=plan_for(recipe, seen.facts, seen.diagnosis, this_machine()))
 
 
 def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: Machine) -> Plan:

@@ -17,7 +17,7 @@ from typing import Any
 from . import launch, preflight
 from .errors import FinetuneError, explain
 from .files import write_json
-from .progress import summarize
+from .progress import kept_loss, summarize
 from .recipe import Recipe, group_of, parse_override
 from .run import Run
 
@@ -35,7 +35,7 @@ class Trial:
     run: str
     values: dict[str, Any]
     outcome: str  # running, finished, pruned (it fell behind and was stopped), stopped, failed
-    validation_loss: float | None = None  # the lowest, nats per token
+    validation_loss: float | None = None  # of the weights that it keeps, nats per token
     steps: int = 0
     seconds: float = 0.0
     problem: str = ""
@@ -146,10 +146,8 @@ def sweep(
             tell(now)
             say((len(done) + share) / now.asked, f"trial {len(done) + 1} of {now.asked}: {in_words(trial.values)}")
 
-        trial = _try(
-            recipe.replace(**values, eval_steps=every),
-            values, runs_dir, token, asked, progress, should_stop, owner,
-        )  # fmt: skip
+        tried = recipe.replace(**values, eval_steps=every)
+        trial = _try(seen, tried, values, runs_dir, token, asked, progress, should_stop, owner)
         done.append(trial)
         drawn.tell(study, asked, trial)
         now = Sweep(space, now.asked, ranked(done), sentence(ranked(done), own))
@@ -204,6 +202,7 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 
 def _try(
+    seen: preflight.Preflight,
     recipe: Recipe,
     values: dict[str, Any],
     runs_dir: Path,
@@ -213,23 +212,24 @@ def _try(
     should_stop: Callable[[], bool],
     owner: str = "",
 ) -> Trial:
-    """Train one setting and tell optuna each look at the validation rows; stop it when it falls behind."""
+    """Train one setting on the rows that were looked at, and tell optuna each look at the validation rows; stop it
+    when it falls behind."""
     run = None
     try:
-        run = preflight.create_run(recipe, runs_dir, token=token, owner=owner)
+        run = preflight.create_run_from(preflight.look_again(seen, recipe), runs_dir, owner=owner)
         progress(Trial(run.id, values, "running"), 0.0)
         launch.start(run, token, options=("--no-evaluate",))
         pruned, told, size = False, 0, -1
         while (version := run.version())[2]:  # alive; the worker holds its lock before it writes its first line
             if version[0] != size:
                 size = version[0]
-                seen = summarize(run.events())
-                for step, loss in seen.eval_loss[told:]:
+                far = summarize(run.events())
+                for step, loss in far.eval_loss[told:]:
                     asked.report(loss, step)
-                told = len(seen.eval_loss)
-                share = seen.step / seen.total_steps if seen.total_steps else 0.0
+                told = len(far.eval_loss)
+                share = far.step / far.total_steps if far.total_steps else 0.0
                 progress(_trial(run, values, "running"), share)
-                if told and not pruned and seen.step < seen.total_steps and asked.should_prune():
+                if told and not pruned and far.step < far.total_steps and asked.should_prune():
                     pruned = True
                     (run.path / "stop").touch()
             if should_stop() and not (run.path / "stop").exists():
@@ -246,9 +246,9 @@ def _try(
 
 def _trial(run: Run, values: dict[str, Any], outcome: str) -> Trial:
     seen = summarize(run.events())
-    losses = [loss for _, loss in seen.eval_loss if math.isfinite(loss)]
+    loss = kept_loss(seen, run.recipe.early_stopping)
     problem = f"{seen.error['problem']} {seen.error['fix']}" if seen.error else ""
-    return Trial(run.id, values, outcome, min(losses, default=None), seen.step, round(seen.seconds, 1), problem)
+    return Trial(run.id, values, outcome, loss, seen.step, round(seen.seconds, 1), problem)
 
 
 def _prove(run: Run, should_stop: Callable[[], bool]) -> str:

@@ -310,6 +310,13 @@ def test_overfitting_suggests_the_epochs_at_which_validation_was_best():
     assert "best checkpoint was kept" in reading.sentence
 
 
+def test_without_early_stopping_the_result_is_that_of_the_last_step():
+    """The trainer remembers its best checkpoint all the same."""
+    progress = Progress(loss=FALLING, eval_loss=curve(2.5, 1.5, 1.0, 0.9, 1.0, 1.1, 1.2, 1.3), best_step=40)
+    assert "was kept" not in (says := read_curves(progress, Recipe(num_train_epochs=4)).sentence)
+    assert "The result is what it had become at the last step" in says
+
+
 def test_every_metric_names_its_series():
     for kind, metric in METRICS.items():
         if kind not in ("loss", "check"):

@@ -13,9 +13,10 @@ from finetune_core import launch
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Said
+from finetune_core.preflight import look
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
-from finetune_core.sweep import Sweep, Trial, ranked, read_space, sentence, swept, usual_space
+from finetune_core.sweep import Sweep, Trial, _trial, ranked, read_space, sentence, swept, usual_space
 from finetune_ui import beforehand, form, words_beforehand
 from finetune_ui.beforehand import Drawn
 
@@ -167,8 +168,8 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, 
 
     asked, seen = Told(prune_after=1), []
     trial = _try(
-        recipe.replace(num_train_epochs=60, eval_steps=2, learning_rate=1e-3), {"lora_r": 16}, runs_dir, None, asked,
-        lambda trial, share: seen.append(share), lambda: False,
+        look(recipe), recipe.replace(num_train_epochs=60, eval_steps=2, learning_rate=1e-3), {"lora_r": 16}, runs_dir,
+        None, asked, lambda trial, share: seen.append(share), lambda: False,
     )  # fmt: skip
     run = Run(runs_dir / trial.run)
     assert trial.outcome == "pruned" and run.status() == "stopped" and run.has_result()
@@ -178,7 +179,8 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, 
 def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs_dir):
     from finetune_core.sweep import _try
 
-    trial = _try(recipe.replace(method="qlora"), {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
+    tried = recipe.replace(method="qlora")
+    trial = _try(look(recipe), tried, {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
     assert trial.outcome == "failed" and "QLoRA" in trial.problem
 
 
@@ -189,9 +191,10 @@ def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monke
     from finetune_core import preflight
     from finetune_core.sweep import _try
 
+    seen = look(recipe)
     run = Run.create(runs_dir, recipe)
     lock = FileLock(run.path / "worker.lock")
-    monkeypatch.setattr(preflight, "create_run", lambda *_, **__: run)
+    monkeypatch.setattr(preflight, "create_run_from", lambda *_, **__: run)
     monkeypatch.setattr(launch, "start", lambda *_, **__: lock.acquire())
 
     def later(_seconds):
@@ -199,7 +202,32 @@ def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monke
         lock.release()
 
     monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=later))
-    assert _try(recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool).outcome == "finished"
+    assert _try(seen, recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool).outcome == "finished"
+
+
+def test_the_rows_are_read_once_for_all_trials(recipe, runs_dir, monkeypatch):
+    from finetune_core import data
+    from finetune_core.sweep import sweep
+
+    read, started, prepare = [], [], data.prepare
+
+    def start(run, *_, **__):
+        started.append(run)
+        raise FinetuneError("Not here.", "Elsewhere.", code="away")
+
+    monkeypatch.setattr(data, "prepare", lambda *what, **how: read.append(what) or prepare(*what, **how))
+    monkeypatch.setattr(launch, "start", start)
+    sweep(recipe, {"lora_r": [4, 8], "learning_rate": [1e-3]}, 4, runs_dir)
+    assert len(read) == 1 and [run.recipe.lora_r for run in started] == [4, 8]
+    assert len({(run.path / "data" / "train.jsonl").read_text() for run in started}) == 1
+
+
+@pytest.mark.parametrize(("early_stopping", "loss"), [(False, 0.7), (True, 0.4)])
+def test_a_trial_is_judged_by_the_weights_that_it_keeps(recipe, runs_dir, early_stopping, loss):
+    run = Run.create(runs_dir, recipe.replace(early_stopping=early_stopping))
+    for step, value in ((2, 0.5), (4, 0.4), (6, 0.7)):
+        run.tell("eval", step=step, loss=value)
+    assert _trial(run, {}, "finished").validation_loss == loss
 
 
 @pytest.fixture

@@ -206,9 +206,11 @@ def read_curves(progress: Progress, recipe: Recipe | None = None) -> Reading:
     last_step, last = validation[-1]
     if last > 1.02 * best and best_step < last_step:
         fewer = _two_digits(epochs * best_step / last_step) if epochs else None
-        kept = (
-            " The best checkpoint was kept, so the result does not suffer." if progress.best_step == best_step else ""
-        )
+        kept = ""
+        if recipe and not recipe.early_stopping:
+            kept = " The result is what it had become at the last step, not at its best."
+        elif progress.best_step == best_step:
+            kept = " The best checkpoint was kept, so the result does not suffer."
         changes: dict[str, Any] = {} if recipe and recipe.early_stopping else {"early_stopping": True}
         if fewer and epochs and fewer < epochs:
             changes["num_train_epochs"] = fewer
