@@ -153,7 +153,7 @@ def sweep(
         now = Sweep(space, now.asked, ranked(done), sentence(ranked(done), own))
         tell(now)
     best = next((trial for trial in now.trials if trial.outcome == "finished"), None)
-    if best and recipe.evaluate and not should_stop():
+    if best and recipe.evaluate and len(seen.prepared.test) and not should_stop():
         say(0.99, "proving the best on the test rows")
         now = Sweep(space, now.asked, now.trials, now.sentence, _prove(Run(runs_dir / best.run), should_stop))
         tell(now)

@@ -222,6 +222,18 @@ def test_the_rows_are_read_once_for_all_trials(recipe, runs_dir, monkeypatch):
     assert len({(run.path / "data" / "train.jsonl").read_text() for run in started}) == 1
 
 
+@pytest.mark.parametrize(("test_size", "proved"), [(0.1, "Proved."), (0.0, "")])
+def test_the_rows_that_chose_the_best_do_not_prove_it(recipe, runs_dir, monkeypatch, test_size, proved):
+    """Without test rows a comparison takes the validation rows."""
+    from finetune_core import sweep as room
+
+    trial = Trial("r", {"lora_r": 4}, "finished", 0.5)
+    monkeypatch.setattr(room, "_try", lambda *_: trial)
+    monkeypatch.setattr(room, "_prove", lambda *_: "Proved.")
+    found = room.sweep(recipe.replace(evaluate=True, test_size=test_size), {"lora_r": [4]}, 1, runs_dir)
+    assert found.proved == proved
+
+
 @pytest.mark.parametrize(("early_stopping", "loss"), [(False, 0.7), (True, 0.4)])
 def test_a_trial_is_judged_by_the_weights_that_it_keeps(recipe, runs_dir, early_stopping, loss):
     run = Run.create(runs_dir, recipe.replace(early_stopping=early_stopping))

@@ -155,6 +155,8 @@ def _sentence(ordered: Sequence[Seen], pairs: Sequence[Mapping[str, Any]]) -> st
         everyone = len(found[True]) == len(ordered) - 1 > 1
         others = "every other" if everyone else "the other" if len(ordered) == 2 else _named(found[True])
         parts.append(f"The first is better than {others}, by more than chance.")
+        if len(pairs) > 1:
+            parts.append(f"These very rows made it the best of {len(pairs) + 1}, which flatters it a little.")
     if found[None]:
         rows = f"{min(pair['n'] for pair in pairs if pair['better'] is None)} rows"
         whom = "" if len(found[None]) == len(ordered) - 1 else f" between the first and {_named(found[None])}"
