@@ -28,7 +28,11 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".xlsx", ".xls
 PACKED = (".gz", ".zst", ".zip")
 NOT_DATA = ("requirements.txt", "dataset_info.json", "dataset_dict.json",
             "state.json", "dataset_infos.json", "package.json")  # fmt: skip
-ABOUT = ("readme", "read me", "leesmij", "lees mij", "license", "licence", "licentie", "changelog")  # beside the data
+READ_ME = ("readme", "read me", "leesmij", "lees mij")
+ABOUT = (  # files of text beside the data
+    *READ_ME, "license", "licence", "licentie", "copying", "copyright", "notice",
+    "citation", "attribution", "authors", "contributing", "changelog", "code of conduct", "data card", "datasheet",
+)  # fmt: skip
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "eval": "validation",
@@ -114,10 +118,40 @@ def _with_splits(files: list[DataFile]) -> list[DataFile]:
 
 
 def _is_data(inside: Path) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in inside.parts)
     name = inside.name.casefold()
-    is_about = name.endswith((".md", ".txt")) and re.sub(r"[-_ ]+", " ", inside.stem.casefold()) in ABOUT
-    return not hidden and not is_about and name not in NOT_DATA and name.endswith(SUFFIXES + PACKED)
+    return (
+        not _is_hidden(inside) and not _is_about(inside) and name not in NOT_DATA and name.endswith(SUFFIXES + PACKED)
+    )
+
+
+def _is_hidden(inside: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in inside.parts)
+
+
+def _is_about(inside: Path) -> bool:
+    """A document about the data, by its name; of licences there may be several, such as LICENSE-MIT.txt."""
+    stem = _spaced(inside)
+    is_licence = re.fullmatch(r"licen[cs]e (mit|apache|bsd|gpl|cc|odc|odbl|cdla)\b.*", stem) is not None
+    return inside.suffix.casefold() in (".md", ".txt", ".text") and (stem in ABOUT or is_licence)
+
+
+def _spaced(inside: Path) -> str:
+    return re.sub(r"[-_. ]+", " ", inside.stem.casefold())
+
+
+def documents_beside(path: Path) -> tuple[str, ...]:
+    """Documents about the data in a folder or zip, which are not read as rows; a README says itself that it is one."""
+    if path.is_dir():
+        found = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            found = [Path(member.filename.replace("\\", "/")) for member in archive.infolist()]
+    else:
+        return ()
+    told = [
+        inside for inside in found if _is_about(inside) and not _is_hidden(inside) and _spaced(inside) not in READ_ME
+    ]
+    return tuple(sorted(inside.as_posix() for inside in told))
 
 
 class Inbox:
