@@ -27,6 +27,7 @@ from .words import (
 )
 
 UNREADABLE = "cannot be read"
+TALKED = "You talked to it"  # what the step Chat folds into
 
 # a dial: one line before tuning, one after
 LOGO = (
