@@ -52,8 +52,10 @@ def check(options: argparse.Namespace, out: Output) -> int:
 
 def train(options: argparse.Namespace, out: Output) -> int:
     from . import verbs_jobs
+    from .leftovers import sweep_leftovers
     from .train import train as work
 
+    sweep_leftovers(options.runs_dir)
     if run := verbs_jobs.run_for_jobs(options, out):
         return verbs_jobs.train(run, options, out)
     run = _run_to_train(options, out)
