@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub, launch
 from .errors import FinetuneError, refusal
 from .events import Event
+from .fitting import STARTER_PRESET, Fitting, better_preset
 from .locks import is_held
 from .machine import this_machine
 from .output import Output
@@ -46,8 +47,19 @@ def check(options: argparse.Namespace, out: Output) -> int:
     answer = seen.diagnosis.as_dict()
     lines = [f"{answer['verdict']}: {answer['rows']} rows, {answer['train_rows']} to learn from"]
     lines += [f"  {f['level']:8}{f['says']} {f['fix']}" for f in answer["findings"]]
-    out.give(answer, "\n".join(lines))
+    better = better_preset(seen)
+    out.give(answer | {"better_preset": better and better.as_dict()}, "\n".join([*lines, *words_of_better(better)]))
     return REFUSED if answer["verdict"] == "blocked" else GOOD
+
+
+def words_of_better(better: Fitting | None) -> list[str]:
+    """At most one line: the preset that fits these rows."""
+    if better is None:
+        return []
+    return [
+        f"{better.why} The preset {better.preset.name} fits them better than {STARTER_PRESET}, which is made for the "
+        "starter rows."
+    ]
 
 
 def train(options: argparse.Namespace, out: Output) -> int:
