@@ -175,6 +175,8 @@ def sentence(trials: Sequence[Trial], own: Mapping[str, Any]) -> str:
     """What the sweep found, beside the recipe as it was."""
     done = [trial for trial in trials if trial.outcome == "finished" and trial.validation_loss is not None]
     if not done:
+        if trials and all(trial.outcome == "stopped" for trial in trials):
+            return "It was stopped before a trial came to its end."
         why = next((trial.problem for trial in trials if trial.problem), "")
         return f"No trial came to its end. {why or 'Open the first one to see why.'}"
     best = done[0]
@@ -240,6 +242,10 @@ def _try(
             "pruned" if pruned and status == "stopped" else status if status in ("finished", "stopped") else "failed"
         )
         return _trial(run, values, outcome)
+    except (KeyboardInterrupt, SystemExit):
+        if run and run.is_alive():
+            (run.path / "stop").touch()  # it has a session of its own, where nobody would stop it
+        raise
     except FinetuneError as error:  # a setting that this machine cannot do is a result, not the end of the sweep
         return Trial(run.id if run else "", values, "failed", problem=str(explain(error)))
 

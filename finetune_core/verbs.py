@@ -80,7 +80,7 @@ def train(options: argparse.Namespace, out: Output) -> int:
         elif words := line_of(event):
             out.say(words)
 
-    with ctrl_c_stops(run):
+    with ctrl_c_stops(run.path / "stop"):
         try:
             outcome = work(
                 run,
@@ -293,12 +293,12 @@ def _signed_in() -> bool:
 
 
 @contextmanager
-def ctrl_c_stops(run: Run) -> Iterator[None]:
-    """The first Ctrl-C asks for a stop that keeps what was learned; the second ends at once."""
+def ctrl_c_stops(stop: Path) -> Iterator[None]:
+    """The first Ctrl-C writes this file, which asks for a stop that keeps what was learned; the second ends at once."""
 
     def ask(*_: object) -> None:
         print("\nstopping after this step; press Ctrl-C again to end now", file=sys.stderr)
-        (run.path / "stop").touch()
+        stop.touch()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:

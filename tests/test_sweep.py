@@ -1,18 +1,22 @@
 """Sweeps that a table can be trusted about: what is tried, what is told, and which rows it is told from."""
 
 import json
+import os
 import re
+import signal
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from before_training import quick_recipe
 from conftest import chat_rows, write_jsonl
+from filelock import FileLock
 
 from finetune_core import launch
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
-from finetune_core.job import Said
+from finetune_core.job import Job, Said
 from finetune_core.preflight import look
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
@@ -186,8 +190,6 @@ def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs
 
 def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monkeypatch):
     """On a machine with a GPU a second passes between its lock and its first line."""
-    from filelock import FileLock
-
     from finetune_core import preflight
     from finetune_core.sweep import _try
 
@@ -291,6 +293,69 @@ def test_each_trial_is_told_at_the_terminal_as_soon_as_it_ends(recipe, runs_dir,
     assert said.err.splitlines() == ["trial 1 of 2: lora_r 8", lines[0], "trial 2 of 2: lora_r 4", lines[1]]
     proved = "The best one on the test rows: Better by 3 to 9 points."
     assert said.out.splitlines() == ["Best of 2.", lines[1], lines[0], proved]
+
+
+@pytest.fixture
+def verb(recipe, runs_dir, tmp_path, monkeypatch):
+    """The verb with its work replaced: verb(work) -> (exit code, its job's last word)."""
+    recipe.save(tmp_path / "recipe.yaml")
+    line = ["sweep", str(tmp_path / "recipe.yaml"), "lora_r=8,4"]
+    line += ["--into", str(tmp_path / "job"), "--runs-dir", str(runs_dir)]
+
+    def run(work):
+        monkeypatch.setattr("finetune_core.sweep.sweep", work)
+        return main(line), Job(tmp_path / "job", "sweep").said()
+
+    return run
+
+
+def test_how_far_the_trials_are_is_written_over_at_a_terminal(verb, monkeypatch, capsys):
+    trial = Trial("a", {"lora_r": 8}, "finished", 0.5, 9, 30.0)
+
+    def work(*_, say, on_change, **__):
+        say(0.25, "trial 1 of 1: lora_r 8")
+        on_change(found := Sweep({}, 1, [trial], "Best of 1."))
+        return found
+
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)
+    verb(work)
+    said = capsys.readouterr().err
+    assert said.index("trial 1 of 1") < said.index(" 25%") < said.index("\r\x1b[K   0.500  finished")
+
+
+def test_ctrl_c_ends_a_sweep_as_stop_does(verb):
+    """What was learned is kept, and the trial that goes on in a session of its own is told."""
+
+    def work(*_, should_stop, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert should_stop()
+        return Sweep({}, 2, [Trial("a", {"lora_r": 8}, "stopped")])
+
+    code, said = verb(work)
+    assert (code, said.outcome) == (3, "stopped")
+
+
+def test_a_trial_is_asked_to_stop_when_its_sweep_is_broken_off(recipe, runs_dir, monkeypatch):
+    from finetune_core.sweep import _try
+
+    seen, locks = look(recipe), []
+
+    def start(run, *_, **__):
+        locks.append(FileLock(run.path / "worker.lock"))
+        locks[0].acquire()
+
+    def broken_off(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=broken_off))
+    with pytest.raises(KeyboardInterrupt):
+        _try(seen, recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool)
+    assert (list_runs(runs_dir)[0].path / "stop").exists()
+
+
+def test_trials_that_were_stopped_have_not_failed():
+    assert sentence([Trial("a", {}, "stopped")], {}) == "It was stopped before a trial came to its end."
 
 
 def test_the_table_of_an_earlier_sweep_is_gone_when_the_next_begins(failed_sweep):
