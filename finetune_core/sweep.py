@@ -26,6 +26,7 @@ Space = dict[str, list[Any]]
 NOT_SWEPT = ("seed", "max_length", "packing", "packing_length", "objective")  # they change what the loss means
 MOST_TRIALS = 100
 POLL_SECONDS = 0.5
+JUDGED_FROM = 30  # per cent of a trial; earlier a long one, whose learning rate falls later, looks worse than it is
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,8 @@ def _try(
             if version[0] != size:
                 size = version[0]
                 far = summarize(run.events())
-                for step, loss in far.eval_loss[told:]:
-                    asked.report(loss, step)
+                for step, loss in far.eval_loss[told:]:  # of trials of several lengths, what compares is the part done
+                    asked.report(loss, round(100 * step / max(far.total_steps, step)))
                 told = len(far.eval_loss)
                 share = far.step / far.total_steps if far.total_steps else 0.0
                 progress(_trial(run, values, "running"), share)
@@ -278,7 +279,7 @@ def _study(space: Space, trials: int, own: Mapping[str, Any], seed: int) -> Any:
     study = optuna.create_study(
         direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, trials // 3)),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=JUDGED_FROM),
     )
     if all(own[name] in values for name, values in space.items()):
         study.enqueue_trial(dict(own))  # the settings as they are come first: the others are measured by them

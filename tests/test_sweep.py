@@ -335,6 +335,23 @@ def test_ctrl_c_ends_a_sweep_as_stop_does(verb):
     assert (code, said.outcome) == (3, "stopped")
 
 
+def test_trials_of_several_lengths_are_compared_by_the_part_that_is_done(recipe, runs_dir, monkeypatch):
+    from finetune_core.sweep import _try
+
+    seen, asked, locks = look(recipe), Told(9), []
+
+    def start(run, *_, **__):
+        locks.append(FileLock(run.path / "worker.lock"))
+        locks[0].acquire()
+        run.tell("step", step=10, total_steps=40, loss=0.9)
+        run.tell("eval", step=10, loss=0.8)
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=lambda _: locks[0].release()))
+    _try(seen, recipe, {}, runs_dir, None, asked, lambda *_: None, bool)
+    assert asked.reports == [(25, 0.8)]
+
+
 def test_a_trial_is_asked_to_stop_when_its_sweep_is_broken_off(recipe, runs_dir, monkeypatch):
     from finetune_core.sweep import _try
 
