@@ -10,6 +10,7 @@ from make_bad_inputs import lines
 from prepared_rows import PAIRS, delimited, prepared_from
 
 from finetune_core.data import save_pasted, unpack
+from finetune_core.data.filenames import split_of
 from finetune_core.errors import FinetuneError
 
 
@@ -51,7 +52,7 @@ def test_pasting_nothing_is_refused(tmp_path):
     ],
 )  # fmt: skip
 def test_a_split_is_a_word_of_the_name_and_not_a_part_of_one(name, expected):
-    assert unpack.split_of(name) == expected
+    assert split_of(name) == expected
 
 
 @pytest.mark.parametrize(

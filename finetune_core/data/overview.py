@@ -6,10 +6,10 @@ from typing import Any
 
 from ..recipe import Recipe, Suggestion
 from .columns import SHAPES
+from .filenames import SUFFIXES
 from .findings import Finding, count_rows, listing, place_words
 from .intake import Intake
 from .source import Source
-from .unpack import SUFFIXES
 
 KINDS = {  # of a file, in words, and the suffixes that say so
     "excel": ("an Excel workbook", (".xlsx", ".xlsm", ".xls", ".ods")),
