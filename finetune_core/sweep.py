@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import launch, preflight
+from .alone import WAITING
 from .errors import FinetuneError, explain
 from .files import write_json
 from .progress import kept_loss, summarize
@@ -141,11 +142,12 @@ def sweep(
     while len(done) < now.asked and not should_stop():
         asked, values = drawn.next(study)
 
-        def progress(trial: Trial, share: float) -> None:
+        def progress(trial: Trial, share: float, waits: bool = False) -> None:
             nonlocal now
             now = Sweep(space, now.asked, ranked([*done, trial]))
             tell(now)
-            say((len(done) + share) / now.asked, f"trial {len(done) + 1} of {now.asked}: {in_words(trial.values)}")
+            which = f"trial {len(done) + 1} of {now.asked}: {in_words(trial.values)}"
+            say((len(done) + share) / now.asked, f"{which}, {WAITING}" if waits else which)
 
         tried = recipe.replace(**values, eval_steps=every)
         trial = _try(seen, tried, values, runs_dir, token, asked, progress, should_stop, owner)
@@ -211,7 +213,7 @@ def _try(
     runs_dir: Path,
     token: str | None,
     asked: Any,
-    progress: Callable[[Trial, float], None],
+    progress: Callable[..., None],
     should_stop: Callable[[], bool],
     owner: str = "",
 ) -> Trial:
@@ -231,7 +233,7 @@ def _try(
                     asked.report(loss, round(100 * step / max(far.total_steps, step)))
                 told = len(far.eval_loss)
                 share = far.step / far.total_steps if far.total_steps else 0.0
-                progress(_trial(run, values, "running"), share)
+                progress(_trial(run, values, "running"), share, far.stage == WAITING)
                 if told and not pruned and far.step < far.total_steps and asked.should_prune():
                     pruned = True
                     (run.path / "stop").touch()

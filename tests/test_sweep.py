@@ -14,6 +14,7 @@ from conftest import chat_rows, write_jsonl
 from filelock import FileLock
 
 from finetune_core import launch
+from finetune_core.alone import WAITING
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Job, Said
@@ -388,6 +389,33 @@ def test_the_table_is_escaped_and_offers_the_settings(runs_dir):
     }
     shown = words_beforehand.sweep(Said(1, 0.0, 0.5, EVIL), found, EVIL, 100.0)
     assert "<img" not in shown and 'data-settings="r-1"' in shown and "50%" in shown
+
+
+def test_a_trial_can_be_opened_where_it_is_ranked():
+    trial = {"run": "r-1", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
+    assert 'href="./?run=r-1"' in words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0)
+
+
+@pytest.mark.parametrize(("stage", "waits"), [(WAITING, True), ("training", False)])
+def test_a_trial_that_stands_in_line_says_so(recipe, runs_dir, monkeypatch, stage, waits):
+    """At the terminal, and on the page."""
+    from finetune_core import sweep as room
+
+    locks, says = [], []
+
+    def start(run, *_, **__):
+        locks.append(FileLock(run.path / "worker.lock"))
+        locks[0].acquire()
+        run.tell("stage", name=stage)
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(room, "time", SimpleNamespace(sleep=lambda _: locks[0].release()))
+    tables = []
+    room.sweep(recipe, {"lora_r": [4]}, 1, runs_dir, say=lambda _, word: says.append(word), on_change=tables.append)
+    (last,) = [word for word in says if word.startswith("trial")][-1:]
+    assert last.endswith("waiting for its turn") is waits
+    shown = words_beforehand.sweep(Said(1, 0.0, 0.1, last), tables[0].as_dict(), "", 9.0)
+    assert ("It waits for other work" in shown) is waits
 
 
 def test_why_a_trial_failed_can_be_read_without_a_pointer():
