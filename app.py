@@ -20,6 +20,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the terminal shows
 import gradio as gr
 
 from finetune_core import default_runs_dir, hub, launch, space
+from finetune_core.leftovers import sweep_leftovers
 from finetune_core.recipe import STARTER_MODEL
 from finetune_ui import beforehand, begin, check, choose, frame, look, names, on_space, place, prove, share, talk, watch
 from finetune_ui.held import QUICK
@@ -147,6 +148,7 @@ def main() -> None:
     )
     print(f"Fijn is open at {url}", flush=True)
     threading.Thread(target=bring_starter, args=(runs_dir,), daemon=True).start()
+    threading.Thread(target=sweep_leftovers, args=(runs_dir,), daemon=True).start()
     if space.this_space() is None:  # on a Space a job is followed with the sign-in of who started it, who must be there
         threading.Thread(target=launch.follow_jobs, args=(runs_dir,), daemon=True).start()
     demo.block_thread()

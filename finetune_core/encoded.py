@@ -19,6 +19,7 @@ from datasets import Dataset
 from .data.rows import open_rows
 from .errors import FinetuneError
 from .files import is_unsupported, replacing
+from .leftovers import ENCODED
 from .render import Rendered, render_each
 from .run import Run
 
@@ -62,7 +63,7 @@ def open_encoded(run: Run, max_length: int) -> Sets:
 
 def forget_encoded(run: Run) -> None:
     """Delete what was made for a training, however it ended."""
-    shutil.rmtree(run.path / ".rows", ignore_errors=True)
+    shutil.rmtree(run.path / ENCODED, ignore_errors=True)
 
 
 def encode(rows: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length: int, path: Path) -> Dataset:
@@ -122,7 +123,7 @@ def token_lengths(rows: Dataset) -> list[int]:
 
 
 def _folder(run: Run, max_length: int) -> Path:
-    return run.path / ".rows" / str(max_length)
+    return run.path / ENCODED / str(max_length)
 
 
 def _file(folder: Path, name: str) -> Path:

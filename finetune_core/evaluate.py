@@ -241,14 +241,14 @@ def _other_checkpoint(run: Run, chatter: Chatter, names: Sequence[str]) -> list[
 
 
 def _seldom(tell: Tell | None) -> Callable[..., None]:
-    """Diary lines for a fraction, at most one a second and one for every two hundredths."""
-    last = [-1.0, 0.0]
+    """Diary lines for a fraction, at most one a second: one for every two hundredths, and for what is begun."""
+    last: list[Any] = [-1.0, 0.0, ""]
 
     def say(fraction: float, says: str = "") -> None:
         now = time.monotonic()
-        due = fraction - last[0] >= 0.02 and now - last[1] >= 1.0
+        due = (fraction - last[0] >= 0.02 or says != last[2]) and now - last[1] >= 1.0
         if tell is not None and (due or last[0] < 0 or fraction >= 1.0 > last[0]):
-            last[:] = [fraction, now]
+            last[:] = [fraction, now, says]
             tell("stage", name="evaluating", fraction=round(min(1.0, fraction), 3), says=says)
 
     return say

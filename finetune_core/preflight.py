@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ def look(
 ) -> Preflight:
     """Read the data as the trainer will, check it, and plan the training. No weights are read or downloaded.
 
-    earlier: of a recipe that reads the same (`data.again.reads_as`); then no row is read or measured again.
+    earlier: of a recipe that reads the same (`data.again.reads_as`); then no source is read again.
 
     Raises FinetuneError for a wrong name, an unreadable file, or a model that cannot be had here.
     """
@@ -68,12 +68,22 @@ def look(
 
     prepared = None
     if earlier is not None and earlier.diagnosis.measures is not None:
-        prepared = prepare_again(earlier.prepared, earlier.diagnosis.measures, recipe, part(0.0, READING))
+        measures = earlier.diagnosis.measures
+        prepared = prepare_again(earlier.prepared, measures, recipe, tokenizer, part(0.0, READING))
     if prepared is None:
         prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=part(0.0, READING))
     diagnosis = check(prepared, tokenizer, recipe, on_progress=part(READING, 1.0))
     plan = plan_for(recipe, facts, diagnosis, machine)
     return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)
+
+
+def look_again(seen: Preflight, recipe: Recipe) -> Preflight:
+    """The same rows and model under other settings of how it learns: no row is read, only the plan is made anew.
+
+    Raises FinetuneError for a setting that this machine cannot do.
+    """
+    refuse_impossible(recipe)
+    return replace(seen, recipe=recipe, plan=plan_for(recipe, seen.facts, seen.diagnosis, this_machine()))
 
 
 def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: Machine) -> Plan:

@@ -144,6 +144,18 @@ def seconds_left(seconds: float, first_step: int, step: int, total_steps: int) -
     return seconds / done * max(0, total_steps - step)
 
 
+def kept_loss(progress: Progress, early_stopping: bool) -> float | None:
+    """Validation loss of the weights that a run keeps: those of its best look with early stopping, else the last ones.
+
+    >>> kept_loss(Progress(eval_loss=((10, 0.5), (20, 0.4), (30, 0.6))), early_stopping=False)
+    0.6
+    """
+    losses = [loss for _, loss in progress.eval_loss]
+    if not losses:
+        return None
+    return min(losses) if early_stopping else losses[-1]
+
+
 def smooth(points: tuple[tuple[int, float], ...], weight: float = 0.8) -> tuple[tuple[int, float], ...]:
     """Exponential moving average with bias correction (Kingma & Ba 2015), point by point.
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from . import launch, preflight
+from .alone import WAITING
 from .errors import FinetuneError, explain
 from .files import write_json
-from .progress import summarize
+from .progress import kept_loss, summarize
 from .recipe import Recipe, group_of, parse_override
 from .run import Run
 
@@ -26,6 +27,7 @@ Space = dict[str, list[Any]]
 NOT_SWEPT = ("seed", "max_length", "packing", "packing_length", "objective")  # they change what the loss means
 MOST_TRIALS = 100
 POLL_SECONDS = 0.5
+JUDGED_FROM = 30  # per cent of a trial; earlier a long one, whose learning rate falls later, looks worse than it is
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Trial:
     run: str
     values: dict[str, Any]
     outcome: str  # running, finished, pruned (it fell behind and was stopped), stopped, failed
-    validation_loss: float | None = None  # the lowest, nats per token
+    validation_loss: float | None = None  # of the weights that it keeps, nats per token
     steps: int = 0
     seconds: float = 0.0
     problem: str = ""
@@ -140,22 +142,21 @@ def sweep(
     while len(done) < now.asked and not should_stop():
         asked, values = drawn.next(study)
 
-        def progress(trial: Trial, share: float) -> None:
+        def progress(trial: Trial, share: float, waits: bool = False) -> None:
             nonlocal now
             now = Sweep(space, now.asked, ranked([*done, trial]))
             tell(now)
-            say((len(done) + share) / now.asked, f"trial {len(done) + 1} of {now.asked}: {in_words(trial.values)}")
+            which = f"trial {len(done) + 1} of {now.asked}: {in_words(trial.values)}"
+            say((len(done) + share) / now.asked, f"{which}, {WAITING}" if waits else which)
 
-        trial = _try(
-            recipe.replace(**values, eval_steps=every),
-            values, runs_dir, token, asked, progress, should_stop, owner,
-        )  # fmt: skip
+        tried = recipe.replace(**values, eval_steps=every)
+        trial = _try(seen, tried, values, runs_dir, token, asked, progress, should_stop, owner)
         done.append(trial)
         drawn.tell(study, asked, trial)
         now = Sweep(space, now.asked, ranked(done), sentence(ranked(done), own))
         tell(now)
     best = next((trial for trial in now.trials if trial.outcome == "finished"), None)
-    if best and recipe.evaluate and not should_stop():
+    if best and recipe.evaluate and len(seen.prepared.test) and not should_stop():
         say(0.99, "proving the best on the test rows")
         now = Sweep(space, now.asked, now.trials, now.sentence, _prove(Run(runs_dir / best.run), should_stop))
         tell(now)
@@ -177,6 +178,8 @@ def sentence(trials: Sequence[Trial], own: Mapping[str, Any]) -> str:
     """What the sweep found, beside the recipe as it was."""
     done = [trial for trial in trials if trial.outcome == "finished" and trial.validation_loss is not None]
     if not done:
+        if trials and all(trial.outcome == "stopped" for trial in trials):
+            return "It was stopped before a trial came to its end."
         why = next((trial.problem for trial in trials if trial.problem), "")
         return f"No trial came to its end. {why or 'Open the first one to see why.'}"
     best = done[0]
@@ -204,32 +207,34 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 
 def _try(
+    seen: preflight.Preflight,
     recipe: Recipe,
     values: dict[str, Any],
     runs_dir: Path,
     token: str | None,
     asked: Any,
-    progress: Callable[[Trial, float], None],
+    progress: Callable[..., None],
     should_stop: Callable[[], bool],
     owner: str = "",
 ) -> Trial:
-    """Train one setting and tell optuna each look at the validation rows; stop it when it falls behind."""
+    """Train one setting on the rows that were looked at, and tell optuna each look at the validation rows; stop it
+    when it falls behind."""
     run = None
     try:
-        run = preflight.create_run(recipe, runs_dir, token=token, owner=owner)
+        run = preflight.create_run_from(preflight.look_again(seen, recipe), runs_dir, owner=owner)
         progress(Trial(run.id, values, "running"), 0.0)
         launch.start(run, token, options=("--no-evaluate",))
         pruned, told, size = False, 0, -1
         while (version := run.version())[2]:  # alive; the worker holds its lock before it writes its first line
             if version[0] != size:
                 size = version[0]
-                seen = summarize(run.events())
-                for step, loss in seen.eval_loss[told:]:
-                    asked.report(loss, step)
-                told = len(seen.eval_loss)
-                share = seen.step / seen.total_steps if seen.total_steps else 0.0
-                progress(_trial(run, values, "running"), share)
-                if told and not pruned and seen.step < seen.total_steps and asked.should_prune():
+                far = summarize(run.events())
+                for step, loss in far.eval_loss[told:]:  # of trials of several lengths, what compares is the part done
+                    asked.report(loss, round(100 * step / max(far.total_steps, step)))
+                told = len(far.eval_loss)
+                share = far.step / far.total_steps if far.total_steps else 0.0
+                progress(_trial(run, values, "running"), share, far.stage == WAITING)
+                if told and not pruned and far.step < far.total_steps and asked.should_prune():
                     pruned = True
                     (run.path / "stop").touch()
             if should_stop() and not (run.path / "stop").exists():
@@ -240,15 +245,19 @@ def _try(
             "pruned" if pruned and status == "stopped" else status if status in ("finished", "stopped") else "failed"
         )
         return _trial(run, values, outcome)
+    except (KeyboardInterrupt, SystemExit):
+        if run and run.is_alive():
+            (run.path / "stop").touch()  # it has a session of its own, where nobody would stop it
+        raise
     except FinetuneError as error:  # a setting that this machine cannot do is a result, not the end of the sweep
         return Trial(run.id if run else "", values, "failed", problem=str(explain(error)))
 
 
 def _trial(run: Run, values: dict[str, Any], outcome: str) -> Trial:
     seen = summarize(run.events())
-    losses = [loss for _, loss in seen.eval_loss if math.isfinite(loss)]
+    loss = kept_loss(seen, run.recipe.early_stopping)
     problem = f"{seen.error['problem']} {seen.error['fix']}" if seen.error else ""
-    return Trial(run.id, values, outcome, min(losses, default=None), seen.step, round(seen.seconds, 1), problem)
+    return Trial(run.id, values, outcome, loss, seen.step, round(seen.seconds, 1), problem)
 
 
 def _prove(run: Run, should_stop: Callable[[], bool]) -> str:
@@ -272,7 +281,7 @@ def _study(space: Space, trials: int, own: Mapping[str, Any], seed: int) -> Any:
     study = optuna.create_study(
         direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, trials // 3)),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=JUDGED_FROM),
     )
     if all(own[name] in values for name, values in space.items()):
         study.enqueue_trial(dict(own))  # the settings as they are come first: the others are measured by them

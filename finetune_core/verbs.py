@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub, launch
 from .errors import FinetuneError, refusal
 from .events import Event
+from .fitting import STARTER_PRESET, Fitting, better_preset
 from .ladder import as_overrides
 from .locks import is_held, lock_at
 from .machine import this_machine
@@ -51,14 +52,27 @@ def check(options: argparse.Namespace, out: Output) -> int:
         lines.append(f"  {found.level:8}{found.says} {found.fix}")
         if found.suggestion:
             lines.append(f"{'':10}{found.suggestion.says}: {_as_typed(found.suggestion.changes)}")
-    out.give(answer, "\n".join(lines))
+    better = better_preset(seen)
+    out.give(answer | {"better_preset": better and better.as_dict()}, "\n".join([*lines, *words_of_better(better)]))
     return REFUSED if answer["verdict"] == "blocked" else GOOD
+
+
+def words_of_better(better: Fitting | None) -> list[str]:
+    """At most one line: the preset that fits these rows."""
+    if better is None:
+        return []
+    return [
+        f"{better.why} The preset {better.preset.name} fits them better than {STARTER_PRESET}, which is made for the "
+        "starter rows."
+    ]
 
 
 def train(options: argparse.Namespace, out: Output) -> int:
     from . import verbs_jobs
+    from .leftovers import sweep_leftovers
     from .train import train as work
 
+    sweep_leftovers(options.runs_dir)
     if run := verbs_jobs.run_for_jobs(options, out):
         return verbs_jobs.train(run, options, out)
     run = _run_to_train(options, out)
@@ -71,7 +85,7 @@ def train(options: argparse.Namespace, out: Output) -> int:
         elif words := line_of(event):
             out.say(words)
 
-    with ctrl_c_stops(run):
+    with ctrl_c_stops(run.path / "stop"):
         try:
             outcome = work(
                 run,
@@ -302,12 +316,12 @@ def _signed_in() -> bool:
 
 
 @contextmanager
-def ctrl_c_stops(run: Run) -> Iterator[None]:
-    """The first Ctrl-C asks for a stop that keeps what was learned; the second ends at once."""
+def ctrl_c_stops(stop: Path) -> Iterator[None]:
+    """The first Ctrl-C writes this file, which asks for a stop that keeps what was learned; the second ends at once."""
 
     def ask(*_: object) -> None:
         print("\nstopping after this step; press Ctrl-C again to end now", file=sys.stderr)
-        (run.path / "stop").touch()
+        stop.touch()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:

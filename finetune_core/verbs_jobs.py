@@ -106,7 +106,7 @@ def train(run: Run, options: argparse.Namespace, out: Output) -> int:
         elif words := line_of(event):
             out.say(words)
 
-    with ctrl_c_stops(run):
+    with ctrl_c_stops(run.path / "stop"):
         try:
             outcome = follow(run, on_event=show, agreed=options.yes)
         except FinetuneError as error:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .errors import FinetuneError, explain
+from .fitting import better_preset
 from .ladder import as_overrides, as_typed
 from .machine import take_gpus, this_machine
 from .output import Output
 from .recipe import Suggestion, resolve_recipe
 from .turn import StoppedWaiting
-from .verbs import GOOD, STOPPED, bring_starter, look_at
+from .verbs import GOOD, STOPPED, bring_starter, look_at, words_of_better
 from .verbs_proof import job_of, machine_for
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def plan(options: argparse.Namespace, out: Output) -> int:
         price = "" if offer.dollars is None else f", {_dollars(offer.dollars)}"
         says = "does not fit" if offer.fits == "no" else f"{offer.fits}, {_minutes(offer.seconds)}{price}"
         lines.append(f"  {offer.name:12}{offer.needs_gb:6.1f} of {offer.usable_gb:.0f} GB  {says}")
-    out.give(made.as_dict() | {"elsewhere": [offer.as_dict() for offer in offers]}, words + "\n".join(lines))
+    better = better_preset(seen)
+    lines += words_of_better(better)
+    more = {"elsewhere": [offer.as_dict() for offer in offers], "better_preset": better and better.as_dict()}
+    out.give(made.as_dict() | more, words + "\n".join(lines))
     return GOOD
 
 

@@ -21,7 +21,7 @@ from .recipe import Recipe, resolve_recipe
 from .run import Run
 from .space import owner_of
 from .turn import StoppedWaiting
-from .verbs import GOOD, REFUSED, STOPPED, bring_starter, needs_result
+from .verbs import GOOD, REFUSED, STOPPED, bring_starter, ctrl_c_stops, needs_result
 
 if TYPE_CHECKING:
     from .sweep import Sweep, Trial
@@ -159,21 +159,26 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
     bring_starter(recipe, out)
     job = job_of(options, "sweep", recipe)
     shown: list[str] = []
+    anew = "\r\x1b[K" if sys.stderr.isatty() else ""  # over the line that says how far it is
+
+    def once(line: str) -> None:
+        if line and line not in shown:
+            shown.append(line)
+            print(f"{anew}{line}", file=sys.stderr, flush=True)
 
     def show(fraction: float | None, says: str) -> None:
         say(fraction, says)
-        if says and says not in shown:  # one line for each trial
-            shown.append(says)
-            print(says, file=sys.stderr, flush=True)
+        once(says)  # one line for each trial
+        if anew and fraction is not None:
+            print(f"{anew}{fraction:4.0%}", end="" if fraction < 1 else "\n", file=sys.stderr, flush=True)
 
     def keep(now: Sweep) -> None:
         write_sweep(job.folder, now)
         for trial in now.trials:
-            if trial.outcome != "running" and (line := _tried(trial)) not in shown:
-                shown.append(line)
-                print(line, file=sys.stderr, flush=True)
+            if trial.outcome != "running":
+                once(_tried(trial))
 
-    with job.working() as say:
+    with ctrl_c_stops(job.stop_path), job.working() as say:
         (job.folder / "report.json").unlink(missing_ok=True)  # the table of an earlier sweep is not this one's
         found = work(
             recipe,

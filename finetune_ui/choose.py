@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from finetune_core.errors import FinetuneError, explain
+from finetune_core.fitting import STARTER_PRESET, better_preset, moved
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe
 from finetune_core.space import this_space
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .frame import Page
     from .looking import Look
 
-FIRST_PRESET = "quick-look"
+FIRST_PRESET = STARTER_PRESET
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def build(page: Page) -> Chosen:
                 picks = html("", js_on_load=scripts.PICKS)
                 drop_note = "" if on_space else words_choose.ROWS_STAY
                 drop = html(words_choose.drop_zone(drop_note), js_on_load=scripts.DROP, elem_classes="drop-home")
+        fit = html("", js_on_load=scripts.FIT)
         trouble = html("", elem_classes="trouble")
         boxes: dict[str, Any] = {"model_name_or_path": model, "dataset_name": data}
         with gr.Accordion(words_choose.SETTINGS_TITLE, open=False, elem_classes="settings") as settings:
@@ -77,6 +79,7 @@ def build(page: Page) -> Chosen:
         box.value = value
 
     picked = cards.pick(pick_preset, [preset, *ordered], [preset, *ordered], **QUICK)
+    fitted = fit.fit(take_fitting, [preset, *ordered], [preset, *ordered], **QUICK)
     dropped = drop.dropped(_taking(page.runs_dir, keep_drop), None, [data, trouble], **QUICK)
     pasted = drop.pasted(_taking(page.runs_dir, keep_paste), None, [data, trouble], **QUICK)
     part = picks.part(pick_part, list(ordered), list(ordered), **QUICK)
@@ -97,10 +100,10 @@ def build(page: Page) -> Chosen:
         model=model,
         data=data,
         trouble=trouble,
-        outputs=(cards, model_note, data_note, picks, about, settings, command, wrong, *settable),
+        outputs=(cards, model_note, data_note, picks, fit, about, settings, command, wrong, *settable),
         # gradio's Textbox.input misses Backspace and pasted text; change misses nothing
         edits=tuple(box.change for box in ordered),
-        fills=(picked, dropped, pasted, part),
+        fills=(picked, fitted, dropped, pasted, part),
     )
 
 
@@ -138,6 +141,16 @@ def pick_preset(event: gr.EventData, before: str, *boxes: Any) -> list[Any]:
         if now[name] not in (getattr(old, name), "") and now[name] != getattr(Recipe(), name)
     }
     return [picked.name, *form.to_boxes(new.replace(**kept))]
+
+
+def take_fitting(event: gr.EventData, before: str, *boxes: Any) -> list[Any]:
+    """The preset that fits the rows. What the person has set otherwise than the preset before it stays."""
+    picked = form.preset(str(event.preset))
+    if form.problems(boxes):
+        return [before, *boxes]
+    recipe = form.read(boxes)
+    changes = moved(recipe, _start(before), Recipe.make(picked.recipe))
+    return [picked.name, *form.to_boxes(recipe.replace(**changes))]
 
 
 def pick_part(event: gr.EventData, *boxes: Any) -> list[Any]:
@@ -219,6 +232,7 @@ def show(
         words_choose.model_note(*_model_words(look)),
         words_choose.data_note(*_data_words(read or look)),
         words_hub.pickers(parts, recipe.model_dump()) if parts and recipe else "",
+        _fit(read or look, preset),
         words_choose.reopened(made) if made else "",
         gr.update(label=words_choose.settings_title(changed)),
         command,
@@ -255,6 +269,14 @@ def _model_words(look: Look | None) -> tuple[str, str, str]:
     if look.seen is None:
         return words_choose.unknown_model(look.error)
     return words_choose.model_facts(look.seen.plan, look.seen.facts)
+
+
+def _fit(look: Look | None, preset: str) -> str:
+    """The preset that fits these rows, where the starter one is chosen for them."""
+    if look is None or look.seen is None or preset != STARTER_PRESET:
+        return ""
+    better = look.once(("fitting", look.recipe.model_dump_json()), partial(better_preset, look.seen))
+    return words_choose.fitting(better.preset, better.why) if better else ""
 
 
 def _data_words(look: Look | None) -> tuple[str, str, str]:

@@ -14,7 +14,7 @@ from finetune_core.jobs.follow import next_start
 from finetune_core.jobs.sent import sent_of
 from finetune_core.machine import this_machine
 
-from . import scripts, visitor, words_frame, words_jobs, words_run
+from . import scripts, serving, visitor, words_frame, words_jobs, words_run
 from .look import html
 from .words import STEPS, esc, short_data
 
@@ -84,6 +84,8 @@ def finished_steps(run: Run | None) -> tuple[str, ...]:
         done.append("train")
     if run.report() is not None:
         done.append("prove")
+    if serving.has_answered(run):
+        done.append("chat")
     return tuple(done)
 
 
@@ -132,8 +134,10 @@ def _fold_line(run: Run, step: str) -> str:
             return words_frame.checked_line(run.plan())
         case "train":
             return words_run.trained_line(_progress(run.path, run.version()))
-        case _:
+        case "prove":
             return words_run.proved_line(run.report())
+        case _:
+            return words_frame.TALKED
 
 
 def draw_rail(runs_dir: Path, held: str) -> str:

@@ -93,7 +93,7 @@ def may_be_on_hub(typed: str) -> bool:
     >>> [may_be_on_hub(text) for text in ("qwen", "Qwen/Qwen2.5-0.5B", "C:/x", "~/klanten", "data/2026/x", "rows.cs")]
     [True, True, False, False, False, False]
     """
-    from finetune_core.data.unpack import PACKED, SUFFIXES
+    from finetune_core.data.filenames import PACKED, SUFFIXES
 
     text = typed.strip()
     if text.startswith(("/", "~", ".")) or any(mark in text for mark in "\\:") or text.count("/") > 1:

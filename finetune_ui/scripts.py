@@ -89,6 +89,13 @@ element.addEventListener('keydown', (event) => {
 });
 """
 
+FIT = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-fit]');
+  if (button) trigger('fit', { preset: button.dataset.fit });
+});
+"""
+
 # the whole card takes a dropped file; pasting several lines anywhere in it is taken as rows
 DROP = """
 const $ = (what) => element.querySelector(what);

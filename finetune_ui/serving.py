@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from finetune_core.turn import is_taken
 from .words_talk import Suggestion, suggestion
 
 SUGGESTIONS = 6
+ANSWERED = ".answered"  # a file in the run's folder: somebody has talked to it
 
 
 def state_of(run: Run) -> str:
@@ -37,6 +39,16 @@ def is_starting(runs_dir: Path) -> bool:
 def can_talk(run: Run) -> bool:
     """A result, or a checkpoint of a training that did not come to its end."""
     return run.has_result() or bool(run.checkpoints())
+
+
+def keep_answered(run: Run) -> None:
+    """Remember that it has answered a person, for the path of every page that shows it."""
+    with suppress(OSError):  # the run was deleted meanwhile
+        (run.path / ANSWERED).touch()
+
+
+def has_answered(run: Run) -> bool:
+    return (run.path / ANSWERED).exists()
 
 
 def models(run: Run) -> list[str]:

@@ -271,6 +271,8 @@ async def stream(
     drawn_at = 0.0
     async for piece in replies(server.url, requests):
         turn = turn.with_answer(piece.index, **_said(turn.answers[piece.index], piece))
+        if piece.finish and turn.answers[piece.index].state in ("done", "cut"):
+            serving.keep_answered(run)
         if piece.finish or time.monotonic() - drawn_at > FRAME_SECONDS:
             drawn_at = time.monotonic()
             yield drawn()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_core.alone import WAITING
 from finetune_core.job import Said, goes_on
 from finetune_core.recipe import Recipe
 
@@ -86,6 +87,8 @@ def _trying(said: Said, found: Mapping[str, Any], now: float) -> str:
     if trial:
         values = ", ".join(f"{field_title(name)} {_plain(value)}" for name, value in trial["values"].items())
         says = f"Trial {len(trials)} of {found['asked']}: {values}."
+        if said.says.endswith(WAITING):
+            says += " It waits for other work on this machine."
     return join([says, f"About {duration(left)} left." if left is not None else "", words_comparing.GOES_ON], " ")
 
 
@@ -124,6 +127,7 @@ def _trial(trial: Mapping[str, Any], fields: Sequence[str]) -> str:
     outcome = OUTCOMES.get(trial["outcome"], trial["outcome"])
     why = f'<small class="trial-why">{esc(trial["problem"])}</small>' if trial.get("problem") else ""
     use = (
+        f'<a class="btn quiet" href="./?run={esc(trial["run"])}">Open</a>'
         f'<button type="button" class="btn quiet" data-settings="{esc(trial["run"])}">Use these settings</button>'
         if trial.get("run")
         else ""

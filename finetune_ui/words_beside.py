@@ -105,7 +105,7 @@ def _settings(found: Found, held: str) -> str:
         for place, run in enumerate(runs)
     )
     rows = [
-        ("Lowest validation loss", [_number(run["validation_loss"]) for run in runs]),
+        ("Validation loss", [_number(run["validation_loss"]) for run in runs]),
         ("Steps", [f"{run['steps']:,}" for run in runs]),
         ("Time", [duration(run["seconds"]) if run["seconds"] else "–" for run in runs]),
         ("Memory", [gib(run["memory_gb"]) if run["memory_gb"] else "–" for run in runs]),

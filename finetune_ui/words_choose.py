@@ -187,6 +187,18 @@ def preset_cards(presets: Sequence[Preset], chosen: str, costs: Mapping[str, str
     return f'<div class="presets" role="radiogroup" aria-label="{TITLE}">{"".join(cards)}</div>'
 
 
+def fitting(preset: Preset, why: str) -> str:
+    """One click to the preset that fits the rows."""
+    return (
+        f'<div class="notice info" role="status">{icon("info")}<div><p class="notice-title">{esc(why)} '
+        f"“{esc(preset.title)}” fits them better.</p>"
+        '<p class="notice-text">Quick look is made for the starter model and its rows: one pass in large steps. '
+        "What you have set yourself stays. "
+        f'<button type="button" class="btn" data-fit="{esc(preset.name)}">Use “{esc(preset.title)}”</button></p>'
+        "</div></div>"
+    )
+
+
 def heading() -> str:
     return f'<h1 class="lead">{TITLE}</h1><p class="sub">{SUBTITLE}</p>'
 

@@ -28,6 +28,7 @@ from .words import (
 
 UNREADABLE = "cannot be read"
 RAIL_STAGES = {"waiting for its turn": "waiting", "evaluating": "comparing"}
+TALKED = "You talked to it"  # what the step Chat folds into
 
 # a dial: one line before tuning, one after
 LOGO = (

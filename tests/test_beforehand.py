@@ -38,7 +38,7 @@ def test_trying_prompts_from_the_page_ends_with_what_is_left_to_win(recipe, runs
     job = beforehand.job_of(runs_dir, "should-i", drawn.key)
     until_over(job)
     shown, *_ = beforehand.tick(runs_dir, "check", drawn)
-    assert "points are left to win" in shown and "What each prompt reached" in shown
+    assert "start with at least 50" in shown and "What each prompt reached" in shown
     assert "Tuned" not in shown and list_runs(runs_dir) == []
 
 

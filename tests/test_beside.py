@@ -55,6 +55,15 @@ def test_the_best_comes_first_and_what_was_not_proved_last(runs):
     )
 
 
+def test_the_best_of_several_is_said_to_be_flattered(runs_dir):
+    names = {"worst": WORSE, "worse": WORSE, "better": BETTER}
+    sentence = side_by_side([seen(runs_dir, name, scores) for name, scores in names.items()])["sentence"]
+    assert sentence == (
+        "The first is better than every other, by more than chance. These very rows made it the best of 3, which "
+        "flatters it a little."
+    )
+
+
 def test_the_difference_is_paired_over_the_rows_that_both_answered(runs):
     pair = pair_up(look_at(runs[1]), look_at(runs[0]))
     assert pair["n"] == 30 and pair["difference"] == 1.0 and pair["better"] is True

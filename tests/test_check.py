@@ -233,6 +233,12 @@ def test_warnings_that_are_passed_are_still_listed(look):
     assert "duplicates" in codes(look([*chats(40), *chats(10)], accept_warnings=True))
 
 
+def test_rows_with_personal_data_are_listed_in_the_order_of_the_file_whatever_split_they_are_in(look):
+    diagnosis = look([chat(f"Write to piet{i}@winkel.nl about {i}", f"I do that for {i}.") for i in range(60)])
+    (found,) = [finding for finding in diagnosis.findings if finding.code == "personal-data"]
+    assert found.rows == tuple(range(1, 21)) and diagnosis.test_rows
+
+
 def test_masking_takes_personal_data_and_keys_out(look, tmp_path):
     rows = [*chats(30), chat("mail jan@dewinkel.nl or AKIAIOSFODNN7EXAMPLE", "odd")]
     diagnosis = look(rows, fixes=["mask-personal-data"])

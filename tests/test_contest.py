@@ -82,3 +82,12 @@ def test_an_unknown_rival_is_refused_with_the_known_ones(names, proof_chatter):
 def test_an_unknown_metric_is_refused(proof_chatter):
     with pytest.raises(FinetuneError, match="Metrics: label, json, text, check, loss"):
         prepare_contest(chat_rows(4), "test", Recipe(), proof_chatter.tokenizer, metric="bleu")
+
+
+@pytest.mark.parametrize(
+    ("early_stopping", "says"), [(True, "choose when to stop"), (False, "If settings were chosen")]
+)
+def test_what_validation_rows_flatter_is_told_as_it_was(tiny_model_dir, early_stopping, says):
+    recipe = Recipe(early_stopping=early_stopping)
+    contest = prepare_contest(chat_rows(12), "validation", recipe, load_tokenizer(tiny_model_dir))
+    assert says in contest.note

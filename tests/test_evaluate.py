@@ -223,7 +223,7 @@ def test_a_run_without_a_result_is_refused(tmp_path, tiny_model_dir):
 def test_should_i_says_what_is_left_to_win_before_any_training(tmp_path, tiny_model_dir):
     from finetune_core.evaluate import should_i
 
-    data = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
+    data = write_jsonl(tmp_path / "rows.jsonl", chat_rows(120))
     recipe = Recipe(model_name_or_path=str(tiny_model_dir), dataset_name=str(data), max_new_tokens=8)
     report = should_i(recipe)
     assert "points are left to win" in reported(report)[0]

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from finetune_core.errors import FinetuneError
-from finetune_core.proof.judge import judge_report, tally
+from finetune_core.proof.judge import choice_in, judge_report, tally
 
 
 @pytest.fixture
@@ -124,3 +124,12 @@ def test_the_key_is_not_carried_on_to_another_host(endpoint):
         sender.shutdown()
         sender.server_close()
     assert endpoint.seen == []
+
+
+def test_a_few_opinions_show_no_preference():
+    assert tally([1] * 5, "the untuned model")["sentence"].endswith("no preference that 5 rows can show.")
+
+
+@pytest.mark.parametrize(("said", "choice"), [("A", "A"), (" B!", "B"), ("TIE", "TIE"), ("It is a tie.", "TIE")])
+def test_the_judge_is_taken_at_its_word(said, choice):
+    assert choice_in(said) == choice

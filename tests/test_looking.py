@@ -32,7 +32,7 @@ def test_other_training_settings_make_a_new_plan_without_reading_the_rows_again(
     assert second.prepared is first.prepared and second.plan.steps > first.plan.steps
 
 
-def test_what_was_read_is_handed_to_a_look_that_only_leaves_out_other_rows():
+def test_what_was_read_is_handed_to_a_look_that_reads_the_same():
     handed = []
 
     def look(recipe, on_progress, earlier=None):
@@ -44,7 +44,8 @@ def test_what_was_read_is_handed_to_a_look_that_only_leaves_out_other_rows():
     for fixes in (["mask-personal-data", "drop-duplicates"], ["trim-labels", "mask-personal-data"]):
         looks.ask(recipe.replace(fixes=fixes), wait_seconds=5)
     looks.ask(recipe.replace(max_length=64), wait_seconds=5)
-    assert handed == [None, first, None, None]
+    looks.ask(recipe.replace(fixes=["numbers-to-text"]), wait_seconds=5)
+    assert handed == [None, first, first, first, None]
 
 
 def test_an_edited_file_is_read_again(tmp_path):

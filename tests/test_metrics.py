@@ -228,7 +228,7 @@ ROWS_60 = ([1] * 31 + [0] * 29, [0] * 4 + [1] * 23 + [0] * 33)
             [0] * 10 + [1] * 6 + [0] * 4 + [1] * 16 + [0] * 24,
             None,
             "Tuning answers 26 of 60 correctly where a prompt answers 22: no difference that 60 rows can show; "
-            "about 470 would be needed.",
+            "one of this size would need about 470.",
         ),
         (
             [1] * 50,
@@ -247,6 +247,24 @@ ROWS_60 = ([1] * 31 + [0] * 29, [0] * 4 + [1] * 23 + [0] * 33)
 )  # fmt: skip
 def test_the_verdict_is_one_honest_sentence(a, b, tokens, sentence):
     assert compare(a, b, ("tuning", "a prompt"), tokens=tokens).sentence == sentence
+
+
+@pytest.mark.parametrize(("n", "shown"), [(4, False), (5, False), (6, True), (9, True)])
+def test_a_few_rows_show_a_difference_only_where_chance_would_seldom_make_it(n, shown):
+    """Tango's limits alone call 4 of 4 against 0 better, which two equal models come to 12 times of 100."""
+    verdict = compare([1] * n, [0] * n)
+    assert verdict.enough is shown and ("can show" in verdict.sentence) is not shown
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+def test_two_equal_models_are_seldom_told_apart_on_a_few_rows(n):
+    """Every row differs, and each is as likely to be won as lost."""
+    wrong = sum(
+        math.comb(n, gained) / 2**n
+        for gained in range(n + 1)
+        if compare([1] * gained + [0] * (n - gained), [0] * gained + [1] * (n - gained)).enough
+    )
+    assert wrong <= 0.05
 
 
 def test_a_difference_that_was_not_shown_names_the_rows_that_would_show_it():
@@ -308,6 +326,22 @@ def test_overfitting_suggests_the_epochs_at_which_validation_was_best():
     reading = read_curves(progress, Recipe(num_train_epochs=4, early_stopping=True))
     assert reading.changes == {"num_train_epochs": 2.0}
     assert "best checkpoint was kept" in reading.sentence
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_training_that_was_stopped_early_is_counted_in_the_epochs_that_it_came_to(early_stopping):
+    """Best after two of ten epochs, stopped after four: the next one needs two."""
+    progress = Progress(loss=FALLING, eval_loss=curve(2.5, 1.5, 1.0, 0.9, 1.0, 1.1, 1.2, 1.3), step=80, epoch=4.0,
+                        total_steps=200)  # fmt: skip
+    reading = read_curves(progress, Recipe(num_train_epochs=10, early_stopping=early_stopping))
+    assert reading.changes["num_train_epochs"] == 2.0
+
+
+def test_without_early_stopping_the_result_is_that_of_the_last_step():
+    """The trainer remembers its best checkpoint all the same."""
+    progress = Progress(loss=FALLING, eval_loss=curve(2.5, 1.5, 1.0, 0.9, 1.0, 1.1, 1.2, 1.3), best_step=40)
+    assert "was kept" not in (says := read_curves(progress, Recipe(num_train_epochs=4)).sentence)
+    assert "The result is what it had become at the last step" in says
 
 
 def test_every_metric_names_its_series():

@@ -63,6 +63,30 @@ def test_labels_also_get_macro_f1_with_its_interval(tiny_model_dir):
     assert tuned["macro_f1_low"] < tuned["macro_f1"] < tuned["macro_f1_high"]
 
 
+def test_before_tuning_a_few_rows_say_too_little(tiny_model_dir):
+    sentence = contest_of(tiny_model_dir, {"base": 1, "examples": 2}, 5)["verdict"]["sentence"]
+    assert sentence.endswith("answers 2 of 5 correctly: 5 rows say too little; start with at least 50.")
+
+
+def test_before_tuning_nobody_is_promised_every_letter_of_a_text(tiny_model_dir):
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"Story {i}."}]}
+            for i in range(20)]  # fmt: skip
+    tokenizer = load_tokenizer(tiny_model_dir)
+    contest = prepare_contest(rows, "test", Recipe(), tokenizer)
+    (rival,) = enter_rivals(("base",), contest, Recipe(), lambda: rows, tokenizer)
+    scores = [0.2 + 0.01 * i for i in range(20)]
+    entry = Entry(rival, [Said("Story", [1])] * 20, [9] * 20, {"chrf": scores}, 1.0)
+    sentence = write_up(contest, [entry], {})["verdict"]["sentence"]
+    assert "of which no training wins all" in sentence and "left to win" not in sentence
+
+
+def test_before_tuning_plain_text_has_nothing_to_ask(tiny_model_dir):
+    rows = [{"text": f"A tale of {i}."} for i in range(20)]
+    contest = prepare_contest(rows, "test", Recipe(), load_tokenizer(tiny_model_dir))
+    report = write_up(contest, [], {"base": [2.0] * 20})
+    assert report["verdict"]["sentence"].startswith("These rows are plain text: there is nothing to ask")
+
+
 @pytest.mark.parametrize(
     ("right", "words"),
     [(20, "points are left to win"), (46, "at most"), (200, "hardly anything left")],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import pytest
 
 from finetune_core.data import prepare
@@ -15,3 +17,21 @@ def test_what_does_not_exist_is_refused_with_a_way_out(name):
         prepare(Recipe(dataset_name=name))
     assert caught.value.code == "no-file"
     assert "owner/name" in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_documents_beside_the_rows_are_named_and_not_read(tmp_path, kind):
+    files = {"rows.jsonl": '{"prompt": "a", "completion": "b"}\n', "CITATION.txt": "Cite us.", "LICENCE.md": "CC0."}
+    place = tmp_path / ("rows.zip" if kind == "zip" else "rows")
+    if kind == "zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, text in files.items():
+                archive.writestr(name, text)
+    else:
+        place.mkdir()
+        for name, text in files.items():
+            (place / name).write_text(text)
+    prepared = prepare(Recipe(dataset_name=str(place)))
+    (note,) = [finding for finding in prepared.findings if finding.code == "documents-left-out"]
+    assert prepared.rows == 1 and note.level == "note"
+    assert note.says == "CITATION.txt, LICENCE.md are about the data and were not read as rows."

@@ -1,21 +1,27 @@
 """Sweeps that a table can be trusted about: what is tried, what is told, and which rows it is told from."""
 
 import json
+import os
 import re
+import signal
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from before_training import quick_recipe
 from conftest import chat_rows, write_jsonl
+from filelock import FileLock
 
 from finetune_core import launch
+from finetune_core.alone import WAITING
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
-from finetune_core.job import Said
+from finetune_core.job import Job, Said
+from finetune_core.preflight import look
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
-from finetune_core.sweep import Sweep, Trial, ranked, read_space, sentence, swept, usual_space
+from finetune_core.sweep import Sweep, Trial, _trial, ranked, read_space, sentence, swept, usual_space
 from finetune_ui import beforehand, form, words_beforehand
 from finetune_ui.beforehand import Drawn
 
@@ -167,8 +173,8 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, 
 
     asked, seen = Told(prune_after=1), []
     trial = _try(
-        recipe.replace(num_train_epochs=60, eval_steps=2, learning_rate=1e-3), {"lora_r": 16}, runs_dir, None, asked,
-        lambda trial, share: seen.append(share), lambda: False,
+        look(recipe), recipe.replace(num_train_epochs=60, eval_steps=2, learning_rate=1e-3), {"lora_r": 16}, runs_dir,
+        None, asked, lambda trial, share: seen.append(share), lambda: False,
     )  # fmt: skip
     run = Run(runs_dir / trial.run)
     assert trial.outcome == "pruned" and run.status() == "stopped" and run.has_result()
@@ -178,20 +184,20 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, 
 def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs_dir):
     from finetune_core.sweep import _try
 
-    trial = _try(recipe.replace(method="qlora"), {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
+    tried = recipe.replace(method="qlora")
+    trial = _try(look(recipe), tried, {"method": "qlora"}, runs_dir, None, Told(9), lambda *_: None, bool)
     assert trial.outcome == "failed" and "QLoRA" in trial.problem
 
 
 def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monkeypatch):
     """On a machine with a GPU a second passes between its lock and its first line."""
-    from filelock import FileLock
-
     from finetune_core import preflight
     from finetune_core.sweep import _try
 
+    seen = look(recipe)
     run = Run.create(runs_dir, recipe)
     lock = FileLock(run.path / "worker.lock")
-    monkeypatch.setattr(preflight, "create_run", lambda *_, **__: run)
+    monkeypatch.setattr(preflight, "create_run_from", lambda *_, **__: run)
     monkeypatch.setattr(launch, "start", lambda *_, **__: lock.acquire())
 
     def later(_seconds):
@@ -199,7 +205,44 @@ def test_a_worker_that_has_not_written_yet_is_waited_for(recipe, runs_dir, monke
         lock.release()
 
     monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=later))
-    assert _try(recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool).outcome == "finished"
+    assert _try(seen, recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool).outcome == "finished"
+
+
+def test_the_rows_are_read_once_for_all_trials(recipe, runs_dir, monkeypatch):
+    from finetune_core import data
+    from finetune_core.sweep import sweep
+
+    read, started, prepare = [], [], data.prepare
+
+    def start(run, *_, **__):
+        started.append(run)
+        raise FinetuneError("Not here.", "Elsewhere.", code="away")
+
+    monkeypatch.setattr(data, "prepare", lambda *what, **how: read.append(what) or prepare(*what, **how))
+    monkeypatch.setattr(launch, "start", start)
+    sweep(recipe, {"lora_r": [4, 8], "learning_rate": [1e-3]}, 4, runs_dir)
+    assert len(read) == 1 and [run.recipe.lora_r for run in started] == [4, 8]
+    assert len({(run.path / "data" / "train.jsonl").read_text() for run in started}) == 1
+
+
+@pytest.mark.parametrize(("test_size", "proved"), [(0.1, "Proved."), (0.0, "")])
+def test_the_rows_that_chose_the_best_do_not_prove_it(recipe, runs_dir, monkeypatch, test_size, proved):
+    """Without test rows a comparison takes the validation rows."""
+    from finetune_core import sweep as room
+
+    trial = Trial("r", {"lora_r": 4}, "finished", 0.5)
+    monkeypatch.setattr(room, "_try", lambda *_: trial)
+    monkeypatch.setattr(room, "_prove", lambda *_: "Proved.")
+    found = room.sweep(recipe.replace(evaluate=True, test_size=test_size), {"lora_r": [4]}, 1, runs_dir)
+    assert found.proved == proved
+
+
+@pytest.mark.parametrize(("early_stopping", "loss"), [(False, 0.7), (True, 0.4)])
+def test_a_trial_is_judged_by_the_weights_that_it_keeps(recipe, runs_dir, early_stopping, loss):
+    run = Run.create(runs_dir, recipe.replace(early_stopping=early_stopping))
+    for step, value in ((2, 0.5), (4, 0.4), (6, 0.7)):
+        run.tell("eval", step=step, loss=value)
+    assert _trial(run, {}, "finished").validation_loss == loss
 
 
 @pytest.fixture
@@ -253,6 +296,86 @@ def test_each_trial_is_told_at_the_terminal_as_soon_as_it_ends(recipe, runs_dir,
     assert said.out.splitlines() == ["Best of 2.", lines[1], lines[0], proved]
 
 
+@pytest.fixture
+def verb(recipe, runs_dir, tmp_path, monkeypatch):
+    """The verb with its work replaced: verb(work) -> (exit code, its job's last word)."""
+    recipe.save(tmp_path / "recipe.yaml")
+    line = ["sweep", str(tmp_path / "recipe.yaml"), "lora_r=8,4"]
+    line += ["--into", str(tmp_path / "job"), "--runs-dir", str(runs_dir)]
+
+    def run(work):
+        monkeypatch.setattr("finetune_core.sweep.sweep", work)
+        return main(line), Job(tmp_path / "job", "sweep").said()
+
+    return run
+
+
+def test_how_far_the_trials_are_is_written_over_at_a_terminal(verb, monkeypatch, capsys):
+    trial = Trial("a", {"lora_r": 8}, "finished", 0.5, 9, 30.0)
+
+    def work(*_, say, on_change, **__):
+        say(0.25, "trial 1 of 1: lora_r 8")
+        on_change(found := Sweep({}, 1, [trial], "Best of 1."))
+        return found
+
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)
+    verb(work)
+    said = capsys.readouterr().err
+    assert said.index("trial 1 of 1") < said.index(" 25%") < said.index("\r\x1b[K   0.500  finished")
+
+
+def test_ctrl_c_ends_a_sweep_as_stop_does(verb):
+    """What was learned is kept, and the trial that goes on in a session of its own is told."""
+
+    def work(*_, should_stop, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert should_stop()
+        return Sweep({}, 2, [Trial("a", {"lora_r": 8}, "stopped")])
+
+    code, said = verb(work)
+    assert (code, said.outcome) == (3, "stopped")
+
+
+def test_trials_of_several_lengths_are_compared_by_the_part_that_is_done(recipe, runs_dir, monkeypatch):
+    from finetune_core.sweep import _try
+
+    seen, asked, locks = look(recipe), Told(9), []
+
+    def start(run, *_, **__):
+        locks.append(FileLock(run.path / "worker.lock"))
+        locks[0].acquire()
+        run.tell("step", step=10, total_steps=40, loss=0.9)
+        run.tell("eval", step=10, loss=0.8)
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=lambda _: locks[0].release()))
+    _try(seen, recipe, {}, runs_dir, None, asked, lambda *_: None, bool)
+    assert asked.reports == [(25, 0.8)]
+
+
+def test_a_trial_is_asked_to_stop_when_its_sweep_is_broken_off(recipe, runs_dir, monkeypatch):
+    from finetune_core.sweep import _try
+
+    seen, locks = look(recipe), []
+
+    def start(run, *_, **__):
+        locks.append(FileLock(run.path / "worker.lock"))
+        locks[0].acquire()
+
+    def broken_off(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr("finetune_core.sweep.time", SimpleNamespace(sleep=broken_off))
+    with pytest.raises(KeyboardInterrupt):
+        _try(seen, recipe, {}, runs_dir, None, Told(9), lambda *_: None, bool)
+    assert (list_runs(runs_dir)[0].path / "stop").exists()
+
+
+def test_trials_that_were_stopped_have_not_failed():
+    assert sentence([Trial("a", {}, "stopped")], {}) == "It was stopped before a trial came to its end."
+
+
 def test_the_table_of_an_earlier_sweep_is_gone_when_the_next_begins(failed_sweep):
     assert failed_sweep[2] == [False]
 
@@ -266,6 +389,33 @@ def test_the_table_is_escaped_and_offers_the_settings(runs_dir):
     }
     shown = words_beforehand.sweep(Said(1, 0.0, 0.5, EVIL), found, EVIL, 100.0)
     assert "<img" not in shown and 'data-settings="r-1"' in shown and "50%" in shown
+
+
+def test_a_trial_can_be_opened_where_it_is_ranked():
+    trial = {"run": "r-1", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
+    assert 'href="./?run=r-1"' in words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0)
+
+
+@pytest.mark.parametrize(("stage", "waits"), [(WAITING, True), ("training", False)])
+def test_a_trial_that_stands_in_line_says_so(recipe, runs_dir, monkeypatch, stage, waits):
+    """At the terminal, and on the page."""
+    from finetune_core import sweep as room
+
+    locks, says = [], []
+
+    def start(run, *_, **__):
+        locks.append(FileLock(run.path / "worker.lock"))
+        locks[0].acquire()
+        run.tell("stage", name=stage)
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(room, "time", SimpleNamespace(sleep=lambda _: locks[0].release()))
+    tables = []
+    room.sweep(recipe, {"lora_r": [4]}, 1, runs_dir, say=lambda _, word: says.append(word), on_change=tables.append)
+    (last,) = [word for word in says if word.startswith("trial")][-1:]
+    assert last.endswith("waiting for its turn") is waits
+    shown = words_beforehand.sweep(Said(1, 0.0, 0.1, last), tables[0].as_dict(), "", 9.0)
+    assert ("It waits for other work" in shown) is waits
 
 
 def test_why_a_trial_failed_can_be_read_without_a_pointer():

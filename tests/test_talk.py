@@ -15,7 +15,7 @@ from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
-from finetune_ui import replies, serving, talk, words_share, words_talk
+from finetune_ui import frame, replies, serving, talk, words_share, words_talk
 from finetune_ui.replies import Piece, Request
 from finetune_ui.words_talk import Answer, Suggestion, Turn
 
@@ -140,6 +140,14 @@ def test_both_models_are_asked_and_each_answer_is_its_own(url):
     ends = [piece for piece in pieces if piece.finish]
     assert [(end.finish, end.tokens) for end in ends] == [("stop", 7), ("stop", 7)]
     assert all(asked["stream"] for asked in Double.asked)
+
+
+@pytest.mark.parametrize(("model", "ticked"), [("tuned", True), ("broken", False)])
+def test_the_path_ticks_chat_once_something_was_answered(run, runs_dir, awake, model, ticked):
+    assert "chat" not in frame.finished_steps(run)
+    converse(runs_dir, run.id, "hi", left=model, right=model)
+    assert ("chat" in frame.finished_steps(run)) is ticked
+    assert ("You talked to it" in frame.draw_folds(run, "share")) is ticked
 
 
 @pytest.mark.parametrize(("model", "says"), [("nobody", "There is no such model."), ("broken", "broke off")])

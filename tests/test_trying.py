@@ -172,10 +172,33 @@ def test_leaving_rows_out_needs_no_second_reading(looked_at, name, fixes, then, 
         assert list(one) == list(other)
 
 
-def test_rows_that_come_back_unmeasured_are_read_again(looked_at):
-    before, after = looked_at("chats", ("drop-duplicates",)), looked_at("chats")
+@pytest.mark.parametrize("name", ["chats", "labels", "own"])
+@pytest.mark.parametrize(
+    ("was", "wanted"),
+    [((), ("mask-personal-data",)), (("mask-personal-data",), ()), ((), ("merge-consecutive", "mask-personal-data")),
+     (("merge-consecutive", "drop-duplicates"), ("drop-leaks",)), ((), ("trim-labels",)), (("drop-duplicates",), ()),
+     (("drop-too-long", "trim-labels"), ("mask-personal-data", "drop-conflicts"))],
+)  # fmt: skip
+@pytest.mark.parametrize("max_length", [None, 24, 90])
+def test_masking_merging_and_another_length_need_no_second_reading(
+    looked_at, name, was, wanted, max_length, monkeypatch
+):
+    before = looked_at(name, was)
+    changes = {"fixes": list(wanted)} | ({"max_length": max_length} if max_length else {})
+    after = preflight.look(before.recipe.replace(**changes))
+    monkeypatch.setattr("finetune_core.data.prepare", None)
     quick = preflight.look(after.recipe, earlier=before)
-    assert quick.diagnosis.as_dict() == after.diagnosis.as_dict()
+    assert quick.diagnosis.as_dict() == after.diagnosis.as_dict() and texts(quick) == texts(after)
+    assert quick.prepared.card() == after.prepared.card() and quick.plan.recipe == after.plan.recipe
+    for one, other in zip(quick.prepared.splits().values(), after.prepared.splits().values(), strict=True):
+        assert list(one) == list(other)
+
+
+def test_another_length_renders_no_row_whose_answer_is_in_one_piece(looked_at, monkeypatch):
+    before = looked_at("labels")
+    monkeypatch.setattr("finetune_core.data.again.measure", None)
+    monkeypatch.setattr("finetune_core.check.measure", None)
+    assert preflight.look(before.recipe.replace(max_length=24), earlier=before).diagnosis.lengths["max"] > 24
 
 
 def test_what_is_found_is_what_the_repair_would_leave_out_of_the_rows_that_stay(looked_at):

@@ -10,6 +10,7 @@ from make_bad_inputs import lines
 from prepared_rows import PAIRS, delimited, prepared_from
 
 from finetune_core.data import save_pasted, unpack
+from finetune_core.data.filenames import split_of
 from finetune_core.errors import FinetuneError
 
 
@@ -51,10 +52,23 @@ def test_pasting_nothing_is_refused(tmp_path):
     ],
 )  # fmt: skip
 def test_a_split_is_a_word_of_the_name_and_not_a_part_of_one(name, expected):
-    assert unpack.split_of(name) == expected
+    assert split_of(name) == expected
 
 
-@pytest.mark.parametrize("name", ["leesmij.txt", "README.md", "Lees-mij.txt", "LICENSE.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "leesmij.txt",
+        "README.md",
+        "Lees-mij.txt",
+        "LICENSE.txt",
+        "LICENCE.md",
+        "CITATION.txt",
+        "NOTICE.txt",
+        "LICENSE-CC-BY-4.0.txt",
+        "DATA_CARD.md",
+    ],
+)
 def test_what_is_written_about_the_data_is_no_row(tmp_path, name):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (tmp_path / name).write_text("These are the rows of class 3B.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,9 +50,13 @@ class Place:
     file: str = ""  # only where there are several
 
 
+def _in_source(place: Place) -> tuple[str, int]:
+    return place.file, place.row
+
+
 @dataclass
 class Seen:
-    """All places of one code, met while rows stream by; constant memory."""
+    """How often one code was met while rows stream by, and its first places in the source; constant memory."""
 
     count: int = 0
     places: list[Place] = field(default_factory=list)
@@ -60,8 +65,9 @@ class Seen:
 
     def add(self, place: Place, detail: str = "", example: str = "") -> None:
         self.count += 1
-        if len(self.places) < KEPT_ROWS:
-            self.places.append(place)
+        if len(self.places) < KEPT_ROWS or _in_source(place) < _in_source(self.places[-1]):
+            bisect.insort(self.places, place, key=_in_source)  # rows come split by split
+            del self.places[KEPT_ROWS:]
         if detail and (detail in self.details or len(self.details) < 50):
             self.details[detail] = self.details.get(detail, 0) + 1
         if example and len(self.examples) < 3:

@@ -11,10 +11,11 @@ from typing import Any
 from .. import hub
 from ..errors import FinetuneError, explain, first_line
 from ..recipe import DATA_DIR, Recipe
+from .filenames import PACKED, SPLITS, SUFFIXES
 from .json_rows import Record
 from .readers import Reading, read_file
 from .streamed import kept
-from .unpack import PACKED, SPLITS, SUFFIXES, DataFile
+from .unpack import DataFile
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 PAGE = re.compile(r"https://huggingface\.co/datasets/([\w.-]+/[\w.-]+)")

@@ -190,8 +190,6 @@ class _Reader:
         row = converted.row | {"row": record.row}
         if "consecutive-turns" in notes and merged(row) is not row:
             self.consecutive.append(len(self.writer))
-        if "merge-consecutive" in self.recipe.fixes:
-            notes.pop("consecutive-turns", None)
         for code, detail in notes.items():
             self.tally.add(code, place, detail)
         self.writer.append(row)

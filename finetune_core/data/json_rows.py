@@ -14,7 +14,7 @@ import orjson
 
 from .columns import MESSAGES, TOOLS
 from .encoding import Encoding
-from .unpack import SPLITS
+from .filenames import SPLITS
 
 MAX_LINE = 64 * 1024**2  # bytes of one line of JSON lines
 WHITESPACE = re.compile(r"[\s,]*")

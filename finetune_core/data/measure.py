@@ -121,6 +121,30 @@ def measure(
     return measures
 
 
+def at_length(measures: Measures, max_length: int) -> tuple[Measures, np.ndarray]:
+    """(the same rows at another max_length; booleans: of which of them that is certain without rendering them)."""
+    if max_length == measures.max_length:
+        return measures, np.ones(len(measures.numbers), dtype=bool)
+    whole = measures.lengths <= max_length
+    in_one_piece = measures.answer_ends - measures.answer_starts == measures.trained
+    within = np.clip(max_length - measures.answer_starts, 0, measures.trained)
+    is_certain = whole | in_one_piece | (measures.answer_starts >= max_length)
+    is_certain &= ~np.isin(measures.numbers, list(measures.estimated))
+    return replace(measures, trained_kept=np.where(whole, measures.trained, within), max_length=max_length), is_certain
+
+
+def joined(one: Measures, other: Measures) -> Measures:
+    """Of the rows of both; they have the same max_length."""
+    return Measures(
+        *(np.concatenate([getattr(one, name), getattr(other, name)]) for name in COLUMNS),
+        one.max_length,
+        one.refused | other.refused,
+        one.special | other.special,
+        one.left_out | other.left_out,
+        one.estimated | other.estimated,
+    )
+
+
 def excerpt(row: dict[str, Any], max_length: int) -> tuple[dict[str, Any], float]:
     """(the row, or the beginning of one that is far too long; how many times longer the row is).
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from ..recipe import Recipe, Suggestion
 from .columns import SHAPES
+from .filenames import SUFFIXES
 from .findings import Finding, count_rows, listing, place_words, shorten
 from .intake import Intake
 from .source import Source
-from .unpack import SUFFIXES
 
 KINDS = {  # of a file, in words, and the suffixes that say so
     "excel": ("an Excel workbook", (".xlsx", ".xlsm", ".xls", ".ods")),
@@ -40,9 +40,23 @@ def source_findings(source: Source, intake: Intake, recipe: Recipe) -> list[Find
         _renamed(source),
         _encoding(source),
         _sheets(source),
+        _documents(source),
         _ignored(intake),
     ]
     return [finding for finding in found if finding is not None]
+
+
+def _documents(source: Source) -> Finding | None:
+    if not source.documents:
+        return None
+    one = len(source.documents) == 1
+    return Finding(
+        "documents-left-out",
+        "note",
+        f"{listing(source.documents)} {'is' if one else 'are'} about the data and {'was' if one else 'were'} not read "
+        "as rows.",
+        fix=f"Choose {'it' if one else 'one'} by itself, or give it another name, if it is to be learned.",
+    )
 
 
 def _missing_columns(intake: Intake) -> Finding | None:

@@ -132,6 +132,8 @@ def assemble(
 ) -> Prepared:
     """What came in, as the recipe wants it. `before`: of the same intake, so that nothing is sought a second time."""
     met, repaired = Tally(intake.tally), dict(intake.repaired)
+    if "merge-consecutive" in recipe.fixes:
+        met.pop("consecutive-turns", None)
     findings = source_findings(source, replace(intake, tally=met), recipe)  # takes out what it says better itself
     findings += problem_findings(met, intake.total, recipe)
     keys, dropped = intake.keys, Counter(intake.dropped)

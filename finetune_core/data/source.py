@@ -11,7 +11,7 @@ from ..errors import FinetuneError
 from ..recipe import DATA_DIR, Recipe
 from .hubdata import hub_name, looks_like_file, read_hub
 from .readers import Reading, read_file
-from .unpack import fingerprint, unpack
+from .unpack import documents_beside, fingerprint, unpack
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Source:
     revision: str | None = None  # commit on the Hub
     licence: str | None = None
     columns: dict[str, str] = field(default_factory=dict)  # name → type
+    documents: tuple[str, ...] = ()  # about the data, beside it; not read
 
     @property
     def first(self) -> SourceFile:
@@ -74,13 +75,14 @@ def open_source(
         tell(0.0, "reading")
         sha256, size = fingerprint(files)
         readings = [read_file(file, recipe.fixes) for file in files]
+        documents = documents_beside(path)
     except PermissionError:
         raise FinetuneError(
             f"{name} may not be read.", "Change its permissions, or copy it to a folder of yours.", code="no-permission"
         ) from None
     place = "starter" if is_starter else "folder" if path.is_dir() else "file"
     licence = "cc0-1.0" if is_starter else None
-    return Source(name, place, _files(readings), size, sha256, licence=licence), readings
+    return Source(name, place, _files(readings), size, sha256, licence=licence, documents=documents), readings
 
 
 def _files(readings: list[Reading]) -> tuple[SourceFile, ...]:

@@ -20,20 +20,10 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import FinetuneError
+from .filenames import READ_ME, SUFFIXES, is_about, is_data, is_hidden, spaced, split_of
 
 MAX_BYTES = 8 * 1024**3  # of all files together, unpacked
 MAX_FILES = 10_000
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".xls", ".ods", ".parquet", ".pq",
-            ".arrow", ".feather", ".txt", ".text", ".md")  # fmt: skip
-PACKED = (".gz", ".zst", ".zip")
-NOT_DATA = ("requirements.txt", "dataset_info.json", "dataset_dict.json",
-            "state.json", "dataset_infos.json", "package.json")  # fmt: skip
-ABOUT = ("readme", "read me", "leesmij", "lees mij", "license", "licence", "licentie", "changelog")  # beside the data
-SPLITS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "eval": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 ZIP, GZIP, ZSTD = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # what the libraries raise at a damaged archive; zipfile's word for a packing it does not know is a RuntimeError
 BROKEN = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RuntimeError)
@@ -75,7 +65,7 @@ def unpack(path: Path, folder: Path) -> list[DataFile]:
     if not path.is_dir():
         files = _open(path, path.name, inbox)
     else:
-        found = sorted(file for file in path.rglob("*") if _is_data(file.relative_to(path)) and file.is_file())
+        found = sorted(file for file in path.rglob("*") if is_data(file.relative_to(path)) and file.is_file())
         if len(found) > MAX_FILES:
             raise FinetuneError(
                 f"{path.name} holds {len(found):,} data files.", "Choose a folder with fewer files.", code="too-large"
@@ -91,20 +81,6 @@ def unpack(path: Path, folder: Path) -> list[DataFile]:
     return _with_splits(files)
 
 
-def split_of(name: str) -> str | None:
-    """Which split a file's name says: its first or last word, or its folder's; never a part of a word.
-
-    >>> split_of("train-00000-of-00002.parquet"), split_of("reviews_test.csv"), split_of("latest.csv")
-    ('train', 'test', None)
-    """
-    path = Path(name)
-    words = [word for word in re.split(r"[-_. ]+", path.name.split(".")[0].casefold()) if word]
-    for word in (*words[:1], *words[-1:], path.parent.name.casefold()):
-        if word in SPLITS:
-            return SPLITS[word]
-    return None
-
-
 def _with_splits(files: list[DataFile]) -> list[DataFile]:
     """One file is never a split by its name, and without a training split there are no splits."""
     named = [DataFile(file.path, file.name, split_of(file.name)) for file in files]
@@ -113,11 +89,17 @@ def _with_splits(files: list[DataFile]) -> list[DataFile]:
     return [DataFile(file.path, file.name, file.split or "train") for file in named]
 
 
-def _is_data(inside: Path) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in inside.parts)
-    name = inside.name.casefold()
-    is_about = name.endswith((".md", ".txt")) and re.sub(r"[-_ ]+", " ", inside.stem.casefold()) in ABOUT
-    return not hidden and not is_about and name not in NOT_DATA and name.endswith(SUFFIXES + PACKED)
+def documents_beside(path: Path) -> tuple[str, ...]:
+    """Documents about the data in a folder or zip, which are not read as rows; a README says itself that it is one."""
+    if path.is_dir():
+        found = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            found = [Path(member.filename.replace("\\", "/")) for member in archive.infolist()]
+    else:
+        return ()
+    told = [inside for inside in found if is_about(inside) and not is_hidden(inside) and spaced(inside) not in READ_ME]
+    return tuple(sorted(inside.as_posix() for inside in told))
 
 
 class Inbox:
@@ -201,7 +183,7 @@ def _open_zip(path: Path, name: str, inbox: Inbox) -> list[DataFile]:
         files = []
         for member in members:
             inside = Path(member.filename.replace("\\", "/"))
-            if member.is_dir() or not _is_data(inside):
+            if member.is_dir() or not is_data(inside):
                 continue
             if inside.suffix.casefold() == ".zip":
                 raise FinetuneError(

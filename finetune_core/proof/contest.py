@@ -81,7 +81,7 @@ def prepare_contest(
     if not asked or metric == "loss":
         chosen = sample(list(places), max_rows or recipe.evaluate_rows, recipe.seed)
         found = [rows[place] for place in chosen]
-        return Contest(found, [""] * len(found), METRICS["loss"], 0, split, len(rows), _note(split, 0))
+        return Contest(found, [""] * len(found), METRICS["loss"], 0, split, len(rows), _note(split, 0, recipe))
     fits = [place for place in asked if _can_be_read(question(rows[place]), tokenizer, rows[place])]
     chosen = sample(fits, max_rows or recipe.evaluate_rows, recipe.seed)
     found = [rows[place] for place in chosen]
@@ -98,7 +98,7 @@ def prepare_contest(
         max_new_tokens=most,
         split=split,
         available=len(fits),
-        note=_note(split, len(rows) - len(fits), sum(length > most for length in lengths), most),
+        note=_note(split, len(rows) - len(fits), recipe, sum(length > most for length in lengths), most),
     )
 
 
@@ -200,13 +200,15 @@ def prompt_ids(messages: Messages, tokenizer: ChatTokenizer, row: Row) -> list[i
         return render_prompt(without_system(messages), tokenizer, row.get("tools"))
 
 
-def _note(split: str, left_out: int, too_long: int = 0, most: int = 0) -> str:
+def _note(split: str, left_out: int, recipe: Recipe, too_long: int = 0, most: int = 0) -> str:
     notes = []
     if split == "validation":
-        notes.append(
-            "There were no test rows, so the validation rows were used. Training looked at them to choose when to "
-            "stop, which flatters the tuned model a little."
+        chosen = (
+            "Training looks at them to choose when to stop, which flatters the tuned model a little."
+            if recipe.early_stopping
+            else "If settings were chosen by their loss, that flatters the tuned model a little."
         )
+        notes.append(f"There were no test rows, so the validation rows were used. {chosen}")
     if left_out:
         notes.append(
             f"{left_out} {'row was' if left_out == 1 else 'rows were'} left out: no question and answer, refused by "

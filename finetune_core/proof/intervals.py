@@ -23,6 +23,7 @@ import numpy as np
 Z = 1.959963984540054  # 97.5th percentile of the normal distribution
 Z80 = 0.8416212335729143  # 80th: the power that needed_rows plans for
 RESAMPLES = 4000
+FEW = 10  # below so many rows Tango's limits alone would show a difference that is none up to 12 times of 100
 SPARSE = 8  # with fewer rows than this off the commonest value, resampling sees too little
 
 
@@ -60,7 +61,7 @@ def difference_interval(
     if bounded and is_binary(scores_a) and is_binary(scores_b):
         gained = sum(a > b for a, b in zip(scores_a, scores_b, strict=True))
         lost = sum(a < b for a, b in zip(scores_a, scores_b, strict=True))
-        return tango(gained, lost, len(scores_a))
+        return paired_interval(gained, lost, len(scores_a))
     difference = np.asarray(scores_a, dtype=float) - np.asarray(scores_b, dtype=float)
     return _graded(difference, (-1.0, 1.0) if bounded else None, seed)
 
@@ -130,6 +131,28 @@ def tango(gained: int, lost: int, n: int) -> Interval:
         -1.0 if estimate <= -1 else where(Z, -1.0, estimate),
         1.0 if estimate >= 1 else where(-Z, estimate, 1.0),
     )
+
+
+def paired_interval(gained: int, lost: int, n: int) -> Interval:
+    """Tango's; below FEW rows it also holds zero where the exact sign test shows nothing.
+
+    >>> paired_interval(4, 0, 4)
+    Interval(low=0.0, high=1.0)
+    """
+    low, high = tango(gained, lost, n)
+    if n < FEW and sign_test(gained, lost) > 0.05:
+        low, high = min(0.0, low), max(0.0, high)
+    return Interval(low, high)
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """Two-sided exact probability of so lopsided a split of the rows that differ, if neither side were better.
+
+    >>> sign_test(5, 0), sign_test(6, 0)
+    (0.0625, 0.03125)
+    """
+    n = gained + lost
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(max(gained, lost), n + 1)) / 2**n)
 
 
 def needed_rows(difference: float, deviation: float) -> int | None:

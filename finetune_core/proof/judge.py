@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..errors import FinetuneError
-from .intervals import tango
+from .intervals import paired_interval
 
 INSTRUCTION = (
     "You compare two answers to the same request. Judge how right, useful and fitting they are, not how long. "
@@ -89,10 +89,10 @@ def tally(opinions: Sequence[int], against: str) -> dict[str, Any]:
     """Wins, ties and losses with the interval of their difference, in words.
 
     >>> tally([1] * 30 + [0] * 15 + [-1] * 5, "the untuned model")["sentence"]
-    'The judge preferred tuning 30 times and the untuned model 5 times, with 15 ties: better by 32 to 65 points.'
+    'The judge preferred tuning 30 times and the untuned model 5 times, with 15 ties: better by 29 to 66 points.'
     """
     n, wins, losses = len(opinions), sum(o > 0 for o in opinions), sum(o < 0 for o in opinions)
-    low, high = tango(wins, losses, n)
+    low, high = paired_interval(wins, losses, n)
     if low > 0 or high < 0:
         near, far = sorted((abs(low), abs(high)))
         end = f"{'better' if low > 0 else 'worse'} by {100 * near:.0f} to {100 * far:.0f} points"
@@ -150,8 +150,16 @@ def ask(url: str, model: str, key: str, text: str) -> str:
             "Check the address; it ends in /v1 for most servers.",
             code="judge-away",
         ) from None
-    found = re.search(r"\b(A|B|TIE)\b", said.upper())
-    return found[1] if found else "TIE"
+    return choice_in(said)
+
+
+def choice_in(said: str) -> str:
+    """
+    >>> choice_in("B."), choice_in("It is a tie"), choice_in("neither")
+    ('B', 'TIE', 'TIE')
+    """
+    found = re.search(r"\b(A|B)\b", said.upper())
+    return found[1] if found and not re.search(r"\bTIE\b", said.upper()) else "TIE"
 
 
 def _asked(row: Mapping[str, Any]) -> str:

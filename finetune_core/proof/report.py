@@ -11,7 +11,7 @@ import numpy as np
 
 from ..recipe import Recipe
 from .contest import Contest
-from .intervals import is_binary, mean_interval, statistic_interval
+from .intervals import FEW, is_binary, mean_interval, statistic_interval
 from .metrics import macro_f1, perplexity
 from .rivals import Rival, question
 from .verdict import Verdict, compare
@@ -108,7 +108,12 @@ def left_to_win(contest: Contest, strongest: Entry) -> dict[str, Any]:
     verb = "answers" if counted else "scores"
     with_help = "as it is" if strongest.rival.name == "base" else f"with {strongest.rival.phrase}"
     least, most = 100 * (1 - high), 100 * (1 - low)
-    if most < 5:
+    if n < FEW:
+        rows = "one row says" if n == 1 else f"{n} rows say"
+        end = f"{rows} too little; start with at least 50."
+    elif contest.metric.kind == "text":  # nobody writes every reference letter for letter
+        end = f"the best that could be is {most:.0f} points more, of which no training wins all."
+    elif most < 5:
         end = "there is hardly anything left to win; a prompt will do."
     elif least < 10:
         end = f"at most {most:.0f} points are left to win."
@@ -207,11 +212,11 @@ def _row(contest: Contest, entries: Sequence[Entry], loss: dict[str, list[float]
 
 
 def _nothing(contest: Contest) -> dict[str, Any]:
-    sentence = (
-        "Nothing was compared."
-        if contest.rows
-        else "There were no rows to compare on; keep some apart (test_size) next time."
-    )
+    sentence = "Nothing was compared."
+    if not contest.rows:
+        sentence = "There were no rows to compare on; keep some apart (test_size) next time."
+    elif contest.metric.kind == "loss":
+        sentence = "These rows are plain text: there is nothing to ask, so only a training shows what is to be won."
     return Verdict(0.0, 0.0, 0.0, 0, False, None, None, sentence).as_dict() | {"difference": None, "against": None}
 
 

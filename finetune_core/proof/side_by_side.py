@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..progress import Progress, summarize
+from ..progress import Progress, kept_loss, summarize
 from ..recipe import Recipe
 from ..run import Run
 from .verdict import compare
@@ -53,7 +53,6 @@ def describe(run: Seen) -> dict[str, Any]:
     """One run: its score with its interval, its curves, its cost."""
     report, progress = run.report or {}, run.progress
     tuned = tuned_of(report)
-    validation = min((loss for _, loss in progress.eval_loss), default=None)
     return {
         "id": run.id,
         "status": run.status,
@@ -65,7 +64,7 @@ def describe(run: Seen) -> dict[str, Any]:
         "high": tuned.get("high"),
         "tokens_per_request": tuned.get("tokens_per_request"),
         "verdict": (report.get("verdict") or {}).get("sentence"),
-        "validation_loss": validation,
+        "validation_loss": kept_loss(progress, run.recipe.early_stopping),
         "train_loss": progress.loss[-1][1] if progress.loss else None,
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
@@ -125,7 +124,8 @@ def _ranked(runs: Sequence[Seen]) -> list[Seen]:
     def rank(place: int) -> tuple[bool, int, int, float]:
         run, scale = runs[place], scales[place]
         score = tuned_of(run.report or {}).get("score")
-        validation = min((loss for _, loss in run.progress.eval_loss), default=math.inf)
+        kept = kept_loss(run.progress, run.recipe.early_stopping)
+        validation = math.inf if kept is None else kept
         worst_last = validation if score is None else score if scale[0] == "loss" else -score
         return score is None, -scales.count(scale), scales.index(scale), worst_last
 
@@ -155,6 +155,8 @@ def _sentence(ordered: Sequence[Seen], pairs: Sequence[Mapping[str, Any]]) -> st
         everyone = len(found[True]) == len(ordered) - 1 > 1
         others = "every other" if everyone else "the other" if len(ordered) == 2 else _named(found[True])
         parts.append(f"The first is better than {others}, by more than chance.")
+        if len(pairs) > 1:
+            parts.append(f"These very rows made it the best of {len(pairs) + 1}, which flatters it a little.")
     if found[None]:
         rows = f"{min(pair['n'] for pair in pairs if pair['better'] is None)} rows"
         whom = "" if len(found[None]) == len(ordered) - 1 else f" between the first and {_named(found[None])}"

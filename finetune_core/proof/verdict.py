@@ -114,7 +114,7 @@ def _outcome(difference: float, low: float, high: float, n: int, needed: int | N
     if needed is None:
         largest = max(abs(low), abs(high))
         return f"no difference that {rows} can show; if there is one, it is {_size(largest, metric)} at most"
-    return f"no difference that {rows} can show; about {_about(needed):,} would be needed"
+    return f"no difference that {rows} can show; one of this size would need about {_about(needed):,}"
 
 
 def _cost(tokens: tuple[float, float] | None, enough: bool, difference: float) -> str:
@@ -205,10 +205,12 @@ def read_curves(progress: Progress, recipe: Recipe | None = None) -> Reading:
     best_step, best = min(validation, key=lambda point: (point[1], point[0]))
     last_step, last = validation[-1]
     if last > 1.02 * best and best_step < last_step:
-        fewer = _two_digits(epochs * best_step / last_step) if epochs else None
-        kept = (
-            " The best checkpoint was kept, so the result does not suffer." if progress.best_step == best_step else ""
-        )
+        fewer = _two_digits(_epochs_until(best_step, progress, epochs)) if epochs else None
+        kept = ""
+        if recipe and not recipe.early_stopping:
+            kept = " The result is what it had become at the last step, not at its best."
+        elif progress.best_step == best_step:
+            kept = " The best checkpoint was kept, so the result does not suffer."
         changes: dict[str, Any] = {} if recipe and recipe.early_stopping else {"early_stopping": True}
         if fewer and epochs and fewer < epochs:
             changes["num_train_epochs"] = fewer
@@ -231,6 +233,13 @@ def read_curves(progress: Progress, recipe: Recipe | None = None) -> Reading:
     return Reading(
         "good", f"The validation loss fell to {best:.2f} and stayed there: no overfitting, and little left to learn."
     )
+
+
+def _epochs_until(step: int, progress: Progress, epochs: float) -> float:
+    """How often every row had been seen by then; a training that was stopped early did not come to all its epochs."""
+    if progress.epoch and progress.step:
+        return progress.epoch * step / progress.step
+    return epochs * step / progress.eval_loss[-1][0]
 
 
 def _two_digits(value: float) -> float:
