@@ -108,7 +108,7 @@ def test_pasting_nothing_says_what_to_do(runs_dir):
 
 
 def test_every_kind_of_file_that_is_read_can_be_chosen():
-    from finetune_core.data.unpack import PACKED, SUFFIXES
+    from finetune_core.data.filenames import PACKED, SUFFIXES
 
     assert set(words_choose.DATA_FILES) == {*SUFFIXES, *PACKED}
 
