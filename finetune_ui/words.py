@@ -93,6 +93,15 @@ def duration(seconds: float | None) -> str:
     return f"{many(days, 'day')} {hours} h" if hours else many(days, "day")
 
 
+def roughly(seconds: float) -> str:
+    """A duration as precise as an estimate is.
+
+    >>> [roughly(s) for s in (3, 31, 58, 170)]
+    ['10 seconds', '30 seconds', '1 minute', '3 minutes']
+    """
+    return duration(max(10, round(seconds, -1)) if seconds < 60 else seconds)
+
+
 def clock(seconds: float | None) -> str:
     """A duration that ticks, always of the same width.
 

@@ -20,6 +20,7 @@ from .words import (
     icon,
     join,
     many,
+    roughly,
     short_data,
     short_model,
     status_word,
@@ -216,7 +217,7 @@ def checked_line(plan: Mapping[str, Any] | None) -> str:
         [
             verdict,
             many(int(plan["steps"]), "step") if plan.get("steps") else "",
-            f"about {duration(plan['seconds'])}" if plan.get("seconds") else "",
+            f"about {roughly(plan['seconds'])}" if plan.get("seconds") else "",
             f"{memory:.1f} of {plan['available_gb']:.0f} GB" if memory and plan.get("available_gb") else "",
         ]
     )

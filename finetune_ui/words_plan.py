@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_core.errors import FinetuneError
 
-from .words import count, duration, esc, gib, icon, join, many, percent, ticked
+from .words import count, duration, esc, gib, icon, join, many, percent, roughly, ticked
 
 PART_WORDS = {
     "weights": ("Weights", "The base model itself."),
@@ -57,7 +57,7 @@ def plan(
         speed, title, there_is = "estimated from data sheets", f"What it will cost on {rented}", "that it has"
     return (
         f'<section class="card plan"><h2 class="card-title">{esc(title)} <span class="badge {tone}">{fits}</span>'
-        f'</h2><p class="sub num">About {duration(made.seconds)} ({give_or_take(made.time_error)}): '
+        f'</h2><p class="sub num">About {roughly(made.seconds)} ({give_or_take(made.time_error)}): '
         f"{many(made.steps, 'step')} at {count(made.tokens_per_second)} tokens a second, {speed}.</p>"
         f'<div class="stack-says num"><b>{gib(total)}</b> ({give_or_take(made.memory_error)}) '
         f"of {gib(available)} {there_is}</div>"
@@ -143,7 +143,7 @@ def cost(made: Any) -> str:
     """On a preset's card: how long here."""
     if made.fits == "no":
         return f"needs {gib(made.memory_gb['total'])}, {gib(made.available_gb)} are free"
-    return f"about {duration(made.seconds)} here"
+    return f"about {roughly(made.seconds)} here"
 
 
 NEEDS_GPU = "needs an NVIDIA GPU"
@@ -166,7 +166,7 @@ def bar_ready(diagnosis: Any, made: Any, queued: bool, rented: str = "") -> str:
     warnings = sum(finding.level == "warning" for finding in diagnosis.findings)
     under = join(
         [
-            rented or f"about {duration(made.seconds)}",
+            rented or f"about {roughly(made.seconds)}",
             f"{count(diagnosis.train_rows)} rows",
             "waits for what has the machine now" if queued else "",
         ]

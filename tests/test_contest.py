@@ -48,7 +48,7 @@ def test_references_longer_than_an_answer_may_be_are_counted(tiny_model_dir):
         for i, times in enumerate([1, 1, 1, 60])
     ]
     cut = prepare_contest(rows, "test", Recipe(max_new_tokens=48), tokenizer)
-    assert cut.max_new_tokens == 48 and cut.note.startswith("1 of the references is longer than the 48 tokens")
+    assert cut.max_new_tokens == 48 and cut.note.startswith("1 of the expected answers is longer than the 48 tokens")
     assert prepare_contest(rows, "test", Recipe(max_new_tokens=512), tokenizer).note == ""
 
 

@@ -36,27 +36,27 @@ METRICS: dict[str, Metric] = {
         Metric(
             "label",
             "Exact match",
-            "An answer counts when it is the reference, letter for letter, spaces around it aside.",
+            "An answer counts when it is the expected one, letter for letter, spaces around it aside.",
             ("exact", "lenient"),
         ),
         Metric(
             "json",
             "All fields right",
-            "An answer counts when its JSON object has every field and value of the reference and no other; "
+            "An answer counts when its JSON object has every field and value of the expected one and no other; "
             "words around the object are forgiven, for every rival alike.",
             ("exact", "field_f1", "valid"),
         ),
         Metric(
             "text",
             "chrF",
-            "Overlap of letter sequences with the reference, from 0 to 100 (chrF, Popović 2015).",
+            "How much of its letter sequences an answer shares with the expected one, from 0 to 100 (chrF, Popović 2015).",
             ("chrf", "token_f1", "rouge_l", "exact"),
         ),
         Metric("check", "Your own check", "The function check of your own Python file says what counts.", ("check",)),
         Metric(
             "loss",
             "Loss",
-            "How surprised the model is by the reference, in nats per token; lower is better.",
+            "How surprised the model is by the expected answer, in nats per token; lower is better.",
             ("loss",),
             higher_is_better=False,
             bounded=False,
