@@ -216,7 +216,7 @@ def _note(split: str, left_out: int, recipe: Recipe, too_long: int = 0, most: in
         )
     if too_long:
         notes.append(
-            f"{too_long} of the expected answers {'is' if too_long == 1 else 'are'} longer than the {most} tokens after "
-            "which every answer was cut off; raise the longest answer (max_new_tokens) to compare whole ones."
+            f"{too_long} of the expected answers {'is' if too_long == 1 else 'are'} longer than the {most} tokens "
+            "after which every answer was cut off; raise the longest answer (max_new_tokens) to compare whole ones."
         )
     return " ".join(notes)

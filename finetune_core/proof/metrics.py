@@ -49,7 +49,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             "text",
             "chrF",
-            "How much of its letter sequences an answer shares with the expected one, from 0 to 100 (chrF, Popović 2015).",
+            "Letter sequences that an answer shares with the expected one, from 0 to 100 (chrF, Popović 2015).",
             ("chrf", "token_f1", "rouge_l", "exact"),
         ),
         Metric("check", "Your own check", "The function check of your own Python file says what counts.", ("check",)),
