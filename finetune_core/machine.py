@@ -208,8 +208,8 @@ def _cpu_bf16() -> bool:
 def multiplies_bf16(cpuinfo: str) -> bool:
     """Whether bfloat16 products are faster than float32's: AMX, or AVX512-BF16 on an AMD (Zen 4 and later).
 
-    Measured with oneDNN: 2.3 to 2.6 times float32's rate on an EPYC with AVX512-BF16, 0.55 of it on a Xeon whose AMX was
-    hidden and AVX512-BF16 was not.
+    Measured with oneDNN: 2.3 to 2.6 times float32's rate on an EPYC with AVX512-BF16, 0.55 of it on a Xeon whose AMX
+    was hidden and AVX512-BF16 was not.
     """
     first = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
     known = {name.strip(): value.split() for name, value in first.items()}

@@ -43,6 +43,7 @@ class Plan:
     advice: tuple[Suggestion, ...] = ()  # what else a person may not have meant
     rate_is_measured: bool = False
     memory_is_measured: bool = False
+    ran_out: bool = False  # memory ran out here when this, or what was to take no more, was measured
     flops_per_token: float = 0.0  # of a real token, with its part of the padding
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +76,7 @@ class Plan:
             "tokens_per_second": round(self.tokens_per_second, 1),
             "rate_is_measured": self.rate_is_measured,
             "memory_is_measured": self.memory_is_measured,
+            "ran_out": self.ran_out,
             "flops_per_token": self.flops_per_token,
             "estimate_gb": self.estimate_gb,
             "settings": self.settings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,10 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
             kept_in,
         )
 
-    return first_that_fits(recipe, machine, make)
+    plan = first_that_fits(recipe, machine, make)
+    if measured.ran_out(plan.as_dict(), plan.recipe, facts.parameters, machine):
+        return replace(plan, fits="no", ran_out=True)
+    return plan
 
 
 def offers(seen: Preflight) -> list[Offer]:

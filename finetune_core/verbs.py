@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from . import hub, launch
 from .errors import FinetuneError, refusal
 from .events import Event
+from .ladder import as_typed
 from .locks import is_held
 from .machine import this_machine
 from .output import Output
 from .progress import summarize
-from .recipe import STARTER_MODEL, Recipe, list_presets, resolve_recipe
+from .recipe import STARTER_MODEL, Recipe, Suggestion, list_presets, resolve_recipe
 from .run import Run, list_runs
 
 if TYPE_CHECKING:
@@ -201,9 +202,20 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
     recipe = resolve_recipe(options.recipe, options.overrides)
     bring_starter(recipe, out)
     run = create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
-    for passed in (run.plan() or {}).get("passed") or ():
+    promised = run.plan() or {}
+    for passed in promised.get("passed") or ():
         out.say(f"warning: {passed['says']}")
+    if promised.get("fits") == "no":
+        out.say(f"warning: {too_large(promised)}")
     return run
+
+
+def too_large(promised: dict[str, Any]) -> str:
+    """Why a plan (`Plan.as_dict`) does not fit, and what would need less."""
+    needs = f"It needs {promised['memory_gb']['total']:.1f} GB, and {promised['available_gb']:.1f} are free."
+    says = "Memory ran out when it was measured." if promised["ran_out"] else needs
+    rungs = [as_typed(Suggestion(rung["says"], rung["changes"])) for rung in promised["suggestions"][:1]]
+    return " Or: ".join([f"It does not fit on this machine. {says}", *rungs])
 
 
 def run_to_go_on(options: argparse.Namespace) -> Run | None:
