@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from .facts import ModelFacts
-from .ladder import gentle_rungs, harder_rungs, wider_rungs
+from .ladder import rungs_of
 from .machine import GIB, Machine
 from .memory import corrected, memory_parts
 from .pace import LONGER, default_rate, expected_speed, flops_per_token, usual_pass, waiting_seconds
@@ -258,11 +258,7 @@ def _with_passes_of(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        ladder=(
-            *wider_rungs(resolved, len(machine.gpus)),
-            *gentle_rungs(resolved, longest, machine),
-            *harder_rungs(resolved),
-        ),
+        ladder=rungs_of(resolved, longest, machine),
         advice=_usual_rate(resolved.learning_rate, usual),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,

@@ -64,7 +64,7 @@ def test_when_memory_runs_out_each_process_takes_fewer_rows_and_a_step_keeps_its
     one = share(lower)
     assert (one.recipe.per_device_train_batch_size, one.rows) == (2, 8) and share(asked).rows == 8
     assert rung.says == "Smaller batches, more of them in a step"
-    assert step_down(asked.replace(num_processes=8), 60, machine(8))[1].changes == {"gradient_checkpointing": True}
+    assert step_down(asked.replace(num_processes=8), 60, machine(8))[1].changes == {"fsdp": True}
 
 
 def test_a_probe_takes_the_rows_of_one_process_as_the_plan_counts_them(recipe, monkeypatch):
