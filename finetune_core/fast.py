@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from trl.trainer import utils as trl_utils
 
 HEAD_COLUMNS = 2048  # of the vocabulary at once, on a CPU
@@ -26,16 +25,6 @@ def score_trained_tokens_only() -> None:
         trl_utils._use_triton = lambda device: device.type in ("cpu", "cuda", "mps", "xpu")
     if not torch.accelerator.is_available():
         trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_COLUMNS
-
-
-def use_liger_kernels(model: PreTrainedModel) -> None:
-    """Norms, rotary embedding and gated MLP as one Triton kernel each (https://arxiv.org/abs/2410.10989).
-
-    Leaves a model alone whose architecture Liger does not know. The loss stays with TRL's fused head.
-    """
-    from transformers.integrations.liger import apply_liger_kernel
-
-    apply_liger_kernel(model, {"fused_linear_cross_entropy": False, "cross_entropy": False})
 
 
 def fuse_adapters(model: nn.Module) -> int:

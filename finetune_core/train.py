@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .render import ChatTokenizer
 
 Tell = Callable[..., Event]
+WITHOUT_LIGER = {"use_liger_kernel": False}
 MEASURED_TOKENS, MEASURED_SECONDS = 2000, 5.0  # a shorter training is mostly warm-up and measures nothing
 
 
@@ -214,6 +215,12 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
             return learn(recipe)
         except (RuntimeError, MemoryError, FinetuneError) as error:
             told = explain(error)
+            if told.code == "liger-unusable" and recipe.use_liger_kernel:
+                recipe = recipe.replace(**WITHOUT_LIGER)
+                says = f"{told.problem} Going on without it, which takes more memory."
+                tell("warning", code="stepped-down", says=says, changes=WITHOUT_LIGER)
+                _free_memory()
+                continue
             if told.code == "no-fsdp" and recipe.fsdp and not run.recipe.fsdp:  # a rung that this model does not have
                 back = {"fsdp": False}
                 recipe = recipe.replace(**back)
@@ -266,6 +273,21 @@ def learn(
 
     Of several processes (recipe.num_processes), each comes here, with its share of a step; the first one saves.
     """
+    from .liger import liger_kept_apart
+
+    with liger_kept_apart():
+        return _learn_here(run, recipe, folder, tokenizer, rows, sample, tell)
+
+
+def _learn_here(
+    run: Run,
+    recipe: Recipe,
+    folder: Path,
+    tokenizer: ChatTokenizer,
+    rows: Sets,
+    sample: list[dict],
+    tell: Tell,
+) -> tuple[str, dict[str, Any]]:
     from .model import save_tokenizer
     from .trainer import build_trainer, dry_run
     from .watching import Diary

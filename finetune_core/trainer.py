@@ -19,8 +19,9 @@ from trl import SFTConfig, SFTTrainer
 from .attention import attend_rows_apart
 from .encoded import token_lengths
 from .errors import FinetuneError
-from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
+from .fast import fuse_adapters, score_trained_tokens_only
 from .grouping import RowsTrainer
+from .liger import use_liger_kernels
 from .machine import Machine
 from .model import load_base
 from .packing import attends_by_row
@@ -37,7 +38,10 @@ def build_trainer(
     callbacks: Sequence[Any],
     machine: Machine,
 ) -> SFTTrainer:
-    """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows."""
+    """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows.
+
+    Within `liger.liger_kept_apart`, for as long as the model is used.
+    """
     set_seed(recipe.seed)
     train_set, validation_set = rows
     # before the weights: it joins the processes that take shares of them
