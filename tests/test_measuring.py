@@ -12,7 +12,7 @@ from finetune_core import launch, measured, preflight, verbs_plan
 from finetune_core.cli import main, parser
 from finetune_core.machine import Gpu, Machine, this_machine
 from finetune_core.recipe import Recipe
-from finetune_ui import begin, check, form, measuring, words_measure, words_plan
+from finetune_ui import begin, check, form, measuring, words_choose, words_measure, words_plan
 from finetune_ui.looking import Looks
 from finetune_ui.measuring import Drawn
 
@@ -116,6 +116,8 @@ def test_the_start_bar_says_it_too_and_the_rung_is_one_click(recipe, runs_dir, l
 
     says, _, start = bar(recipe)
     assert "Does not fit on this machine" in says and words_plan.RAN_OUT in says
+    seen = look_at(looks, recipe).seen
+    assert words_choose.model_facts(seen.plan, seen.facts)[0] == "Too large · as measured"
     assert start["value"] == words_plan.START_ANYWAY
     click = gr.EventData(None, {"from": "plan", "says": re.search('data-ladder="([^"]+)"', says)[1]})
     _, *boxes = check.apply(looks, click, (), *form.to_boxes(recipe))
