@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from types import MethodType
 from typing import Any
 
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from trl.trainer import utils as trl_utils
 
 HEAD_COLUMNS = 2048  # of the vocabulary at once, on a CPU
+M_MMAP_THRESHOLD = -3  # of malloc.h
+LARGE_TENSOR = 2 * 1024**2  # bytes
 
 
 def score_trained_tokens_only() -> None:
@@ -25,6 +29,17 @@ def score_trained_tokens_only() -> None:
         trl_utils._use_triton = lambda device: device.type in ("cpu", "cuda", "mps", "xpu")
     if not torch.accelerator.is_available():
         trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_COLUMNS
+
+
+def give_freed_memory_back() -> None:
+    """For checkpointing on a CPU: what a layer needed only while it was computed goes back to the system at once.
+
+    glibc serves what is as large as something freed before from one heap, and there the hidden states that are kept lie
+    between the tensors that are not: a step of 16 layers took 0.83 GiB for 0.23 GiB of values. Each large tensor has
+    pages of its own after this; other C libraries are left alone.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_TENSOR)
 
 
 def fuse_adapters(model: nn.Module) -> int:
