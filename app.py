@@ -85,7 +85,8 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         fill += [placing.on, chosen.preset, *chosen.boxes]
         gr.on([held.change, step.change], draft.fill, [held, step, filled], fill, **QUICK).then(**review)
         gr.on([*chosen.edits, polling.tick], trigger_mode="always_last", **review)
-        for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again, placing.picked):
+        rung = check.on_apply(begun.says, looks, checked.undo, chosen.boxes)
+        for event in (*chosen.fills, *checked.fills, *checked.turns, *checked.again, placing.picked, rung):
             event.then(**review)
         placing.picked.then(lambda: "", None, begun.problem, queue=False, **QUICK)
         start = begun.start.click(begin.starting, None, begun.start, queue=False, **QUICK)

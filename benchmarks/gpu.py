@@ -1,11 +1,14 @@
 """On an NVIDIA GPU: tokens a second, peak memory and share of the matrix rate, against TRL's defaults and the plan.
 
-python benchmarks/gpu.py --tokenizer DIR [--shapes 0.5b 1.5b 8b] [--methods lora qlora full] [--seconds 8] [--quick]
+python benchmarks/gpu.py --tokenizer DIR [--shapes 0.5b 1.5b 8b] [--methods lora qlora full] [--rows 32 64 128]
+    [--seconds 8]
 
 Models of these shapes with random weights (right for speed and memory, good for nothing else), chat rows of 20 to 1,000
-tokens, a third of them trained, 32 rows a step. One line of JSON a training as it ends, and a table last. On a machine
-without a GPU it trains the shape `tiny`, so that the script itself can be tried there. DIR: a model folder with a
-tokenizer of at most 128,000 entries, such as the starter model's (`python -m finetune_core env` says where it lies).
+tokens, a third of them trained, 32 rows a step: passes of 7,744 tokens. With 64 and 128 rows the plan may choose passes
+of about 16,000 and 32,000; `--set packing_length=8192` holds them to the usual one, to compare. One line of JSON a
+training as it ends, and a table last. On a machine without a GPU it trains the shape `tiny`, so that the script itself
+can be tried there. DIR: a model folder with a tokenizer of at most 128,000 entries, such as the starter model's
+(`python -m finetune_core env` says where it lies).
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from finetune_core.errors import explain  # noqa: E402
 from finetune_core.facts import read_facts  # noqa: E402
 from finetune_core.machine import Machine, this_machine  # noqa: E402
 from finetune_core.model import free_memory  # noqa: E402
-from finetune_core.plan import flops_per_token, make_plan  # noqa: E402
+from finetune_core.pace import flops_per_token  # noqa: E402
+from finetune_core.plan import make_plan  # noqa: E402
 from finetune_core.recipe import Recipe  # noqa: E402
 from finetune_core.trainer import build_trainer, dry_run  # noqa: E402
 from finetune_core.watching import peak_memory_gb  # noqa: E402
@@ -49,7 +53,6 @@ SHAPES = {  # of Qwen 2.5 0.5B and 1.5B and of Llama 3.1 8B
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
 }  # fmt: skip
-ROWS_A_STEP = 32
 WARM_UP = 8 if torch.cuda.is_available() else 1  # steps
 CUDA = torch.cuda.is_available()
 
@@ -198,6 +201,7 @@ def main() -> None:
     options.add_argument("--tokenizer", type=Path, required=True)
     options.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.5b", "1.5b", "8b"] if CUDA else ["tiny"])
     options.add_argument("--methods", nargs="+", choices=["lora", "qlora", "full"], default=["lora"])
+    options.add_argument("--rows", nargs="+", type=int, default=[32], metavar="N", help="rows a step, each tried")
     options.add_argument("--seconds", type=float, default=8.0)
     options.add_argument("--without-defaults", nargs="*", default=[], metavar="SHAPE", help="leave TRL's defaults out")
     options.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="values of Fijn's recipe")
@@ -212,31 +216,32 @@ def main() -> None:
             folder = make_model(shape, scratch, given.tokenizer)
             rows = make_rows(1000 if CUDA else 64, 49_000)
             for method in given.methods:
-                recipe = Recipe.make(
-                    {"model_name_or_path": str(folder), "dataset_name": "rows", "method": method,
-                     "per_device_train_batch_size": ROWS_A_STEP, **pinned}
-                )  # fmt: skip
-                ours = measured(lambda: fijn(recipe, folder, rows, machine, given.seconds, scratch / "out"))  # noqa: B023
-                if "needed_flops" in ours:
-                    ours["utilisation"] = ours["tokens_per_second"] * ours.pop("needed_flops") / limit
-                print(json.dumps({"shape": shape, "method": method, "fijn": ours}), flush=True)
                 theirs = {}
                 if shape not in given.without_defaults:
                     theirs = measured(lambda: trl_defaults(method, folder, rows, given.seconds, scratch / "out"))  # noqa: B023
                     print(json.dumps({"shape": shape, "method": method, "trl_defaults": theirs}), flush=True)
-                table.append((shape, method, ours, theirs))
+                for a_step in given.rows:
+                    recipe = Recipe.make(
+                        {"model_name_or_path": str(folder), "dataset_name": "rows", "method": method,
+                         "per_device_train_batch_size": a_step, **pinned}
+                    )  # fmt: skip
+                    ours = measured(lambda: fijn(recipe, folder, rows, machine, given.seconds, scratch / "out"))  # noqa: B023
+                    if "needed_flops" in ours:
+                        ours["utilisation"] = ours["tokens_per_second"] * ours.pop("needed_flops") / limit
+                    print(json.dumps({"shape": shape, "method": method, "rows": a_step, "fijn": ours}), flush=True)
+                    table.append((shape, method, a_step, ours, theirs))
             shutil.rmtree(folder)
-    print(
-        "\n| model | method | tokens/s | × TRL's defaults | utilisation | peak GiB | planned GiB | planned tokens/s |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for shape, method, ours, theirs in table:
+    heads = ["model", "method", "rows", "pass", "tokens/s", "× TRL's defaults", "utilisation", "peak GiB",
+             "planned GiB", "planned tokens/s"]  # fmt: skip
+    print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for shape, method, a_step, ours, theirs in table:
         if "failed" in ours:
-            print(f"| {shape} | {method} | {ours['failed']} |")
+            print(f"| {shape} | {method} | {a_step} | {ours['failed']} |")
             continue
         times = ours["tokens_per_second"] / theirs["tokens_per_second"] if "tokens_per_second" in theirs else None
         print(
-            f"| {shape} | {method} | {ours['tokens_per_second']:,.0f} | {f'{times:.2f}' if times else '–'} | "
+            f"| {shape} | {method} | {a_step} | {ours['settings']['packing_length'] or '–'} | "
+            f"{ours['tokens_per_second']:,.0f} | {f'{times:.2f}' if times else '–'} | "
             f"{ours['utilisation']:.0%} | {ours.get('peak_gb', 0):.1f} | {ours['promised_gb']:.1f} | "
             f"{ours['promised_tokens_per_second']:,.0f} |"
         )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from types import MethodType
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from trl.trainer import utils as trl_utils
 
 HEAD_COLUMNS = 2048  # of the vocabulary at once, on a CPU
+M_MMAP_THRESHOLD = -3  # of malloc.h
+LARGE_TENSOR = 2 * 1024**2  # bytes
 
 
 def score_trained_tokens_only() -> None:
@@ -28,14 +31,15 @@ def score_trained_tokens_only() -> None:
         trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_COLUMNS
 
 
-def use_liger_kernels(model: PreTrainedModel) -> None:
-    """Norms, rotary embedding and gated MLP as one Triton kernel each (https://arxiv.org/abs/2410.10989).
+def give_freed_memory_back() -> None:
+    """For checkpointing on a CPU: what a layer needed only while it was computed goes back to the system at once.
 
-    Leaves a model alone whose architecture Liger does not know. The loss stays with TRL's fused head.
+    glibc serves what is as large as something freed before from one heap, and there the hidden states that are kept lie
+    between the tensors that are not: a step of 16 layers took 0.83 GiB for 0.23 GiB of values. Each large tensor has
+    pages of its own after this; other C libraries are left alone.
     """
-    from transformers.integrations.liger import apply_liger_kernel
-
-    apply_liger_kernel(model, {"fused_linear_cross_entropy": False, "cross_entropy": False})
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_TENSOR)
 
 
 def fuse_adapters(model: nn.Module) -> int:

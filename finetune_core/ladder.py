@@ -22,11 +22,21 @@ FAMILIES = (  # on the Hub, smallest first
 )  # fmt: skip
 
 
-def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool = False) -> list[Suggestion]:
+def rungs_of(resolved: Recipe, longest: int, machine: Machine) -> tuple[Suggestion, ...]:
+    """The whole ladder of a plan, for a new run."""
+    gentle = gentle_rungs(resolved, longest, machine)
+    shares = any(rung.changes.get("fsdp") for rung in gentle)
+    return (*([] if shares else wider_rungs(resolved, len(machine.gpus))), *gentle, *harder_rungs(resolved))
+
+
+def gentle_rungs(
+    resolved: Recipe, longest: int, machine: Machine, learned: bool = False, can_share: bool = True
+) -> list[Suggestion]:
     """What may be done without asking, in this order: the rows and tokens that are learned stay the same.
 
     `longest`: tokens of the longest training row, which a pack has to hold. `learned`: there is a checkpoint to go on
-    from, which has its moments in the format of its optimizer.
+    from, which has its moments in the format of its optimizer, and where all weights move on one process.
+    `can_share`: False if the model is known to be none whose weights processes can share.
     """
     rungs = []
     rows = share(resolved).recipe.per_device_train_batch_size  # in one process
@@ -40,6 +50,9 @@ def gentle_rungs(resolved: Recipe, longest: int, machine: Machine, learned: bool
                 {"per_device_train_batch_size": fewer, "gradient_accumulation_steps": step // fewer},
             )
         )  # fmt: skip
+    can_share = can_share and can_share_weights(resolved) and not (learned and resolved.method == "full")
+    if can_share and not resolved.fsdp:
+        rungs.append(_shared_weights(resolved.num_processes, {"fsdp": True}))
     pack = resolved.packing_length or 0
     if resolved.packing and pack // 2 >= max(longest, SHORTEST_PACK):
         rungs.append(
@@ -88,8 +101,11 @@ def wider_rungs(resolved: Recipe, gpus: int) -> list[Suggestion]:
     light = {} if resolved.optim in (None, FUSED) else {"optim": None}
     if resolved.fsdp or not can_share_weights(resolved.replace(num_processes=processes, **light)):
         return []
-    says = f"The weights shared among {processes} processes (FSDP)"
-    return [Suggestion(says, {"num_processes": processes, "fsdp": True} | light)]
+    return [_shared_weights(processes, {"num_processes": processes, "fsdp": True} | light)]
+
+
+def _shared_weights(processes: int, changes: dict[str, Any]) -> Suggestion:
+    return Suggestion(f"The weights shared among {processes} processes (FSDP)", changes)
 
 
 def harder_rungs(resolved: Recipe) -> list[Suggestion]:
@@ -142,8 +158,8 @@ def as_typed(rung: Suggestion) -> str:
 
 
 def step_down(
-    resolved: Recipe, longest: int, machine: Machine, learned: bool = False
+    resolved: Recipe, longest: int, machine: Machine, learned: bool = False, can_share: bool = True
 ) -> tuple[Recipe, Suggestion] | None:
     """The recipe one rung down, and what was changed; None at the foot of the ladder."""
-    rungs = gentle_rungs(resolved, longest, machine, learned)
+    rungs = gentle_rungs(resolved, longest, machine, learned, can_share)
     return (resolved.replace(**rungs[0].changes), rungs[0]) if rungs else None

@@ -13,6 +13,8 @@ from .machine import Machine
 from .precision import FUSED, Formats
 from .recipe import Recipe
 
+SAME_FREE = 1.05  # free memory goes up and down by some per cent by itself
+
 
 def remember(
     promised: dict[str, Any],
@@ -39,10 +41,38 @@ def remember(
         "peak_gb": round(peak_gb, 3),
         "estimate_gb": promised.get("estimate_gb"),
     }
-    path = cache_dir() / "measured.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    _append(line)
+
+
+def remember_ran_out(promised: dict[str, Any], recipe: Recipe, parameters: int, machine: Machine) -> None:
+    """Append one line: what was estimated, and what was free, when memory ran out."""
+    _append({
+        "machine": _kind(machine),
+        "dtype": recipe.dtype,
+        "method": recipe.method,
+        "optim": recipe.optim,
+        "parameters": parameters,
+        "ran_out_of_gb": promised["available_gb"],
+        "estimate_gb": promised["estimate_gb"],
+    })  # fmt: skip
+
+
+def ran_out(promised: dict[str, Any], recipe: Recipe, parameters: int, machine: Machine) -> bool:
+    """Whether memory ran out here for a training like this one that was to take no more, with no less free.
+
+    The last word counts: one that has run since, and was to take as much, shows that this one fits.
+    """
+    alike = (recipe.method, recipe.optim, parameters)
+    for line in reversed(_like(machine, recipe.dtype or "float32", parameters)):
+        estimate = line.get("estimate_gb")
+        if (line.get("method"), line.get("optim", FUSED), line["parameters"]) != alike or not estimate:
+            continue
+        free_then = line.get("ran_out_of_gb")
+        if free_then is None and estimate >= promised["estimate_gb"]:
+            return False
+        if free_then is not None and estimate <= promised["estimate_gb"]:
+            return promised["available_gb"] <= free_then * SAME_FREE
+    return False
 
 
 def version() -> tuple[int, int]:
@@ -90,6 +120,13 @@ def _like(machine: Machine, dtype: str, parameters: int) -> list[dict[str, Any]]
 
 def _kind(machine: Machine) -> str:
     return machine.gpus[0].name if machine.gpus else f"{machine.kind}-{machine.cores}"
+
+
+def _append(line: dict[str, Any]) -> None:
+    path = cache_dir() / "measured.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _lines() -> list[dict[str, Any]]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from .recipe import Recipe
 
 SAMPLE = 20_000  # rows whose batches are worked out; the rest is taken to be alike
 GROUPED_STEPS = 50  # most steps that transformers' LengthGroupedSampler sorts together
@@ -70,3 +73,57 @@ def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1, grou
         group = sample[first::groups]  # every so-many-th of the sorted rows stands for a random draw
         slots += sum(len(rows) * rows[-1] for rows in (group[at : at + batch] for at in range(0, len(group), batch)))
     return sum(sample) / slots
+
+
+def packed(
+    recipe: Recipe,
+    model_type: str,
+    lengths: Sequence[int],
+    room: int,
+    rows_per_step: int,
+    most: int,
+    reasons: list[str],
+) -> dict[str, Any]:
+    """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing.
+
+    A recipe that says how long its packs are and has one in a batch was planned before: its accumulation counts packs.
+    `room`: tokens of the longest training or validation row, which a pack has to hold: TRL would cut it. `most`: tokens
+    that a pack holds otherwise; what a step has more is dealt out evenly.
+    """
+    mean, longest = sum(lengths) / len(lengths), max(lengths)
+    plain = {
+        "packing": False,
+        "packing_length": None,
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+    }
+    if recipe.packing is False or (recipe.packing is None and (len(lengths) < 2 or rows_per_step == 1)):
+        return plain
+    exact = packs_exactly(model_type)
+    if recipe.packing is None and not exact:
+        reasons.append(
+            f"No packing: in the architecture {model_type or 'of this model'} packed rows are not known to be "
+            "kept apart. Rows of like length share a batch instead."
+        )
+        return plain
+    wanted = rows_per_step * mean
+    each = wanted / recipe.num_processes
+    even = math.ceil(each / math.ceil(each / most) / 64) * 64
+    length = max(recipe.packing_length or max(longest, even), room)
+    if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
+        return plain  # rows of one length: nothing to gain
+    filled = filled_share(lengths, length)
+    padded = padded_share(lengths, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps)
+    reasons.append(
+        f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; "
+        + ("rows do not see each other." if exact else
+           f"as you asked, though in the architecture {model_type or 'of this model'} rows may see each other.")
+    )  # fmt: skip
+    return {
+        "packing": True,
+        "packing_length": length,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps
+        if recipe.packing_length and recipe.per_device_train_batch_size == 1
+        else max(1, round(wanted / (length * filled))),
+    }

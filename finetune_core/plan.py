@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from .facts import ModelFacts
-from .ladder import gentle_rungs, harder_rungs, wider_rungs
+from .ladder import rungs_of
 from .machine import GIB, Machine
 from .memory import corrected, memory_parts
-from .packing import filled_share, packs_exactly, padded_share
+from .pace import LONGER, default_rate, expected_speed, flops_per_token, usual_pass, waiting_seconds
+from .packing import SAMPLE, attends_by_row, filled_share, packed, padded_share
 from .precision import BYTES, Formats, formats
 from .recipe import Recipe, Suggestion
 from .sharing import can_share_weights, share, weights_shared
 
-# Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
-# we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
-CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
-GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 440e12, "H200": 440e12}
-UNKNOWN_GPU_RATE = 30e12
 ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
-# However few the tokens, a GPU waits this long for what one layer asks of it, forward and back: the measured time of
-# small models on an H100 (benchmarks/gpu.md). It depends on the processor beside it more than on the GPU.
-LAYER_SECONDS = {"full": 0.006, "lora": 0.0085, "qlora": 0.0125}
+LEAST_GAIN = 1.05  # in speed by a pass twice as long, which takes memory that something else may want
 BOLD_RATE = 5  # times the usual learning rate: somebody is asked whether that is meant
 
 
@@ -43,6 +38,7 @@ class Plan:
     advice: tuple[Suggestion, ...] = ()  # what else a person may not have meant
     rate_is_measured: bool = False
     memory_is_measured: bool = False
+    ran_out: bool = False  # memory ran out here when this, or what was to take no more, was measured
     flops_per_token: float = 0.0  # of a real token, with its part of the padding
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +71,7 @@ class Plan:
             "tokens_per_second": round(self.tokens_per_second, 1),
             "rate_is_measured": self.rate_is_measured,
             "memory_is_measured": self.memory_is_measured,
+            "ran_out": self.ran_out,
             "flops_per_token": self.flops_per_token,
             "estimate_gb": self.estimate_gb,
             "settings": self.settings,
@@ -101,15 +98,68 @@ def make_plan(
     `lengths`, `validation_lengths`: tokens of each row as rendered, uncut; `trained_tokens`: those of the training rows
     that are learned (all, if not known). `measured_rate`: FLOP/s that earlier runs reached here; `memory_factor`: what
     they took for each GiB estimated.
-    The effective batch (rows per step: per_device_train_batch_size x gradient_accumulation_steps) is kept.
+    The effective batch (rows per step: per_device_train_batch_size x gradient_accumulation_steps) is kept. Packs are as
+    long as one step fills, up to the tokens of a usual pass; on a GPU up to the longest of `pace.LONGER` that is roomy
+    with the settings of a usual one and, by `pace.expected_speed`, gains by each doubling.
     """
+    make = partial(
+        _with_passes_of,
+        recipe=recipe,
+        facts=facts,
+        machine=machine,
+        measured_rate=measured_rate,
+        validation_lengths=validation_lengths,
+        memory_factor=memory_factor,
+        kept_in=kept_in or formats(recipe, machine)[0],
+    )
+    most = usual_pass(machine)
+    if machine.gpus and recipe.packing_length is None and attends_by_row(facts.model_type):
+        sample = lengths[:: math.ceil(len(lengths) / SAMPLE) or 1]
+        trained = trained_tokens and round(trained_tokens * len(sample) / len(lengths))
+        most = _longest_pass(partial(make, lengths=sample, trained_tokens=trained), most)
+    plan, _ = make(most, lengths=lengths, trained_tokens=trained_tokens)
+    if most == usual_pass(machine):
+        return plan
+    says = (
+        f"Passes of {plan.recipe.packing_length:,} tokens: a layer of so small a model takes this GPU as long for "
+        "fewer. Expected, not measured; where memory runs out, they are halved."
+    )
+    return replace(plan, reasons=(*plan.reasons, says))
+
+
+def _longest_pass(make: Callable[[int], tuple[Plan, float]], most: int) -> int:
+    """Tokens of a pass: as many as fit well and still gain. A row is attended to by itself, so no mask grows."""
+    made, speed = make(most)
+    for tokens in LONGER:
+        if not made.recipe.packing or made.recipe.gradient_accumulation_steps <= made.recipe.num_processes:
+            break  # a step has no more
+        longer, faster = make(tokens)
+        same = all(longer.settings[name] == made.settings[name] for name in ("fsdp", "gradient_checkpointing"))
+        if not (longer.fits == "fits" and same and faster > LEAST_GAIN * speed):
+            break
+        made, speed, most = longer, faster, tokens
+    return most
+
+
+def _with_passes_of(
+    most: int,
+    recipe: Recipe,
+    facts: ModelFacts,
+    lengths: Sequence[int],
+    machine: Machine,
+    measured_rate: float | None,
+    validation_lengths: Sequence[int],
+    trained_tokens: int | None,
+    memory_factor: float | None,
+    kept_in: Formats,
+) -> tuple[Plan, float]:
+    """The plan with packs of at most so many tokens, and the tokens a second expected before anything is measured."""
     reasons: list[str] = []
     kept = [min(length, recipe.max_length) for length in lengths] or [1]
     watched = [min(length, recipe.max_length) for length in validation_lengths]
     longest = max(max(kept), max(watched, default=0))
     values: dict[str, Any] = {}
 
-    kept_in = kept_in or formats(recipe, machine)[0]
     values["dtype"], values["optim"] = kept_in.dtype, kept_in.optim
     if kept_in.reason:
         reasons.append(kept_in.reason)
@@ -123,7 +173,7 @@ def make_plan(
     values["learning_rate"] = recipe.learning_rate or usual
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    values |= _packing(recipe, facts, kept, longest, rows_per_step, machine, reasons)
+    values |= packed(recipe, facts.model_type, kept, longest, rows_per_step, most, reasons)
     values["train_sampling_strategy"] = (
         "random" if values["packing"] else recipe.train_sampling_strategy or "group_by_length"
     )
@@ -180,25 +230,25 @@ def make_plan(
         reasons.append("With `pip install bitsandbytes`, weights in 4 bits (QLoRA) and moments in 8 would need less.")
     tokens = sum(kept)
     computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
-    rate = measured_rate or default_rate(machine, computes_in)
-    if machine.gpus:  # processes on a CPU share its cores
-        rate *= processes
+    together = processes if machine.gpus else 1  # processes on a CPU share its cores
     trained_share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
     per_token = flops_per_token(facts, recipe.method, checkpointing, trained_share, tokens / len(kept))
     if not values["packing"]:
         grouped = values["train_sampling_strategy"] == "group_by_length"
         batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
         per_token /= padded_share(kept, batch, accumulation, grouped)
-    tokens_per_second = rate / per_token
-    if machine.gpus and measured_rate is None:
-        full = filled_share(kept, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
-        waits = LAYER_SECONDS[recipe.method] * facts.layers * (4 / 3 if checkpointing else 1)
-        tokens_per_second = min(tokens_per_second, slots * full * processes / waits)
+    full = filled_share(kept, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
+    expected = expected_speed(
+        default_rate(machine, computes_in) / per_token,
+        slots * full,
+        waiting_seconds(machine, recipe.method, facts, checkpointing),
+    )
+    tokens_per_second = (measured_rate / per_token if measured_rate else expected) * together
     share_done = steps / max(steps_per_epoch, 1)
     looks = steps // values["eval_steps"]
     seconds = tokens * share_done / tokens_per_second + looks * sum(watched) / (3 * tokens_per_second)
     resolved = recipe.replace(**values)
-    return Plan(
+    plan = Plan(
         recipe=resolved,
         steps=steps,
         seconds=seconds,
@@ -208,11 +258,7 @@ def make_plan(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        ladder=(
-            *wider_rungs(resolved, len(machine.gpus)),
-            *gentle_rungs(resolved, longest, machine),
-            *harder_rungs(resolved),
-        ),
+        ladder=rungs_of(resolved, longest, machine),
         advice=_usual_rate(resolved.learning_rate, usual),
         rate_is_measured=measured_rate is not None,
         memory_is_measured=memory_factor is not None,
@@ -220,6 +266,7 @@ def make_plan(
         estimate_gb=estimate["total"],
         settings=values,
     )
+    return plan, expected * together
 
 
 def default_learning_rate(method: str, parameters: int) -> float:
@@ -236,86 +283,6 @@ def _usual_rate(rate: float, usual: float) -> tuple[Suggestion, ...]:
         return ()
     says = f"Learning rate {usual:g}, as is usual for a model of this size; {rate:g} may unlearn more than it teaches"
     return (Suggestion(says, {"learning_rate": None}),)
-
-
-def flops_per_token(
-    facts: ModelFacts, method: str, checkpointing: bool, trained_share: float = 1.0, mean_length: float = 0.0
-) -> float:
-    """FLOP for one token of a row: forward 2N, backward to the activations 2N, to the weights 2N (full only); once
-    more forward if checkpointed; attention 4 x length x width a layer each way. The head is met by the trained tokens
-    alone: forward, again in the backward pass, and back (Kaplan et al. 2020, appendix A, for 2N a token).
-    """
-    passes = 2 + (1 if method == "full" else 0) + (1 if checkpointing else 0)
-    attention = 4 * mean_length * facts.heads * facts.head_dim * facts.layers
-    head = 2.0 * facts.vocab_size * facts.hidden_size * (3 + (1 if method == "full" else 0)) * trained_share
-    return (2.0 * facts.block_parameters + attention) * passes + head
-
-
-def default_rate(machine: Machine, dtype: str) -> float:
-    """FLOP/s to expect in training on this machine, before anything was measured."""
-    if machine.gpus:
-        known = max((name for name in GPU_RATE if name in machine.gpus[0].name), key=len, default="")  # L40S, not L4
-        rate = GPU_RATE.get(known, UNKNOWN_GPU_RATE)
-        return rate if dtype != "float32" else rate / 4
-    fast = machine.cpu_bf16 and dtype == "bfloat16"
-    return (
-        machine.cores
-        * CPU_RATE_PER_CORE["bfloat16" if fast else "float32"]
-        * (0.1 if dtype != "float32" and not fast else 1)
-    )
-
-
-def _packing(
-    recipe: Recipe,
-    facts: ModelFacts,
-    lengths: Sequence[int],
-    room: int,
-    rows_per_step: int,
-    machine: Machine,
-    reasons: list[str],
-) -> dict[str, Any]:
-    """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing.
-
-    A recipe that says how long its packs are and has one in a batch was planned before: its accumulation counts packs.
-    `room`: tokens of the longest training or validation row, which a pack has to hold: TRL would cut it.
-    """
-    mean, longest = sum(lengths) / len(lengths), max(lengths)
-    plain = {
-        "packing": False,
-        "packing_length": None,
-        "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
-    }
-    if recipe.packing is False or (recipe.packing is None and (len(lengths) < 2 or rows_per_step == 1)):
-        return plain
-    exact = packs_exactly(facts.model_type)
-    if recipe.packing is None and not exact:
-        reasons.append(
-            f"No packing: in the architecture {facts.model_type or 'of this model'} packed rows are not known to be "
-            "kept apart. Rows of like length share a batch instead."
-        )
-        return plain
-    cap = 8192 if machine.gpus else 1024
-    wanted = rows_per_step * mean
-    length = recipe.packing_length or max(longest, min(cap, math.ceil(wanted / recipe.num_processes / 64) * 64))
-    length = max(length, room)
-    if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
-        return plain  # rows of one length: nothing to gain
-    filled = filled_share(lengths, length)
-    padded = padded_share(lengths, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps)
-    reasons.append(
-        f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; "
-        + ("rows do not see each other." if exact else
-           f"as you asked, though in the architecture {facts.model_type or 'of this model'} rows may see each other.")
-    )  # fmt: skip
-    return {
-        "packing": True,
-        "packing_length": length,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps
-        if recipe.packing_length and recipe.per_device_train_batch_size == 1
-        else max(1, round(wanted / (length * filled))),
-    }
 
 
 def _rhythm(recipe: Recipe, steps: int) -> dict[str, int]:

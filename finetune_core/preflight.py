@@ -105,7 +105,10 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
             kept_in,
         )
 
-    return first_that_fits(recipe, machine, make)
+    plan = first_that_fits(recipe, machine, make)
+    if measured.ran_out(plan.as_dict(), plan.recipe, facts.parameters, machine):
+        return replace(plan, fits="no", ran_out=True)
+    return plan
 
 
 def offers(seen: Preflight) -> list[Offer]:

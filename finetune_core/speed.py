@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from . import measured
 from .encoded import encode
 from .errors import FinetuneError
+from .liger import liger_kept_apart
 from .machine import this_machine
 from .model import fetch_model
 from .preflight import Preflight
@@ -57,11 +58,12 @@ def probe(
     with tempfile.TemporaryDirectory() as scratch:
         encoded = encode(rows, seen.tokenizer, asked.max_length, Path(scratch) / "rows.arrow")
         say(None, LOADING)
-        trainer = build_trainer(recipe, folder, Path(scratch), (encoded, None), [clock], machine)
-        if machine.kind != "cpu":  # as a training does
-            dry_run(trainer)
-        say(0.0, MEASURING)
-        trainer.train()
+        with liger_kept_apart():
+            trainer = build_trainer(recipe, folder, Path(scratch), (encoded, None), [clock], machine)
+            if machine.kind != "cpu":  # as a training does
+                dry_run(trainer)
+            say(0.0, MEASURING)
+            trainer.train()
     if should_stop():
         raise StoppedWaiting
     spent = clock.tokens, clock.seconds, peak_memory_gb()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .render import ChatTokenizer
 
 Tell = Callable[..., Event]
+WITHOUT_LIGER = {"use_liger_kernel": False}
 MEASURED_TOKENS, MEASURED_SECONDS = 2000, 5.0  # a shorter training is mostly warm-up and measures nothing
 
 
@@ -217,32 +218,38 @@ def _require_own_rows(run: Run) -> None:
 
 def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: int, gpus: int) -> Any:
     """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
-    recipe = _walked_down(run)
+    recipe, back = _walked_down(run), {}
     while True:
         try:
             return learn(recipe)
         except (RuntimeError, MemoryError, FinetuneError) as error:
             told = explain(error)
-            if told.code != "out-of-memory":
+            if told.code == "liger-unusable" and recipe.use_liger_kernel:
+                recipe = recipe.replace(**WITHOUT_LIGER)
+                says = f"{told.problem} Going on without it, which takes more memory."
+                tell("warning", code="stepped-down", says=says, changes=WITHOUT_LIGER)
+                _free_memory()
+                continue
+            if told.code == "no-fsdp" and recipe.fsdp and not run.recipe.fsdp:  # a rung that this model does not have
+                back = {"fsdp": False}
+                recipe = recipe.replace(**back)
+            elif told.code != "out-of-memory":
                 raise
-            lower = step_down(recipe, longest, this_machine(), bool(run.checkpoints()))
+            lower = step_down(recipe, longest, this_machine(), bool(run.checkpoints()), can_share=not back)
             if lower is None:
-                raise _at_the_foot(recipe, told, gpus) from error
+                raise _at_the_foot(recipe, told, gpus, can_share=not back) from error
             recipe, rung = lower
-        tell(
-            "warning",
-            code="stepped-down",
-            says=f"It did not fit in memory. Now with: {rung.says}.",
-            changes=rung.changes,
-        )
+        why = "It did not fit in memory." if told.code == "out-of-memory" else told.problem
+        says = f"{why} Now with: {rung.says}."
+        tell("warning", code="stepped-down", says=says, changes=back | rung.changes)
         _free_memory()
 
 
-def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int) -> FinetuneError:
+def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int, can_share: bool) -> FinetuneError:
     """Memory ran out although everything was tried that leaves the rows and the method as they are."""
-    rungs = (*wider_rungs(recipe, gpus), *harder_rungs(recipe))
+    rungs = (*(wider_rungs(recipe, gpus) if can_share else ()), *harder_rungs(recipe))
     fix = f"Start again. {' Or: '.join(map(as_typed, rungs))}" if rungs else "Choose a machine with more memory."
-    return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, told.code)
+    return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, "out-of-memory")
 
 
 def _walked_down(run: Run) -> Recipe:
@@ -275,6 +282,21 @@ def learn(
 
     Of several processes (recipe.num_processes), each comes here, with its share of a step; the first one saves.
     """
+    from .liger import liger_kept_apart
+
+    with liger_kept_apart():
+        return _learn_here(run, recipe, folder, tokenizer, rows, sample, tell)
+
+
+def _learn_here(
+    run: Run,
+    recipe: Recipe,
+    folder: Path,
+    tokenizer: ChatTokenizer,
+    rows: Sets,
+    sample: list[dict],
+    tell: Tell,
+) -> tuple[str, dict[str, Any]]:
     from .model import save_tokenizer
     from .trainer import build_trainer, dry_run
     from .watching import Diary

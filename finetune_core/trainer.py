@@ -19,8 +19,9 @@ from trl import SFTConfig, SFTTrainer
 from .attention import attend_rows_apart
 from .encoded import token_lengths
 from .errors import FinetuneError
-from .fast import fuse_adapters, score_trained_tokens_only, use_liger_kernels
+from .fast import fuse_adapters, give_freed_memory_back, score_trained_tokens_only
 from .grouping import RowsTrainer
+from .liger import use_liger_kernels
 from .machine import Machine
 from .model import load_base
 from .packing import attends_by_row
@@ -37,7 +38,10 @@ def build_trainer(
     callbacks: Sequence[Any],
     machine: Machine,
 ) -> SFTTrainer:
-    """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows."""
+    """The trainer with the model loaded from `folder`. `rows`: encoded training and validation rows.
+
+    Within `liger.liger_kept_apart`, for as long as the model is used.
+    """
     set_seed(recipe.seed)
     train_set, validation_set = rows
     # before the weights: it joins the processes that take shares of them
@@ -63,6 +67,8 @@ def build_trainer(
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
     score_trained_tokens_only()
+    if recipe.gradient_checkpointing and machine.kind == "cpu":
+        give_freed_memory_back()
     kind = ShardedTrainer if recipe.fsdp else SharedTrainer if recipe.num_processes > 1 else RowsTrainer
     trainer = kind(
         model=model,

@@ -17,12 +17,12 @@ from . import hub, launch
 from .errors import FinetuneError, refusal
 from .events import Event
 from .fitting import STARTER_PRESET, Fitting, better_preset
-from .ladder import as_overrides
+from .ladder import as_overrides, as_typed
 from .locks import is_held, lock_at
 from .machine import this_machine
 from .output import Output
 from .progress import summarize
-from .recipe import STARTER_MODEL, Recipe, list_presets, resolve_recipe
+from .recipe import STARTER_MODEL, Recipe, Suggestion, list_presets, resolve_recipe
 from .run import Run, list_runs
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check(options: argparse.Namespace, out: Output) -> int:
     for found in seen.diagnosis.findings:
         lines.append(f"  {found.level:8}{found.says} {found.fix}")
         if found.suggestion:
-            lines.append(f"{'':10}{found.suggestion.says}: {_as_typed(found.suggestion.changes)}")
+            lines.append(f"{'':10}{found.suggestion.says}: {repair_as_typed(found.suggestion.changes)}")
     better = better_preset(seen)
     out.give(answer | {"better_preset": better and better.as_dict()}, "\n".join([*lines, *words_of_better(better)]))
     return REFUSED if answer["verdict"] == "blocked" else GOOD
@@ -202,10 +202,10 @@ def env(options: argparse.Namespace, out: Output) -> int:
 # --- parts of verbs ---
 
 
-def _as_typed(changes: dict[str, Any]) -> str:
+def repair_as_typed(changes: dict[str, Any]) -> str:
     """A repair as it is written behind the command.
 
-    >>> _as_typed({"fixes": ["drop-leaks", "drop-duplicates"]}), _as_typed({"columns": {"prompt": "My question"}})
+    >>> repair_as_typed({"fixes": ["drop-leaks", "drop-duplicates"]}), repair_as_typed({"columns": {"prompt": "My question"}})
     ('fixes=drop-leaks,drop-duplicates', "'columns.prompt=My question'")
     """
     words = []
@@ -238,9 +238,20 @@ def _run_to_train(options: argparse.Namespace, out: Output) -> Run:
     recipe = resolve_recipe(options.recipe, options.overrides)
     bring_starter(recipe, out)
     run = create_run(recipe, options.runs_dir, token=os.environ.get("HF_TOKEN"))
-    for passed in (run.plan() or {}).get("passed") or ():
+    promised = run.plan() or {}
+    for passed in promised.get("passed") or ():
         out.say(f"warning: {passed['says']}")
+    if promised.get("fits") == "no":
+        out.say(f"warning: {too_large(promised)}")
     return run
+
+
+def too_large(promised: dict[str, Any]) -> str:
+    """Why a plan (`Plan.as_dict`) does not fit, and what would need less."""
+    needs = f"It needs {promised['memory_gb']['total']:.1f} GB, and {promised['available_gb']:.1f} are free."
+    says = "Memory ran out when it was measured." if promised["ran_out"] else needs
+    rungs = [as_typed(Suggestion(rung["says"], rung["changes"])) for rung in promised["suggestions"][:1]]
+    return " Or: ".join([f"It does not fit on this machine. {says}", *rungs])
 
 
 def run_to_go_on(options: argparse.Namespace) -> Run | None:

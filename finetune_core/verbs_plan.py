@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from . import measured
 from .errors import FinetuneError, explain
 from .fitting import better_preset
 from .ladder import as_overrides, as_typed
@@ -35,7 +36,8 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     made, offers = seen.plan, offers_for(seen)
     total = made.memory_gb["total"]
     words = f"{made.fits}: {total:.1f} of {made.available_gb:.1f} GB, {made.steps} steps, about {made.seconds:.0f} s\n"
-    lines = [f"  {reason}" for reason in made.reasons]
+    lines = ["  Memory ran out when it was measured."] if made.ran_out else []
+    lines += [f"  {reason}" for reason in made.reasons]
     lines += [f"  Or: {suggestion.says} ({as_overrides(suggestion.changes)})" for suggestion in made.suggestions]
     lines += ["On the usual GPUs (estimated):"]
     for offer in offers:
@@ -94,6 +96,7 @@ def measure(options: argparse.Namespace, out: Output) -> Preflight:
             except (RuntimeError, MemoryError) as error:
                 if explain(error).code != "out-of-memory":
                     raise
+                measured.remember_ran_out(seen.plan.as_dict(), seen.plan.recipe, seen.facts.parameters, machine)
                 raise _too_large(seen.plan.ladder) from error
         say(1.0, made={"tokens_per_second": round(tokens / seconds, 1), "peak_gb": round(peak, 3)})
     return replace(seen, plan=plan_for(seen.recipe, seen.facts, seen.diagnosis, machine))

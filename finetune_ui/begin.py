@@ -16,7 +16,7 @@ from finetune_core.errors import FinetuneError, explain
 from finetune_core.recipe import Recipe
 from finetune_core.turn import is_taken
 
-from . import form, place, visitor, words, words_place, words_plan, words_share, words_space
+from . import form, place, scripts, visitor, words, words_place, words_plan, words_share, words_space
 from .look import html
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Begin:
     start: gr.Button
     see: gr.Button
     problem: gr.HTML
+    says: gr.HTML
 
 
 def build(page: Page) -> Begin:
@@ -43,10 +44,10 @@ def build(page: Page) -> Begin:
     with gr.Column(elem_classes="begin", elem_id="begin") as bar:
         problem = html("", elem_classes="begin-problem", js_on_load=words_share.COPY_JS)
         with gr.Row(elem_classes="begin-row"):
-            says = html(words_plan.bar_waiting())
+            says = html(words_plan.bar_waiting(), js_on_load=scripts.PLAN)
             see = gr.Button(words_plan.SEE_CHECK, size="md", min_width=120, scale=0)
             start = gr.Button(words_plan.START, variant="primary", size="md", min_width=150, scale=0)
-    return Begin(bar, draft, (says, see, start), start, see, problem)
+    return Begin(bar, draft, (says, see, start), start, see, problem, says)
 
 
 def press(

@@ -70,9 +70,6 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any], on: gr.State) -> Check
         )
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
-    def on_apply(event: gr.EventData, *values: Any) -> list[Any]:
-        return apply(looks, event, *values)
-
     def on_map(event: gr.EventData, *values: Any) -> list[Any]:
         return map_column(looks, event, *values)
 
@@ -83,8 +80,8 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any], on: gr.State) -> Check
         return try_out(looks, event, now, *values)
 
     fills = (
-        findings.apply(on_apply, [undo, *boxes], [undo, *boxes], **QUICK),
-        plan.apply(on_apply, [undo, *boxes], [undo, *boxes], **QUICK),
+        on_apply(findings, looks, undo, boxes),
+        on_apply(plan, looks, undo, boxes),
         findings.undo(take_back, [undo, *boxes], [undo, *boxes], **QUICK),
         findings.unrepair(unrepair, [undo, *boxes], [undo, *boxes], **QUICK),
         rows.map(on_map, [undo, *boxes], [undo, *boxes], **QUICK),
@@ -107,6 +104,15 @@ def build(page: Page, looks: Looks, boxes: Sequence[Any], on: gr.State) -> Check
     )
     outputs = (verdict, findings, tokens, rows, lengths, plan, save)
     return Checked(panel, row, said, undo, trial, measured, outputs, fills, turns, again)
+
+
+def on_apply(part: gr.HTML, looks: Looks, undo: gr.State, boxes: Sequence[Any]) -> Any:
+    """The event of a click on what this part offers to change."""
+
+    def applied(event: gr.EventData, *values: Any) -> list[Any]:
+        return apply(looks, event, *values)
+
+    return part.apply(applied, [undo, *boxes], [undo, *boxes], **QUICK)
 
 
 # --- handlers: what a click changes ---
@@ -250,12 +256,13 @@ def show(
     said: Said,
     undo: Sequence[Any],
     trial: trials.Shown | None = None,
-    measured: measuring.Shown = measuring.Shown(),
+    measured: str = "",
     rented: str | None = "",
 ) -> tuple[Any, ...]:
     """Everything in `outputs`: while it is read, when it failed, and when it is known.
 
-    rented: name of the hardware that it would run on, if that is not this machine; None where there is no plan yet.
+    measured: html of what was measured. rented: name of the hardware that it would run on, if that is not this
+    machine; None where there is no plan yet.
     """
     if problem or (look and look.error):
         fixes = look.recipe.fixes if look else ()

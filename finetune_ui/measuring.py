@@ -36,14 +36,6 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The lowest part of the plan's card, and whether memory ran out."""
-
-    html: str = ""
-    too_large: bool = False
-
-
-@dataclass(frozen=True)
 class Measuring:
     drawn: gr.State
     outputs: tuple[Any, ...]  # what show() fills beside the card
@@ -113,29 +105,28 @@ def tick(runs_dir: Path, looks: Looks, step: str, on: str, drawn: Drawn, *boxes:
 # --- drawing ---
 
 
-def show(runs_dir: Path, look: Look | None, drawn: Drawn) -> tuple[Shown, Drawn, gr.Timer]:
-    """What is to be said about measuring this recipe, from the job's folder: a page that is loaded again goes on."""
+def show(runs_dir: Path, look: Look | None, drawn: Drawn) -> tuple[str, Drawn, gr.Timer]:
+    """(html of the plan's card, drawn, clock): what is to be said about measuring this recipe, from the job's folder,
+    so that a page that is loaded again goes on."""
     rest = gr.Timer(active=False)
     asker = visitor.now()
     if look is None or look.seen is None or look.seen.diagnosis.verdict == "blocked" or not asker.may_use_machine:
-        return Shown(), drawn, rest
+        return "", drawn, rest
     key = launch.key_of(look.recipe, asker.name, "plan")
     try:
         job = job_of(runs_dir, "plan", key)
     except FinetuneError:  # somebody else's
-        return Shown(), drawn, rest
+        return "", drawn, rest
     said, ending = job.said(), job.is_asked_to_stop()
     refused = drawn.refused if drawn.key == key else None
     now = Drawn(key, (said, ending), refused)
-    too_large = said is not None and (said.error or {}).get("code") == "out-of-memory"
-    shown = Shown(words_measure.measurement(said, refused, ending), too_large)
-    return shown, now, gr.Timer(active=goes_on(said))
+    return words_measure.measurement(said, refused, ending), now, gr.Timer(active=goes_on(said))
 
 
-def plan_card(look: Look, shown: Shown, rented: str = "") -> str:
-    """The plan of what was looked at, with its measurement; or for hardware of this name, which is rented."""
+def plan_card(look: Look, measurement: str, rented: str = "") -> str:
+    """The plan of what was looked at, with its measurement (html); or for hardware of this name, which is rented."""
     recipe, seen = look.recipe, look.seen
     if rented:
         return words_plan.plan(seen.plan, rented=rented)
     offers = look.once(("offers", recipe.model_dump_json()), lambda: preflight.offers(seen))
-    return words_plan.plan(seen.plan, offers, shown.html, shown.too_large)
+    return words_plan.plan(seen.plan, offers, measurement)

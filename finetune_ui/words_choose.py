@@ -286,7 +286,7 @@ def left_open(chosen: Any) -> str:
 
 def model_facts(plan: Any, facts: Any) -> tuple[str, str, str]:
     """(badge, tone, facts) for a model whose plan is known."""
-    need = f"{gib(plan.memory_gb['total'])} of {gib(plan.available_gb)}"
+    need = "as measured" if plan.ran_out else f"{gib(plan.memory_gb['total'])} of {gib(plan.available_gb)}"
     badge, tone = {"fits": (f"Fits · {need}", "good"), "tight": (f"Tight · {need}", "warn")}.get(
         plan.fits, (f"Too large · {need}", "bad")
     )

@@ -22,12 +22,9 @@ PART_WORDS = {
 }
 
 
-def plan(
-    made: Any, offers: Sequence[Any] = (), measurement: str = "", too_large: bool = False, rented: str = ""
-) -> str:
+def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", rented: str = "") -> str:
     """Memory by part against what there is, minutes, why each setting, the same on other hardware, and `measurement`
-    (html). too_large: memory ran out while it was measured, whatever was estimated. rented: name of the hardware that
-    it is planned for, if it is not this machine."""
+    (html). rented: name of the hardware that it is planned for, if it is not this machine."""
     total, available = made.memory_gb["total"], made.available_gb
     scale = max(total, available) or 1
     parts = [(name, amount) for name, amount in made.memory_gb.items() if name != "total"]
@@ -42,10 +39,10 @@ def plan(
     fits, tone = {
         "fits": ("Fits", "good"),
         "tight": ("Tight", "warn"),
-    }.get("no" if too_large else made.fits, ("Does not fit", "bad"))
+    }.get(made.fits, ("Does not fit", "bad"))
     reasons = "".join(f"<li>{esc(reason)}</li>" for reason in made.reasons)
     # less memory is looked for here: on rented hardware the next larger one is a click away
-    offered = made.advice if rented else made.ladder if too_large else made.suggestions
+    offered = made.advice if rented else made.suggestions
     ladder = "".join(
         f"<li><span>{esc(suggestion.says)}</span>"
         f'<button type="button" class="btn" data-ladder="{esc(suggestion.says)}">Apply</button></li>'
@@ -141,11 +138,14 @@ def money(dollars: float) -> str:
 
 def cost(made: Any) -> str:
     """On a preset's card: how long here."""
+    if made.ran_out:
+        return RAN_OUT.lower()
     if made.fits == "no":
         return f"needs {gib(made.memory_gb['total'])}, {gib(made.available_gb)} are free"
     return f"about {roughly(made.seconds)} here"
 
 
+RAN_OUT = "Memory ran out when it was measured"
 NEEDS_GPU = "needs an NVIDIA GPU"
 COST_UNKNOWN = "time not known yet"
 NEEDS_DOWNLOAD = "its model is downloaded first"
@@ -154,11 +154,12 @@ NEEDS_DOWNLOAD = "its model is downloaded first"
 # --- the bar with Start ---
 
 
-def bar(title: str, under: str = "", tone: str = "") -> str:
+def bar(title: str, under: str = "", tone: str = "", way: str = "") -> str:
+    """way: html of a button that leads on."""
     drawing = {"good": "check", "warn": "warn", "bad": "cross"}.get(tone)
     mark = f'<span class="bar-mark {tone or "turning"}">{icon(drawing) if drawing else ""}</span>'
     below = f"<span>{ticked(under)}</span>" if under else ""
-    return f'<div class="start-says num" role="status">{mark}<div><b>{ticked(title)}</b>{below}</div></div>'
+    return f'<div class="start-says num" role="status">{mark}<div><b>{ticked(title)}</b>{below}{way}</div></div>'
 
 
 def bar_ready(diagnosis: Any, made: Any, queued: bool, rented: str = "") -> str:
@@ -175,7 +176,9 @@ def bar_ready(diagnosis: Any, made: Any, queued: bool, rented: str = "") -> str:
         return bar("The rows are not ready yet", "The check says what is wrong and what would fix it", "bad")
     if made.fits == "no":
         need = f"It needs {gib(made.memory_gb['total'])}, and {gib(made.available_gb)} are free"
-        return bar("Does not fit on this machine", need, "warn")
+        rung = made.ladder[0].says if made.ladder else ""
+        way = f'<button type="button" class="btn quiet" data-ladder="{esc(rung)}">{esc(rung)}</button>' if rung else ""
+        return bar("Does not fit on this machine", RAN_OUT if made.ran_out else need, "warn", way)
     if warnings:
         return bar(f"Ready, with {many(warnings, 'warning')}", under, "warn")
     return bar("Ready to train", under, "good")

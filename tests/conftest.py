@@ -177,11 +177,12 @@ def trained(tmp_path_factory, tiny_model_dir):
     made = {}
 
     def go(processes, **values):
-        recipe = Recipe(
-            model_name_or_path=str(tiny_model_dir), dataset_name=str(rows), max_steps=20, evaluate=False,
-            num_processes=processes, logging_steps=1, eval_steps=10, save_steps=10, learning_rate=1e-2, dtype="float32",
-            **values,
-        )  # fmt: skip
+        usual = {
+            "model_name_or_path": str(tiny_model_dir), "dataset_name": str(rows), "max_steps": 20, "evaluate": False,
+            "num_processes": processes, "logging_steps": 1, "eval_steps": 10, "save_steps": 10, "learning_rate": 1e-2,
+            "dtype": "float32",
+        }  # fmt: skip
+        recipe = Recipe(**usual | values)
         if recipe.as_yaml() not in made:
             run = create_run(recipe, tmp_path_factory.mktemp("runs"))
             seen, began = [], time.monotonic()

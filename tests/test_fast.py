@@ -1,5 +1,10 @@
 """The shortcuts of the training path give the numbers of TRL and peft."""
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import chat_rows
@@ -11,6 +16,8 @@ from finetune_core.attention import attend_rows_apart
 from finetune_core.encoded import encode
 from finetune_core.fast import fuse_adapters, score_trained_tokens_only
 from finetune_core.render import load_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def adapted(folder, dtype=torch.float32, **changes):
@@ -131,3 +138,41 @@ def test_only_the_trained_positions_meet_the_head(tiny_model_dir, monkeypatch):
     labels[:, :25] = -100
     model(input_ids=IDS, labels=labels, fused_lm_head=True)
     assert seen == [2 * 5]
+
+
+LAYERS = """
+import torch
+from finetune_core.fast import give_freed_memory_back
+
+def taken():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+give_freed_memory_back()
+before, kept = taken(), []
+for _ in range(24):
+    hidden, inner = torch.zeros(1_150_000), [torch.zeros(3_000_000) for _ in range(3)]
+    attended = [torch.zeros(1_150_000) for _ in range(4)]
+    kept.append(hidden)
+    del inner, attended
+print((taken() - before) / sum(4 * each.numel() for each in kept))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of other C libraries nothing is known")
+def test_what_a_checkpointed_layer_needed_for_a_moment_is_given_back():
+    said = subprocess.run([sys.executable, "-c", LAYERS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(said.stdout) < 1.2
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_and_only_then_as_it_costs_time(recipe, tmp_path, monkeypatch, checkpointing):
+    from finetune_core import trainer
+    from finetune_core.machine import Machine
+
+    asked = []
+    monkeypatch.setattr(trainer, "give_freed_memory_back", lambda: asked.append(True))
+    folder = Path(recipe.model_name_or_path)
+    rows = encode(chat_rows(8), load_tokenizer(folder), 128, tmp_path / "rows.arrow")
+    resolved = recipe.replace(gradient_checkpointing=checkpointing)
+    trainer.build_trainer(resolved, folder, tmp_path, (rows, None), [], Machine(2, 16, 12))
+    assert asked == [True] * checkpointing

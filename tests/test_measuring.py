@@ -2,16 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 
 import gradio as gr
 import pytest
 from conftest import chat_rows, write_jsonl
 
-from finetune_core import launch, measured, verbs_plan
+from finetune_core import launch, measured, preflight, verbs_plan
 from finetune_core.cli import main, parser
-from finetune_core.machine import Gpu, Machine
+from finetune_core.machine import Gpu, Machine, this_machine
 from finetune_core.recipe import Recipe
-from finetune_ui import form, measuring, words_measure
+from finetune_ui import begin, check, form, measuring, words_choose, words_measure, words_plan
 from finetune_ui.looking import Looks
 from finetune_ui.measuring import Drawn
 
@@ -91,7 +92,63 @@ def test_memory_that_runs_out_is_told_with_the_next_rung_which_can_be_applied(
         and 'data-ladder="Half the batch' in card
     )
     assert look_at(looks, recipe).seen.plan.ladder[0].changes["per_device_train_batch_size"] == 4
-    assert measured.version() == (0, 0)
+    assert measured.rate_here(this_machine(), "float32", look_at(looks, recipe).seen.facts.parameters) is None
+
+
+@pytest.fixture
+def ran_out(measure, monkeypatch):
+    """`recipe` was measured, and memory ran out."""
+    import torch
+
+    from finetune_core import speed
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(speed, "build_trainer", no_memory)
+        assert measure() == 1
+
+
+def test_the_start_bar_says_it_too_and_the_rung_is_one_click(recipe, runs_dir, looks, ran_out):
+    def bar(recipe):
+        return begin.show(runs_dir, "check", look_at(looks, recipe), (), None)
+
+    says, _, start = bar(recipe)
+    assert "Does not fit on this machine" in says and words_plan.RAN_OUT in says
+    seen = look_at(looks, recipe).seen
+    assert words_choose.model_facts(seen.plan, seen.facts)[0] == "Too large · as measured"
+    assert start["value"] == words_plan.START_ANYWAY
+    click = gr.EventData(None, {"from": "plan", "says": re.search('data-ladder="([^"]+)"', says)[1]})
+    _, *boxes = check.apply(looks, click, (), *form.to_boxes(recipe))
+    assert form.read(boxes).per_device_train_batch_size == 4
+    assert "Ready to train" in bar(form.read(boxes))[0]
+
+
+def test_so_does_train(recipe, runs_dir, tmp_path, ran_out, capsys):
+    file = tmp_path / "recipe.yaml"
+    recipe.replace(evaluate=False, max_steps=1).save(file)
+    assert main(["train", str(file), "--runs-dir", str(runs_dir)]) == 0
+    said = capsys.readouterr().out
+    assert "warning: It does not fit on this machine. Memory ran out when it was measured. Or: Half the batch" in said
+
+
+def test_memory_that_ran_out_counts_for_what_needs_as_much_until_there_is_more_or_it_was_seen_to_fit(
+    recipe, runs_dir, looks, ran_out, tiny_model_dir
+):
+    seen = look_at(looks, recipe).seen
+    machine = this_machine()
+
+    def runs_out(recipe, more_free=0.0):
+        roomier = replace(machine, available_gb=machine.available_gb + more_free)
+        return preflight.plan_for(recipe, seen.facts, seen.diagnosis, roomier).ran_out
+
+    assert runs_out(recipe) and runs_out(recipe.replace(per_device_train_batch_size=32))
+    assert not runs_out(recipe.replace(per_device_train_batch_size=4))
+    assert not runs_out(recipe, more_free=machine.available_gb)
+    assert not runs_out(recipe.replace(method="full"))
+    measured.remember(seen.plan.as_dict(), seen.plan.recipe, tiny_model_dir, machine, 10, 1.0, 1.0)
+    assert not runs_out(recipe)
 
 
 def test_a_measurement_that_is_stopped_keeps_nothing(recipe, runs_dir, looks, measure, monkeypatch):

@@ -11,8 +11,9 @@ from finetune_core.facts import ModelFacts, read_facts
 from finetune_core.ladder import as_overrides, gentle_rungs, smaller_model, step_down
 from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import memory_parts
+from finetune_core.pace import default_rate, flops_per_token
 from finetune_core.packing import filled_share, pack_lengths, padded_share
-from finetune_core.plan import default_rate, flops_per_token, make_plan
+from finetune_core.plan import make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, Formats
 from finetune_core.recipe import STARTER_MODEL, Recipe, recipe_from_preset
 from finetune_ui import words_plan
@@ -21,6 +22,7 @@ PLAIN = {"packing": False, "use_liger_kernel": False}
 LAPTOP = Machine(cores=2, memory_gb=24, available_gb=20)
 T4 = Machine(cores=4, memory_gb=16, available_gb=12, gpus=(Gpu("Tesla T4", 15, 14.6, 7.5),), kind="cuda")
 A100 = Machine(cores=8, memory_gb=64, available_gb=60, gpus=(Gpu("A100", 80, 79, 8.0),), kind="cuda")
+H100 = Machine(cores=16, memory_gb=128, available_gb=120, gpus=(Gpu("NVIDIA H100", 80, 78, 9.0),), kind="cuda")
 WITH_BITS = dataclasses.replace(A100, bitsandbytes=True)
 SMALL = ModelFacts(134_515_008, 576, 30, 49152, 1536, 9, 3, 64, True, 8192, model_type="llama")
 LARGE = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, model_type="llama")
@@ -86,6 +88,55 @@ def test_each_rung_keeps_the_rows_of_a_step(batch, accumulation):
     for rung in gentle_rungs(recipe, 60, WITH_BITS):
         lower = recipe.replace(**rung.changes)
         assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == batch * accumulation
+
+
+MIXED = tuple(100 + (index * 7919) % 300 for index in range(2000))  # tokens, 250 in the mean
+
+
+@pytest.mark.parametrize(
+    ("facts", "rows", "free", "passes"),
+    [
+        (SMALL, 8, 78, (2048, 1)),
+        (SMALL, 64, 78, (16_384, 1)),  # the layers take as long for 8,192
+        (SMALL, 512, 78, (32_768, 4)),
+        (SMALL, 128, 16, (16_384, 2)),  # 32,768 would not leave room
+        (SMALL, 128, 8, (8192, 4)),
+        (LARGE, 128, 78, (8192, 4)),  # it is the products that take the time
+        (dataclasses.replace(SMALL, model_type="olmoe"), 128, 78, (8192, 4)),  # its mask would grow with the square
+    ],
+)
+def test_a_pass_is_as_long_as_fits_well_and_still_gains(facts, rows, free, passes):
+    machine = dataclasses.replace(H100, gpus=(Gpu("NVIDIA H100", 80, free, 9.0),))
+    made = plan(facts, machine, MIXED, per_device_train_batch_size=rows)
+    length, a_step = passes
+    assert made.fits == "fits" and made.recipe.gradient_accumulation_steps == a_step
+    assert made.recipe.packing_length == pytest.approx(length, rel=0.05) and made.recipe.packing_length <= length
+    filled = filled_share(MIXED, made.recipe.packing_length)
+    assert a_step * made.recipe.packing_length * filled == pytest.approx(rows * sum(MIXED) / len(MIXED), rel=0.05)
+    assert any("Expected, not measured" in reason for reason in made.reasons) == (length > 8192)
+
+
+def test_two_processes_have_a_long_pass_each():
+    made = plan(SMALL, dataclasses.replace(H100, gpus=H100.gpus * 2), MIXED, per_device_train_batch_size=128,
+                num_processes=2, num_train_epochs=1)  # fmt: skip
+    assert made.recipe.packing_length == pytest.approx(16_384, rel=0.05) and made.steps == pytest.approx(16, abs=1)
+
+
+def test_a_long_pass_is_halved_before_anything_else_where_memory_runs_out():
+    resolved = plan(SMALL, H100, MIXED, per_device_train_batch_size=128).recipe
+    lengths, packs = [resolved.packing_length], [resolved.gradient_accumulation_steps]
+    for _ in range(2):
+        resolved, _ = step_down(resolved, max(MIXED), H100)
+        lengths.append(resolved.packing_length)
+        packs.append(resolved.gradient_accumulation_steps)
+    assert lengths[0] > 30_000 and [lengths[0] // each for each in lengths] == packs == [1, 2, 4]
+    assert make_plan(resolved, SMALL, MIXED, H100).recipe == resolved  # nor does a plan lengthen it again
+
+
+@pytest.mark.parametrize("rows", [18, 30, 50])
+def test_what_a_step_holds_is_dealt_out_evenly(rows):
+    made = plan(lengths=[60] * 2000, per_device_train_batch_size=rows)
+    assert made.steps == pytest.approx(2000 * made.recipe.num_train_epochs / rows, rel=0.1)
 
 
 @pytest.mark.parametrize("machine", [LAPTOP, A100], ids=["cpu", "gpu"])

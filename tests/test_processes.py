@@ -7,7 +7,7 @@ import psutil
 import pytest
 from test_launch import wait_for, worker_pid
 
-from finetune_core import launch, plan
+from finetune_core import launch, pace
 from finetune_core.errors import FinetuneError
 from finetune_core.ladder import step_down
 from finetune_core.machine import Gpu, Machine
@@ -49,7 +49,7 @@ def test_more_processes_than_places_are_refused(recipe, gpus, cores, places):
 
 
 def test_the_plan_proposes_the_other_gpus_and_counts_on_them_when_they_are_asked_for(recipe, monkeypatch):
-    monkeypatch.setattr(plan, "LAYER_SECONDS", {"lora": 1e-9})  # so few tokens would wait for the layers alone
+    monkeypatch.setattr(pace, "LAYER_SECONDS", {"lora": 1e-9})  # so few tokens would wait for the layers alone
     four = look(recipe, machine=machine(4)).plan
     assert any("num_processes=4" in reason for reason in four.reasons) and four.recipe.num_processes == 1
     shared = look(recipe.replace(num_processes=4), machine=machine(4)).plan
@@ -64,7 +64,7 @@ def test_when_memory_runs_out_each_process_takes_fewer_rows_and_a_step_keeps_its
     one = share(lower)
     assert (one.recipe.per_device_train_batch_size, one.rows) == (2, 8) and share(asked).rows == 8
     assert rung.says == "Smaller batches, more of them in a step"
-    assert step_down(asked.replace(num_processes=8), 60, machine(8))[1].changes == {"gradient_checkpointing": True}
+    assert step_down(asked.replace(num_processes=8), 60, machine(8))[1].changes == {"fsdp": True}
 
 
 def test_a_probe_takes_the_rows_of_one_process_as_the_plan_counts_them(recipe, monkeypatch):

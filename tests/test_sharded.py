@@ -4,6 +4,8 @@ import dataclasses
 import io
 import pickle
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 from test_processes import apart, machine
@@ -12,12 +14,16 @@ from tuned import QUESTIONS, float32, prompts
 from finetune_core import preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.facts import ModelFacts
-from finetune_core.ladder import gentle_rungs
+from finetune_core.ladder import gentle_rungs, step_down
 from finetune_core.precision import FUSED
 from finetune_core.preflight import look
 from finetune_core.progress import summarize
+from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 from finetune_core.shares_read import CONTENTS, weights_only
+from finetune_core.sharing import share
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -52,7 +58,56 @@ def test_a_person_decides_whether_weights_are_shared(recipe, big_facts):
     assert look(asked.replace(fsdp=True), machine=machine(4, gb=2000)).plan.recipe.fsdp is True
     refused = look(asked.replace(fsdp=False), machine=machine(4, gb=14)).plan
     assert refused.recipe.fsdp is False and refused.fits == "no"
-    assert refused.suggestions[0].changes == {"num_processes": 4, "fsdp": True}
+    assert [rung.changes for rung in refused.suggestions].count({"fsdp": True}) == 1
+    assert not any("num_processes" in rung.changes for rung in refused.suggestions)
+
+
+SHARED_FIRST = ["The weights shared among 2 processes (FSDP)", "Half the packed length, twice the accumulation"]
+
+
+@pytest.mark.parametrize(
+    ("values", "learned", "first"),
+    [
+        ({}, False, SHARED_FIRST),
+        ({}, True, SHARED_FIRST),  # an adapter's checkpoint is the same either way
+        ({"method": "full"}, False, SHARED_FIRST),
+        ({"method": "full"}, True, SHARED_FIRST[1:]),  # one process cannot deal out the moments that it saved
+        ({"method": "qlora"}, False, SHARED_FIRST[1:]),
+        ({"use_dora": True}, False, SHARED_FIRST[1:]),
+        ({"num_processes": 1}, False, SHARED_FIRST[1:]),
+    ],
+)
+def test_when_memory_runs_out_copies_become_shares_before_packs_are_shortened_or_bits_are_saved(values, learned, first):
+    able = dataclasses.replace(machine(2), bitsandbytes=True)
+    asked = Recipe(num_processes=2, packing=True, packing_length=1024, per_device_train_batch_size=1,
+                   gradient_accumulation_steps=4).replace(**values)  # fmt: skip
+    assert [rung.says for rung in gentle_rungs(asked, 60, able, learned)][: len(first)] == first
+    lower, _ = step_down(asked, 60, able, learned)
+    assert share(lower).rows * lower.packing_length == share(asked).rows * asked.packing_length
+    if lower.fsdp:
+        assert not any("4 bits" in rung.says for rung in gentle_rungs(lower, 60, able, learned))
+
+
+def test_a_model_that_cannot_be_shared_goes_on_to_the_next_rung(recipe, runs_dir, monkeypatch):
+    from finetune_core import train
+
+    asked = []
+
+    def learn_together(run, recipe, folder, on_event):
+        asked.append((recipe.fsdp, recipe.gradient_checkpointing))
+        if len(asked) == 1:
+            raise FinetuneError("The accelerator ran out of memory.", "Halve.", code="out-of-memory")
+        if recipe.fsdp:
+            raise FinetuneError("This model's layers cannot be shared.", "Set fsdp to false.", code="no-fsdp")
+        return "finished", {}
+
+    monkeypatch.setattr(train, "learn_together", learn_together)
+    run = preflight.create_run(recipe.replace(num_processes=2, per_device_train_batch_size=2), runs_dir)
+    assert train.train(run) == "finished"
+    assert asked == [(False, False), (True, False), (False, True)]
+    assert train._walked_down(run).fsdp is False
+    says = [event.data["says"] for event in run.events() if event.kind == "warning"]
+    assert "FSDP" in says[0] and "cannot be shared. Now with: Gradient checkpointing" in says[1]
 
 
 @pytest.mark.parametrize(("gb", "says"), [(14, True), (16, False)])
@@ -196,3 +251,65 @@ def gone_on(run, folder):
     before = len(again.events())
     assert train(again) == "finished" and files_of(again.result_dir) == files_of(run.result_dir)
     return [(event.data["step"], event.data["loss"]) for event in again.events()[before:] if event.kind == "step"]
+
+
+SMALL_MEMORY = """
+import runpy, sys, torch
+from torch.distributed.fsdp import FSDPModule
+from trl import SFTTrainer
+
+kept = SFTTrainer.compute_loss
+
+def compute_loss(self, model, *args, **kwargs):
+    whole = not any(isinstance(module, FSDPModule) for module in model.modules())
+    if whole and self.state.global_step >= 12:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return kept(self, model, *args, **kwargs)
+
+SFTTrainer.compute_loss = compute_loss
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture
+def small_memory(monkeypatch, tmp_path):
+    """Processes run out of memory at step 12, unless they share the weights."""
+    program, python = tmp_path / "small_memory.py", tmp_path / "python"
+    program.write_text(SMALL_MEMORY)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.mark.slow
+def test_copies_that_run_out_of_memory_go_on_from_their_checkpoint_as_shares(trained, small_memory):
+    values = {"packing": False, "per_device_train_batch_size": 2}
+    (two, _, _), (one, _, _) = trained(2, **values), trained(1, **values)
+    [down] = [event.data for event in two.events() if event.kind == "warning"]
+    assert down["changes"] == {"fsdp": True} and "did not fit" in down["says"]
+    ours, theirs = (
+        {event.data["step"]: event.data["loss"] for event in run.events() if event.kind == "step"} for run in (two, one)
+    )
+    assert apart(ours.items(), theirs.items()) < 1e-3 and len(ours) == 20
+    steps = [event.data["step"] for event in two.events() if event.kind == "step"]
+    assert steps == [*range(1, 13), *range(11, 21)]
+    assert files_of(one.result_dir) == files_of(two.result_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "most", "stops"), [("lora", 60, True), ("full", 12, False)])
+def test_shared_weights_with_packs_checkpointing_and_early_stopping_leave_the_best_checkpoint(
+    trained, method, most, stops
+):
+    values = {"packing": True, "packing_length": 64, "gradient_accumulation_steps": 4, "gradient_checkpointing": True,
+              "early_stopping": True, "early_stopping_patience": 1, "eval_steps": 4, "save_steps": 4, "max_steps": most,
+              "learning_rate": 2e-2, "lr_scheduler_type": "constant", "method": method}  # fmt: skip
+    (one, _, _), (two, _, _) = trained(1, **values), trained(2, fsdp=True, **values)
+    ours, theirs = summarize(two.events()), summarize(one.events())
+    assert apart(ours.loss, theirs.loss) < 1e-3 and apart(ours.eval_loss, theirs.eval_loss) < 1e-3
+    ends = [next(event.data for event in run.events() if event.kind == "done") for run in (two, one)]
+    assert ends[0]["steps"] == ends[1]["steps"] and (ends[0]["steps"] < most) is stops
+    assert ends[0]["best_step"] == ends[1]["best_step"] is not None
+    assert files_of(one.result_dir) == files_of(two.result_dir) and said_by(one) == said_by(two)
