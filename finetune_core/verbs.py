@@ -51,7 +51,7 @@ def check(options: argparse.Namespace, out: Output) -> int:
     for found in seen.diagnosis.findings:
         lines.append(f"  {found.level:8}{found.says} {found.fix}")
         if found.suggestion:
-            lines.append(f"{'':10}{found.suggestion.says}: {repair_as_typed(found.suggestion.changes)}")
+            lines.append(f"{'':10}{found.suggestion.says}: {_repair_typed(found.suggestion.changes)}")
     better = better_preset(seen)
     out.give(answer | {"better_preset": better and better.as_dict()}, "\n".join([*lines, *words_of_better(better)]))
     return REFUSED if answer["verdict"] == "blocked" else GOOD
@@ -202,10 +202,10 @@ def env(options: argparse.Namespace, out: Output) -> int:
 # --- parts of verbs ---
 
 
-def repair_as_typed(changes: dict[str, Any]) -> str:
+def _repair_typed(changes: dict[str, Any]) -> str:
     """A repair as it is written behind the command.
 
-    >>> repair_as_typed({"fixes": ["drop-leaks", "drop-duplicates"]}), repair_as_typed({"columns": {"prompt": "My question"}})
+    >>> _repair_typed({"fixes": ["drop-leaks", "drop-duplicates"]}), _repair_typed({"columns": {"prompt": "My question"}})
     ('fixes=drop-leaks,drop-duplicates', "'columns.prompt=My question'")
     """
     words = []
