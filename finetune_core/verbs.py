@@ -205,8 +205,10 @@ def env(options: argparse.Namespace, out: Output) -> int:
 def _repair_typed(changes: dict[str, Any]) -> str:
     """A repair as it is written behind the command.
 
-    >>> _repair_typed({"fixes": ["drop-leaks", "drop-duplicates"]}), _repair_typed({"columns": {"prompt": "My question"}})
-    ('fixes=drop-leaks,drop-duplicates', "'columns.prompt=My question'")
+    >>> _repair_typed({"fixes": ["drop-leaks", "drop-duplicates"]})
+    'fixes=drop-leaks,drop-duplicates'
+    >>> _repair_typed({"columns": {"prompt": "My question"}})
+    "'columns.prompt=My question'"
     """
     words = []
     for name, value in changes.items():
