@@ -12,7 +12,9 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from trl.trainer import utils as trl_utils
 
-HEAD_COLUMNS = 2048  # of the vocabulary at once, on a CPU
+from .memory import TILE_COLUMNS
+
+HEAD_COLUMNS = TILE_COLUMNS["cpu"]  # of the vocabulary at once
 M_MMAP_THRESHOLD = -3  # of malloc.h
 LARGE_TENSOR = 2 * 1024**2  # bytes
 

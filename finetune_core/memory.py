@@ -11,7 +11,8 @@ from .precision import BITS_BYTES, BYTES, IN_8_BITS, PAGED, bits_of, moment_byte
 from .recipe import Recipe
 
 CONTEXT_GB = {"cuda": 0.6, "mps": 0.3, "cpu": 0.65}  # runtime and libraries before any weight is loaded
-LOGIT_TILE = 4096 * 4096  # scores that TRL's fused head holds at once: tokens x vocabulary of one tile
+TILE_TOKENS = 4096  # of a tile of TRL's fused head, which holds the scores of so many tokens at once
+TILE_COLUMNS = {"cuda": 4096, "mps": 4096, "cpu": 2048}  # for so many words of the vocabulary
 
 
 def adapter_parameters(facts: ModelFacts, rank: int) -> int:
@@ -59,7 +60,9 @@ def memory_parts(
         block += slots * 7 * recipe.lora_r * width
     layers = facts.layers
     activations = (slots * h * width * layers + block) if values["gradient_checkpointing"] else block * layers
-    logits = min(slots * facts.vocab_size, LOGIT_TILE) * 4 * 3
+    columns = TILE_COLUMNS[machine.kind]
+    tile = min(slots, TILE_TOKENS) * columns if machine.kind == "cpu" else TILE_TOKENS * columns
+    logits = min(slots * facts.vocab_size, tile) * 4 * 3
     gathered, shares, shares_trained = 0.0, 1, 1
     if values.get("fsdp"):
         shares = recipe.num_processes

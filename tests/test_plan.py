@@ -265,6 +265,13 @@ def test_what_autocast_computes_waits_in_two_bytes():
     assert here == pytest.approx(there / 2, abs=0.01)
 
 
+def test_a_cpu_holds_the_scores_of_a_pass_for_the_words_that_fit_its_cache():
+    short, long = (plan(lengths=[length] * 64, packing=False).memory_gb["logits"] for length in (64, 1024))
+    assert short == pytest.approx(8 * 64 * 2048 * 12 / 1024**3, abs=0.001)
+    assert long == pytest.approx(4096 * 2048 * 12 / 1024**3, abs=0.001)
+    assert plan(machine=A100, lengths=[64] * 64, packing=False).memory_gb["logits"] == pytest.approx(0.188, abs=0.001)
+
+
 def test_in_4_bits_are_the_layers_alone():
     values = {
         "dtype": "bfloat16",
