@@ -12,7 +12,6 @@ from pathlib import Path
 
 from . import verbs, verbs_answer, verbs_away, verbs_jobs, verbs_plan, verbs_proof
 from .errors import FinetuneError, explain, redact
-from .machine import share_cores
 from .output import Output, own_stdout
 from .run import default_runs_dir
 from .verbs import GOOD, REFUSED, STOPPED, USAGE
@@ -21,7 +20,6 @@ from .verbs import GOOD, REFUSED, STOPPED, USAGE
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     options = parse(arguments)
-    share_cores()
     if not options.debug:
         warnings.filterwarnings("ignore", category=FutureWarning)  # a library's word to who programs with it
     with own_stdout(options.json) as stream:

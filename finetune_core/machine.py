@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 GIB = 1024**3
-SPINS = "1000"  # rounds that a thread of GNU's OpenMP turns while it waits for another, before it sleeps
 
 
 @dataclass(frozen=True)
@@ -95,17 +94,6 @@ def this_machine(folder: Path | None = None) -> Machine:
         bitsandbytes=find_spec("bitsandbytes") is not None,
         liger=find_spec("liger_kernel") is not None,
     )
-
-
-def share_cores() -> None:
-    """Let this process's threads sleep while they wait for one another, before torch is imported.
-
-    By default they turn for milliseconds, and where a browser wants a core too, the one that has the work waits for its
-    turn behind those that have none: small products on two cores beside one busy program took 33 s so and 3 s with
-    this, alone 0.6 and 0.7 to 0.9. Whoever set OpenMP's own words for it has chosen.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def take_gpus(count: int = 1) -> None:

@@ -1,9 +1,7 @@
 """What this machine has: what nvidia-smi tells, what CUDA_VISIBLE_DEVICES leaves of it, and what torch can use."""
 
 import json
-import os
 import subprocess
-import sys
 
 import pytest
 
@@ -130,22 +128,3 @@ def test_bfloat16_is_fast_with_amx_or_on_an_amd_that_has_it(vendor, flags, fast)
     one = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: X\nflags\t\t: fpu {flags}\n"
     assert machine.multiplies_bf16(f"{one}\n{one}") is fast
     assert not machine.multiplies_bf16("processor : 0\nBogoMIPS : 100\nFeatures : asimd bf16\n")
-
-
-@pytest.mark.parametrize(("chosen", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
-def test_threads_that_wait_leave_the_core_to_others(chosen, spins):
-    """Asked of the library itself, which says at its start what it goes by."""
-    script = "from finetune_core.machine import share_cores; share_cores(); import torch"
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
-                          env=env | {"OMP_DISPLAY_ENV": "VERBOSE"} | chosen)  # fmt: skip
-    if "GOMP_SPINCOUNT" not in done.stderr:
-        pytest.skip("this torch does not wait by GNU's OpenMP")
-    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
-
-
-def test_who_chose_how_threads_wait_is_left_alone(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    machine.share_cores()
-    assert "GOMP_SPINCOUNT" not in os.environ
