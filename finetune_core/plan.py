@@ -271,7 +271,7 @@ def _with_passes_of(
 
 def default_learning_rate(method: str, parameters: int) -> float:
     """Small models want larger steps; adapters want about ten times those of all weights (Schulman et al. 2025,
-    "LoRA Without Regret"). A rule of thumb; no benchmark of ours backs it yet.
+    "LoRA Without Regret"). A rule of thumb, which benchmarks/recipe.md backs for LoRA of 135 million weights alone.
     """
     small, large = (1e-3, 2e-4) if method != "full" else (1e-4, 2e-5)
     return small if parameters < 5e8 else large
