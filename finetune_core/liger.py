@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from .errors import FinetuneError, explain, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OURS_AND_THEIRS = ("liger_kernel", "transformers.integrations.liger")  # modules whose failures are Liger's
 _replaced: list[tuple[Any, str, Any]] = []  # (module or class, name, what it was)

@@ -18,6 +18,7 @@ from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import move
 from .ladder import as_typed, harder_rungs, step_down, wider_rungs
+from .liger import liger_kept_apart
 from .machine import take_gpus, this_machine
 from .preflight import refuse_impossible
 from .processes import learn_together
@@ -269,6 +270,7 @@ def _free_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
+@liger_kept_apart()
 def learn(
     run: Run,
     recipe: Recipe,
@@ -282,21 +284,6 @@ def learn(
 
     Of several processes (recipe.num_processes), each comes here, with its share of a step; the first one saves.
     """
-    from .liger import liger_kept_apart
-
-    with liger_kept_apart():
-        return _learn_here(run, recipe, folder, tokenizer, rows, sample, tell)
-
-
-def _learn_here(
-    run: Run,
-    recipe: Recipe,
-    folder: Path,
-    tokenizer: ChatTokenizer,
-    rows: Sets,
-    sample: list[dict],
-    tell: Tell,
-) -> tuple[str, dict[str, Any]]:
     from .model import save_tokenizer
     from .trainer import build_trainer, dry_run
     from .watching import Diary

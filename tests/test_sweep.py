@@ -1,11 +1,6 @@
 """Sweeps that a table can be trusted about: what is tried, what is told, and which rows it is told from."""
 
 import json
-import os
-import re
-import signal
-import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,15 +12,13 @@ from finetune_core import launch
 from finetune_core.alone import WAITING
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
-from finetune_core.job import Job, Said
+from finetune_core.job import Said
 from finetune_core.preflight import look
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
-from finetune_core.sweep import Sweep, Trial, _trial, ranked, read_space, sentence, swept, usual_space
+from finetune_core.sweep import Trial, _trial, ranked, read_space, sentence, swept, usual_space
 from finetune_ui import beforehand, form, words_beforehand
 from finetune_ui.beforehand import Drawn
-
-EVIL = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
@@ -245,97 +238,6 @@ def test_a_trial_is_judged_by_the_weights_that_it_keeps(recipe, runs_dir, early_
     assert _trial(run, {}, "finished").validation_loss == loss
 
 
-@pytest.fixture
-def failed_sweep(recipe, runs_dir, tmp_path, monkeypatch, capsys):
-    """A sweep whose only trial fails, over the folder of an earlier one: (exit code, what it said, the table it began
-    with)."""
-    folder, began = tmp_path / "job", []
-    folder.mkdir()
-    (folder / "report.json").write_text('{"trials": [{"run": "earlier"}]}')
-
-    def work(*_, on_change, **__):
-        began.append((folder / "report.json").exists())
-        trials = [Trial("a", {"lora_r": 8}, "failed", problem="It did not fit. Choose a smaller model.")]
-        on_change(found := Sweep({"lora_r": [8]}, 1, trials, sentence(trials, {})))
-        return found
-
-    monkeypatch.setattr("finetune_core.sweep.sweep", work)
-    file = tmp_path / "recipe.yaml"
-    recipe.save(file)
-    code = main(["sweep", str(file), "lora_r=8,", "--json", "--into", str(folder), "--runs-dir", str(runs_dir)])
-    return code, json.loads(capsys.readouterr().out), began
-
-
-def test_a_sweep_in_which_nothing_finished_has_failed_and_says_why(failed_sweep):
-    code, found, _ = failed_sweep
-    assert code == 1
-    assert found["sentence"] == "No trial came to its end. It did not fit. Choose a smaller model."
-
-
-def test_each_trial_is_told_at_the_terminal_as_soon_as_it_ends(recipe, runs_dir, tmp_path, monkeypatch, capsys):
-    first, second = (
-        Trial(run, {"lora_r": r}, "finished", loss, 9, 30.0) for run, r, loss in (("a", 8, 0.5), ("b", 4, 0.4))
-    )
-
-    def work(*_, say, on_change, **__):
-        say(0.0, "trial 1 of 2: lora_r 8")
-        on_change(Sweep({}, 2, [replace(first, outcome="running")]))
-        on_change(Sweep({}, 2, [first]))
-        say(0.5, "trial 2 of 2: lora_r 4")
-        on_change(found := Sweep({}, 2, [second, first], "Best of 2.", "Better by 3 to 9 points."))
-        return found
-
-    monkeypatch.setattr("finetune_core.sweep.sweep", work)
-    file = tmp_path / "recipe.yaml"
-    recipe.save(file)
-    assert main(["sweep", str(file), "lora_r=8,4", "--into", str(tmp_path / "job"), "--runs-dir", str(runs_dir)]) == 0
-    said = capsys.readouterr()
-    lines = ["   0.500  finished  lora_r=8  30 s  a", "   0.400  finished  lora_r=4  30 s  b"]
-    assert said.err.splitlines() == ["trial 1 of 2: lora_r 8", lines[0], "trial 2 of 2: lora_r 4", lines[1]]
-    proved = "The best one on the test rows: Better by 3 to 9 points."
-    assert said.out.splitlines() == ["Best of 2.", lines[1], lines[0], proved]
-
-
-@pytest.fixture
-def verb(recipe, runs_dir, tmp_path, monkeypatch):
-    """The verb with its work replaced: verb(work) -> (exit code, its job's last word)."""
-    recipe.save(tmp_path / "recipe.yaml")
-    line = ["sweep", str(tmp_path / "recipe.yaml"), "lora_r=8,4"]
-    line += ["--into", str(tmp_path / "job"), "--runs-dir", str(runs_dir)]
-
-    def run(work):
-        monkeypatch.setattr("finetune_core.sweep.sweep", work)
-        return main(line), Job(tmp_path / "job", "sweep").said()
-
-    return run
-
-
-def test_how_far_the_trials_are_is_written_over_at_a_terminal(verb, monkeypatch, capsys):
-    trial = Trial("a", {"lora_r": 8}, "finished", 0.5, 9, 30.0)
-
-    def work(*_, say, on_change, **__):
-        say(0.25, "trial 1 of 1: lora_r 8")
-        on_change(found := Sweep({}, 1, [trial], "Best of 1."))
-        return found
-
-    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)
-    verb(work)
-    said = capsys.readouterr().err
-    assert said.index("trial 1 of 1") < said.index(" 25%") < said.index("\r\x1b[K   0.500  finished")
-
-
-def test_ctrl_c_ends_a_sweep_as_stop_does(verb):
-    """What was learned is kept, and the trial that goes on in a session of its own is told."""
-
-    def work(*_, should_stop, **__):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert should_stop()
-        return Sweep({}, 2, [Trial("a", {"lora_r": 8}, "stopped")])
-
-    code, said = verb(work)
-    assert (code, said.outcome) == (3, "stopped")
-
-
 def test_trials_of_several_lengths_are_compared_by_the_part_that_is_done(recipe, runs_dir, monkeypatch):
     from finetune_core.sweep import _try
 
@@ -376,26 +278,6 @@ def test_trials_that_were_stopped_have_not_failed():
     assert sentence([Trial("a", {}, "stopped")], {}) == "It was stopped before a trial came to its end."
 
 
-def test_the_table_of_an_earlier_sweep_is_gone_when_the_next_begins(failed_sweep):
-    assert failed_sweep[2] == [False]
-
-
-def test_the_table_is_escaped_and_offers_the_settings(runs_dir):
-    found = {
-        "sentence": EVIL,
-        "trials": [
-            {"run": "r-1", "values": {"lora_r": EVIL}, "outcome": "failed", "validation_loss": None, "problem": EVIL}
-        ],
-    }
-    shown = words_beforehand.sweep(Said(1, 0.0, 0.5, EVIL), found, EVIL, 100.0)
-    assert "<img" not in shown and 'data-settings="r-1"' in shown and "50%" in shown
-
-
-def test_a_trial_can_be_opened_where_it_is_ranked():
-    trial = {"run": "r-1", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
-    assert 'href="./?run=r-1"' in words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0)
-
-
 @pytest.mark.parametrize(("stage", "waits"), [(WAITING, True), ("training", False)])
 def test_a_trial_that_stands_in_line_says_so(recipe, runs_dir, monkeypatch, stage, waits):
     """At the terminal, and on the page."""
@@ -416,21 +298,3 @@ def test_a_trial_that_stands_in_line_says_so(recipe, runs_dir, monkeypatch, stag
     assert last.endswith("waiting for its turn") is waits
     shown = words_beforehand.sweep(Said(1, 0.0, 0.1, last), tables[0].as_dict(), "", 9.0)
     assert ("It waits for other work" in shown) is waits
-
-
-def test_why_a_trial_failed_can_be_read_without_a_pointer():
-    trial = {"run": "", "values": {"lora_r": 8}, "outcome": "failed", "validation_loss": None, "problem": "No 4 bits."}
-    shown = words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0)
-    assert ">No 4 bits.</small>" in shown and "title=" not in shown
-
-
-def test_every_column_of_the_trials_has_a_name():
-    trial = {"run": "r", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
-    heads = re.findall(r"<th scope=\"col\">(.*?)</th>", words_beforehand.sweep(None, {"trials": [trial]}, "", 0.0))
-    assert len(heads) == 4 and all(re.sub("<[^>]*>", "", head).strip() for head in heads)
-
-
-def test_the_best_setting_is_told_in_the_words_of_the_page():
-    trial = {"run": "r", "values": {"lora_r": 8}, "outcome": "finished", "validation_loss": 0.5}
-    found = {"sentence": "Best of 1: lora_r 8, with a validation loss of 0.500.", "trials": [trial]}
-    assert "Best of 1: Adapter rank 8, with" in words_beforehand.sweep(None, found, "", 0.0)

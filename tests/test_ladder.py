@@ -1,0 +1,96 @@
+"""What to do where memory is short: rungs that keep the rows of a step, in their order."""
+
+import pytest
+from planned import A100, H100, LARGE, MIXED, SMALL, T4, WITH_BITS, plan
+
+from finetune_core.ladder import as_overrides, gentle_rungs, smaller_model, step_down
+from finetune_core.memory import memory_parts
+from finetune_core.plan import make_plan
+from finetune_core.recipe import STARTER_MODEL, Recipe
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(6, 2), (5, 1), (7, 2), (3, 1)])
+def test_each_rung_keeps_the_rows_of_a_step(batch, accumulation):
+    recipe = plan(
+        packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
+    ).recipe  # fmt: skip
+    for rung in gentle_rungs(recipe, 60, WITH_BITS):
+        lower = recipe.replace(**rung.changes)
+        assert lower.per_device_train_batch_size * lower.gradient_accumulation_steps == batch * accumulation
+
+
+def test_a_long_pass_is_halved_before_anything_else_where_memory_runs_out():
+    resolved = plan(SMALL, H100, MIXED, per_device_train_batch_size=128).recipe
+    lengths, packs = [resolved.packing_length], [resolved.gradient_accumulation_steps]
+    for _ in range(2):
+        resolved, _ = step_down(resolved, max(MIXED), H100)
+        lengths.append(resolved.packing_length)
+        packs.append(resolved.gradient_accumulation_steps)
+    assert lengths[0] > 30_000 and [lengths[0] // each for each in lengths] == packs == [1, 2, 4]
+    assert make_plan(resolved, SMALL, MIXED, H100).recipe == resolved  # nor does a plan lengthen it again
+
+
+def test_half_the_packed_length_keeps_the_rows_of_a_step():
+    lengths = [60] * 2000
+    first = plan(machine=A100, lengths=lengths, per_device_train_batch_size=64)
+    [rung] = [rung for rung in first.ladder if "packed length" in rung.says]
+    lower = make_plan(Recipe(per_device_train_batch_size=64).replace(**rung.changes), SMALL, lengths, A100)
+    assert lower.recipe.packing_length == first.recipe.packing_length // 2
+    assert lower.steps == pytest.approx(first.steps, abs=2)
+
+
+def test_an_adapter_instead_of_all_weights_takes_the_steps_of_an_adapter():
+    first = plan(LARGE, T4, method="full")
+    [rung] = [rung for rung in first.ladder if rung.changes.get("method") == "lora"]
+    lower = make_plan(first.recipe.replace(**rung.changes), LARGE, [60] * 240, T4)
+    assert lower.recipe.learning_rate == plan(LARGE, T4).recipe.learning_rate > first.recipe.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B"),
+        ("owner/name", STARTER_MODEL),
+        (STARTER_MODEL, None),
+        ("/data/mine", None),
+        ("./mine", None),
+    ],
+)
+def test_a_smaller_model_is_the_next_of_its_family(name, smaller):
+    assert smaller_model(name) == smaller
+
+
+def test_a_rung_can_be_typed():
+    from finetune_core.recipe import parse_override
+
+    changes = {"packing": True, "packing_length": 256, "load_in_8bit": False, "model_name_or_path": "Qwen/Qwen3-0.6B"}
+    changes["learning_rate"] = None
+    typed = [parse_override(word) for word in as_overrides(changes).split(" ")]
+    assert {name: value for each in typed for name, value in each.items()} == changes
+
+
+def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():
+    recipe = plan(lengths=[500] * 64, packing=False, per_device_train_batch_size=8, dtype="float32").recipe
+    totals, said = [], []
+    while True:
+        slots = 500 * recipe.per_device_train_batch_size
+        totals.append(memory_parts(recipe, recipe.model_dump(), SMALL, slots, T4)["total"])
+        lower = step_down(recipe, 500, WITH_BITS)
+        if lower is None:
+            break
+        recipe, rung = lower
+        said.append(rung.says)
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals)
+    assert recipe.method == "qlora" and recipe.gradient_checkpointing and recipe.per_device_train_batch_size == 1
+
+
+def test_a_pack_is_never_made_shorter_than_its_longest_row():
+    recipe = plan(packing=True, packing_length=512).recipe
+    assert all("packing_length" not in rung.changes for rung in gentle_rungs(recipe, 300, A100))
+
+
+def test_what_does_not_fit_comes_with_suggestions_that_can_be_applied():
+    made = plan(LARGE, T4, lengths=[900] * 200)
+    assert made.fits == "no" and made.suggestions
+    for suggestion in made.suggestions:
+        assert made.recipe.replace(**suggestion.changes) != made.recipe
