@@ -7,7 +7,7 @@ from .machine import Machine
 
 # Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
 # we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
-CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 120e9}
+CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 60e9}  # of an EPYC with AVX512-BF16; AMX is faster
 GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 440e12, "H200": 440e12}
 UNKNOWN_GPU_RATE = 30e12
 # However few the tokens, a GPU waits this long for what one layer asks of it, forward and back: the measured time of

@@ -112,14 +112,17 @@ def make_plan(
         memory_factor=memory_factor,
         kept_in=kept_in or formats(recipe, machine)[0],
     )
-    most = usual_pass(machine)
-    if machine.gpus and recipe.packing_length is None and attends_by_row(facts.model_type):
-        sample = lengths[:: math.ceil(len(lengths) / SAMPLE) or 1]
-        trained = trained_tokens and round(trained_tokens * len(sample) / len(lengths))
-        most = _longest_pass(partial(make, lengths=sample, trained_tokens=trained), most)
-    plan, _ = make(most, lengths=lengths, trained_tokens=trained_tokens)
-    if most == usual_pass(machine):
+    usual = usual_pass(machine)
+    plan, _ = make(usual, lengths=lengths, trained_tokens=trained_tokens)
+    is_free = machine.gpus and recipe.packing_length is None and attends_by_row(facts.model_type)
+    if not (is_free and _has_more(plan.recipe)):
         return plan
+    sample = lengths[:: math.ceil(len(lengths) / SAMPLE) or 1]
+    trained = trained_tokens and round(trained_tokens * len(sample) / len(lengths))
+    most = _longest_pass(partial(make, lengths=sample, trained_tokens=trained), usual)
+    if most == usual:
+        return plan
+    plan, _ = make(most, lengths=lengths, trained_tokens=trained_tokens)
     says = (
         f"Passes of {plan.recipe.packing_length:,} tokens: a layer of so small a model takes this GPU as long for "
         "fewer. Expected, not measured; where memory runs out, they are halved."
@@ -131,14 +134,19 @@ def _longest_pass(make: Callable[[int], tuple[Plan, float]], most: int) -> int:
     """Tokens of a pass: as many as fit well and still gain. A row is attended to by itself, so no mask grows."""
     made, speed = make(most)
     for tokens in LONGER:
-        if not made.recipe.packing or made.recipe.gradient_accumulation_steps <= made.recipe.num_processes:
-            break  # a step has no more
+        if not _has_more(made.recipe):
+            break
         longer, faster = make(tokens)
         same = all(longer.settings[name] == made.settings[name] for name in ("fsdp", "gradient_checkpointing"))
         if not (longer.fits == "fits" and same and faster > LEAST_GAIN * speed):
             break
         made, speed, most = longer, faster, tokens
     return most
+
+
+def _has_more(resolved: Recipe) -> bool:
+    """Whether a step has more tokens than one pass of each process holds."""
+    return bool(resolved.packing) and resolved.gradient_accumulation_steps > resolved.num_processes
 
 
 def _with_passes_of(

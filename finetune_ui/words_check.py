@@ -77,11 +77,11 @@ def failed(error: FinetuneError) -> str:
 
 def _short_duration(seconds: float) -> str:
     """
-    >>> _short_duration(42), _short_duration(200)
-    ('42 s', '3 min')
+    >>> _short_duration(31), _short_duration(200)
+    ('30 s', '3 min')
     """
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
+    if seconds < 55:
+        return f"{max(10, round(seconds, -1)):.0f} s"
     return f"{round(seconds / 60)} min" if seconds < 45 * 60 else duration(seconds)
 
 

@@ -17,7 +17,7 @@ MODEL_HELP = "Where to start: a model on the Hugging Face Hub, or in a folder he
 MODEL_HELP_ON_SPACE = "Where to start: a model on the Hugging Face Hub."
 DATA_TITLE = "Data"
 DATA_HELP = "What to learn from: a file of yours, or a data set on the Hub."
-ROWS_STAY = "Your rows stay on this machine, unless you choose to share them or to train elsewhere."
+ROWS_STAY = "Your rows stay on this machine, unless you share them, name a judge or train elsewhere."
 DATA_FILES = (
     ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".xls", ".ods", ".parquet", ".pq",
     ".arrow", ".feather", ".txt", ".text", ".md", ".gz", ".zst", ".zip",
@@ -226,7 +226,7 @@ def data_note(says: str = "", tone: str = "", facts: str = "") -> str:
     return model_note(says, tone, facts)
 
 
-def drop_zone(note: str = ROWS_STAY) -> str:
+def drop_zone(note: str) -> str:
     """One place for a file and for pasted rows, and where they stay."""
     return (
         '<div class="drop" data-drop>'

@@ -50,6 +50,7 @@ def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", rented: s
     )
     speed = "measured on this machine" if made.rate_is_measured else "estimated; the first run here will measure it"
     title, there_is = "What it will cost", "that are free"
+    ran_out = f" {RAN_OUT}." if made.ran_out else ""
     if rented:
         speed, title, there_is = "estimated from data sheets", f"What it will cost on {rented}", "that it has"
     return (
@@ -57,7 +58,7 @@ def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", rented: s
         f'</h2><p class="sub num">About {roughly(made.seconds)} ({give_or_take(made.time_error)}): '
         f"{many(made.steps, 'step')} at {count(made.tokens_per_second)} tokens a second, {speed}.</p>"
         f'<div class="stack-says num"><b>{gib(total)}</b> ({give_or_take(made.memory_error)}) '
-        f"of {gib(available)} {there_is}</div>"
+        f"of {gib(available)} {there_is}.{ran_out}</div>"
         f'<div class="stack" role="img" aria-label="{gib(total)} of {gib(available)}">{stack}'
         f'<i class="limit" style="left:{100 * available / scale:.2f}%"></i></div><ul class="stack-keys num">{keys}</ul>'
         f"{f'<ul class=ladder>{ladder}</ul>' if ladder else ''}"

@@ -144,6 +144,8 @@ def test_memory_that_ran_out_counts_for_what_needs_as_much_until_there_is_more_o
         return preflight.plan_for(recipe, seen.facts, seen.diagnosis, roomier).ran_out
 
     assert runs_out(recipe) and runs_out(recipe.replace(per_device_train_batch_size=32))
+    told = preflight.plan_for(recipe, seen.facts, seen.diagnosis, machine)
+    assert "Memory ran out when it was measured." in words_plan.plan(told)
     assert not runs_out(recipe.replace(per_device_train_batch_size=4))
     assert not runs_out(recipe, more_free=machine.available_gb)
     assert not runs_out(recipe.replace(method="full"))

@@ -128,3 +128,8 @@ def test_a_person_may_pack_all_the_same():
 def test_a_person_who_packs_is_told_whether_rows_see_each_other(model_type, says):
     made = plan(dataclasses.replace(SMALL, model_type=model_type), packing=True)
     assert any(f"rows {says} each other" in reason for reason in made.reasons)
+
+
+def test_rows_of_two_lengths_that_a_sample_would_take_for_one_are_planned_as_they_are():
+    made = plan(SMALL, H100, [480, 600] * 20_000, per_device_train_batch_size=32)  # every second is of one length
+    assert not made.recipe.packing and made.fits == "fits"

@@ -25,3 +25,25 @@ from finetune_core.data import personal
 )
 def test_personal_data_is_found_by_its_form_and_checksum(text, masked):
     assert personal.mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('{"bsn": "111222333"}', '{"bsn": "[citizen service number]"}'),  # known by the word before it
+        ('{"bsn": 111222333}', '{"bsn": [citizen service number]}'),
+        ('{"jan@winkel.nl": 1.10}', '{"[e-mail address]": 1.10}'),
+        ('{\n  "to": "jan@winkel.nl"\n}', '{\n  "to": "[e-mail address]"\n}'),  # in its own layout
+        (
+            r'{"a": "x\njan@winkel.nl", "bsn": "111222333"}',
+            r'{"a": "x\n[e-mail address]", "bsn": "[citizen service number]"}',
+        ),
+    ],
+)
+def test_nothing_personal_is_left_in_a_text_that_is_json(text, masked):
+    assert personal.mask_all(text) == masked
+
+
+def test_what_holds_nothing_personal_stays_the_same_object():
+    row = {"messages": [{"role": "user", "content": "Hi", "tool_calls": [{"arguments": '{"a": 1}'}]}], "id": 1}
+    assert personal.mask_all(row) is row

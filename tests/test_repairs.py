@@ -271,3 +271,8 @@ def test_subsets_splits_and_versions_can_be_chosen(hub_here, config, splits):
 )
 def test_a_name_is_of_the_hub_or_of_this_machine(name, expected):
     assert hubdata.is_on_hub(name) is expected
+
+
+def test_only_rows_that_hold_personal_data_count_as_repaired(rows_of):
+    rows = [*chats(30), chat("Mail me at jan@dewinkel.nl.", "I will.")]
+    assert prepare(rows_of(rows, fixes=["mask-personal-data"])).repaired == {"mask-personal-data": 1}

@@ -100,22 +100,35 @@ def texts_of(value: Any) -> Iterator[str]:
 
 
 def mask_all(value: Any) -> Any:
-    r"""The same with every text in it masked. A text that is JSON, as arguments of tools may be, stays JSON.
+    r"""The same with every text in it masked; the value itself where it holds nothing to mask.
+
+    A text that is JSON, as arguments of tools may be, stays JSON where it can: a number gets no quotation marks.
 
     >>> mask_all({"arguments": '{"to":"a\\njan@winkel.nl"}'})
     {'arguments': '{"to": "a\\n[e-mail address]"}'}
     """
     if isinstance(value, dict):
-        return {key: mask_all(each) for key, each in value.items()}
+        inner: Any = {key: mask_all(each) for key, each in value.items()}
+        return value if all(inner[key] is each for key, each in value.items()) else inner
     if isinstance(value, list):
-        return [mask_all(each) for each in value]
+        inner = [mask_all(each) for each in value]
+        return value if all(made is each for made, each in zip(inner, value, strict=True)) else inner
     if not isinstance(value, str) or (masked := mask(value)) == value:
         return value
-    try:
-        parsed = json.loads(value) if value.lstrip().startswith(("{", "[")) else None
-    except ValueError:
+    parsed = _parsed(value)
+    if parsed is None or _parsed(masked) is not None:
         return masked
-    return masked if parsed is None else json.dumps(mask_all(parsed), ensure_ascii=False)
+    return mask(json.dumps(mask_all(parsed), ensure_ascii=False))  # a find took part of an escape, such as \n
+
+
+def _parsed(text: str) -> Any:
+    """The object or list that this text is as JSON, else None."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def is_iban(text: str) -> bool:
