@@ -3,6 +3,7 @@
 import dataclasses
 
 from finetune_core.facts import ModelFacts
+from finetune_core.jobs.hardware import Flavor
 from finetune_core.machine import Gpu, Machine
 from finetune_core.plan import make_plan
 from finetune_core.recipe import Recipe
@@ -20,3 +21,8 @@ MIXED = tuple(100 + (index * 7919) % 300 for index in range(2000))  # tokens, 25
 
 def plan(facts=SMALL, machine=LAPTOP, lengths=(60,) * 240, **changes):
     return make_plan(Recipe(**changes), facts, list(lengths), machine)
+
+
+def flavor(name, dollars, gpu_gb, gpus=1):
+    card = Gpu(name, gpu_gb, gpu_gb, 8.9)
+    return Flavor(name, name, dollars, Machine(8, 32, 30, (card,) * gpus, kind="cuda", bitsandbytes=True))

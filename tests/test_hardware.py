@@ -5,17 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from hub_store import ALICE
+from planned import flavor
 
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import resolve_recipe
-
-
-def flavor(name, dollars, gpu_gb, gpus=1):
-    from finetune_core.jobs.hardware import Flavor
-    from finetune_core.machine import Gpu, Machine
-
-    card = Gpu(name, gpu_gb, gpu_gb, 8.9)
-    return Flavor(name, name, dollars, Machine(8, 32, 30, (card,) * gpus, kind="cuda", bitsandbytes=True))
 
 
 def test_the_cheapest_gpu_on_which_it_fits_is_chosen_and_the_price_has_an_end(recipe):

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from hub_store import ALICE, BOB
 from page_helpers import box_at, boxes_of, said
+from planned import flavor
 from space_people import asked_by
-from test_jobs import flavor
 from test_words import EVIL, parse
 
 from finetune_core import hub, launch, measured, preflight, space

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from test_plan import A100, LAPTOP, LARGE, SMALL, T4, WITH_BITS
+from planned import A100, LAPTOP, LARGE, SMALL, T4, WITH_BITS
 
 from finetune_core.ladder import step_down
 from finetune_core.machine import Gpu

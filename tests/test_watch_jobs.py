@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from hub_store import ALICE, BOB
+from planned import flavor
 from space_people import asked_by
-from test_jobs import flavor
 from test_words import EVIL, parse
 
 from finetune_core import launch
