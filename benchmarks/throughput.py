@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from trainer import by_hand, ours
+from trainer import by_hand, ours, printed
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -79,9 +77,7 @@ def trl_defaults(folder: Path, run: Path, steps: int) -> float:
         "steps": steps,
         "use_cpu": this_machine().kind == "cpu",
     }
-    done = subprocess.run([sys.executable, str(script), json.dumps(given)], capture_output=True, text=True, check=True,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = json.loads(printed([sys.executable, script, json.dumps(given)])[-1])
     return said["tokens"] / said["seconds"]
 
 
@@ -100,8 +96,7 @@ def llama_factory(python: str, folder: Path, run: Path, steps: int) -> float:
         "use_cpu": this_machine().kind == "cpu",
     }
     script = Path(__file__).with_name("llama_factory.py")
-    done = subprocess.run([python, str(script), json.dumps(given)], capture_output=True, text=True, check=True)
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = json.loads(printed([python, script, json.dumps(given)])[-1])
     return said["tokens"] / said["seconds"]
 
 

@@ -57,13 +57,21 @@ print(json.dumps({"tokens": clock.tokens, "seconds": clock.seconds, "curve": clo
 """
 
 
+def printed(line: list[str | Path]) -> list[str]:
+    """The lines that a program printed, run from the project's folder without the Hub; it ends here if that failed."""
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([str(word) for word in line], cwd=ROOT, capture_output=True, text=True, env=env)
+    if done.returncode:
+        sys.exit(f"{line[1]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return done.stdout.splitlines()
+
+
 def ours(folder: Path, steps: int) -> tuple[dict, Path]:
     """One run of our worker; its diary's numbers and its folder."""
     line = [sys.executable, "-m", "finetune_core", "train", "quick-look", f"max_steps={steps}", "evaluate=false",
             "logging_steps=1", "validation_size=0", "sample_prompt=hello", "eval_steps=1000", "save_steps=1000",
             "--json", "--runs-dir", str(folder / "runs")]  # fmt: skip
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
-    events = [json.loads(text) for text in done.stdout.splitlines()]
+    events = [json.loads(text) for text in printed(line)]
     told = [event for event in events if event["kind"] == "step"]
     spent = [  # tokens_per_second is of the steps since the line before
         (event["tokens"] - before) / event["tokens_per_second"]
@@ -101,9 +109,7 @@ def by_hand(folder: Path, run: Path) -> dict:
     }
     script = folder / "by_hand.py"
     script.write_text(BY_HAND)
-    done = subprocess.run([sys.executable, str(script), json.dumps(given)], capture_output=True, text=True, check=True,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(printed([sys.executable, script, json.dumps(given)])[-1])
 
 
 def main() -> None:
