@@ -85,35 +85,53 @@ def test_the_check_notices_rows_that_leak(model_type):
 def test_under_autocast_rows_are_computed_in_its_format(monkeypatch):
     """Also where a rotary embedding made float32 of the queries: the flash kernel takes 16 bits."""
     seen = []
-    kept = attention.scaled_dot_product_attention
-    monkeypatch.setattr(
-        attention, "scaled_dot_product_attention", lambda q, k, v, **how: seen.append(q.dtype) or kept(q, k, v, **how)
-    )
+    kept = attention._shares
+    monkeypatch.setattr(attention, "_shares", lambda q, k, scale: seen.append(q.dtype) or kept(q, k, scale))
     states = [torch.randn(1, heads, 9, 8) for heads in (4, 2, 2)]
     with torch.autocast("cpu", torch.bfloat16):
         out, _ = attention._attend(torch.nn.Module(), *states, None, cu_seq_lens_q=torch.tensor([0, 4, 9]))
     assert set(seen) == {torch.bfloat16} and out.dtype == torch.bfloat16 and out.shape == (1, 9, 4, 8)
 
 
-def test_plain_attention_of_a_row_is_that_of_sdpa_both_ways():
+@pytest.mark.parametrize(
+    "lengths, most, kept, window",
+    [
+        ((21,), 512, 128, None),
+        ((16, 16), 512, 128, None),  # nothing is filled up
+        ((5, 40, 17, 1, 23, 39), 512, 128, None),  # several groups of like length, out of order
+        ((5, 40, 17, 1, 23, 39), 512, 20, None),  # shares of the longer ones are computed again
+        ((5, 40, 17, 1, 23, 39), 20, 128, None),  # and those are too long to be held whole
+        ((5, 40, 17, 1, 23, 39), 512, 128, 18),  # a layer that looks back 18 tokens
+        ((30, 40), 20, 128, None),
+    ],
+)
+def test_rows_side_by_side_give_what_sdpa_gives_for_each_alone(monkeypatch, lengths, most, kept, window):
+    monkeypatch.setattr(attention, "LONGEST_BATCHED_FLOAT32", most)
+    monkeypatch.setattr(attention, "LONGEST_KEPT", kept)
     torch.manual_seed(0)
-    states = [torch.randn(1, heads, 21, 8, dtype=torch.float64, requires_grad=True) for heads in (6, 2, 2)]
-    over = torch.randn(1, 6, 21, 8, dtype=torch.float64)
-    plain = attention._Plain.apply(*states, 0.3)
-    dense = scaled_dot_product_attention(*states, is_causal=True, scale=0.3, enable_gqa=True)
-    assert torch.allclose(plain, dense)
+    tokens = sum(lengths)
+    states = [
+        torch.randn(1, heads, tokens, width, dtype=torch.float64, requires_grad=True)
+        for heads, width in ((6, 8), (2, 8), (2, 12))
+    ]
+    over = torch.randn(1, tokens, 6, 12, dtype=torch.float64)
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    out, _ = attention._attend(
+        torch.nn.Module(), *states, None, scaling=0.3, cu_seq_lens_q=starts, sliding_window=window
+    )
+    row = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    back = torch.arange(tokens)[:, None] - torch.arange(tokens)[None]
+    seen = (row[:, None] == row[None]) & (back >= 0) & (back < (window or tokens))
+    dense = scaled_dot_product_attention(*states, attn_mask=seen, scale=0.3, enable_gqa=True).transpose(1, 2)
+    assert torch.allclose(out, dense)
     for mine, theirs in zip(
-        torch.autograd.grad(plain, states, over), torch.autograd.grad(dense, states, over), strict=True
+        torch.autograd.grad(out, states, over), torch.autograd.grad(dense, states, over), strict=True
     ):
         assert torch.allclose(mine, theirs)
 
 
-@pytest.mark.parametrize("length, plain", [(20, True), (attention.LONGEST_PLAIN + 1, False)])
-def test_short_rows_in_bfloat16_are_attended_by_plain_products_on_a_processor(monkeypatch, length, plain):
-    used = []
-    monkeypatch.setattr(attention._Plain, "apply", lambda *states: used.append(1) or states[0])
-    states = torch.randn(1, 4, length, 8, dtype=torch.bfloat16, requires_grad=True)
-    starts = torch.tensor([0, length], dtype=torch.int32)
-    for wanted in (states, states.float()):
-        attention._attend(torch.nn.Module(), wanted, wanted, wanted, None, cu_seq_lens_q=starts, max_length_q=length)
-    assert len(used) == plain  # once, in bfloat16
+def test_rows_side_by_side_are_of_like_length_and_few_enough_for_a_cache():
+    assert attention._alike((10, 100, 60, 9), 4) == ((1, 2), (0, 3))
+    many = attention._alike((128,) * 40, 9)
+    assert len(many) == 3 and sorted(sum(many, ())) == list(range(40))
+    assert attention._alike((512, 512), 64) == ((0,), (1,))
