@@ -1,4 +1,4 @@
-"""Shortcuts on the training path: TRL's and peft's own mathematics with less work, rounded in fewer places."""
+"""Shortcuts on the training path: peft's own mathematics with less work, rounded in fewer places."""
 
 from __future__ import annotations
 
@@ -10,27 +10,9 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
-from trl.trainer import utils as trl_utils
 
-from .memory import TILE_COLUMNS
-
-HEAD_COLUMNS = TILE_COLUMNS["cpu"]  # of the vocabulary at once
 M_MMAP_THRESHOLD = -3  # of malloc.h
 LARGE_TENSOR = 2 * 1024**2  # bytes
-
-
-def score_trained_tokens_only() -> None:
-    """Project only the positions that are trained through the language-model head.
-
-    TRL's fused head does so where Triton runs; elsewhere it scores every position and masks the rest, so that the
-    shapes stay the same for compiled devices. PyTorch on a CPU or on Apple's chips compiles nothing, and in chat rows
-    most positions are context. The result is the same: the others' part in the loss is zero either way. On a CPU the
-    vocabulary is taken in narrower pieces, which stay in its cache: TRL passes over each about ten times.
-    """
-    if hasattr(trl_utils, "_use_triton"):
-        trl_utils._use_triton = lambda device: device.type in ("cpu", "cuda", "mps", "xpu")
-    if not torch.accelerator.is_available():
-        trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_COLUMNS
 
 
 def give_freed_memory_back() -> None:

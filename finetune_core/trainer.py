@@ -19,8 +19,9 @@ from trl import SFTConfig, SFTTrainer
 from .attention import attend_rows_apart
 from .encoded import token_lengths
 from .errors import FinetuneError
-from .fast import fuse_adapters, give_freed_memory_back, score_trained_tokens_only
+from .fast import fuse_adapters, give_freed_memory_back
 from .grouping import RowsTrainer
+from .head import score_trained_tokens_only
 from .liger import use_liger_kernels
 from .machine import Machine
 from .model import load_base

@@ -11,10 +11,11 @@ from conftest import chat_rows
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_core import fast
+from finetune_core import head
 from finetune_core.attention import attend_rows_apart
 from finetune_core.encoded import encode
-from finetune_core.fast import fuse_adapters, score_trained_tokens_only
+from finetune_core.fast import fuse_adapters
+from finetune_core.head import score_trained_tokens_only
 from finetune_core.render import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,11 +79,14 @@ def test_a_fused_model_without_its_adapter_is_the_base(tiny_model_dir):
         assert torch.equal(fused(input_ids=IDS).logits, base(input_ids=IDS).logits)
 
 
+PATCHED = ("_use_triton", "_CHUNKED_LOGPROB_CHUNK_SIZE", "_ChunkedLogProbFunction")  # of TRL, when a trainer is made
+
+
 def curve(folder, out, rows, shortcuts, packing):
     from trl import SFTConfig, SFTTrainer
     from trl.trainer import utils
 
-    kept = utils._use_triton, utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    kept = {name: getattr(utils, name) for name in PATCHED}
     try:
         if shortcuts:
             score_trained_tokens_only()
@@ -105,14 +109,14 @@ def curve(folder, out, rows, shortcuts, packing):
             assert fuse_adapters(trainer.model) == 14
         trainer.train()
     finally:
-        utils._use_triton, utils._CHUNKED_LOGPROB_CHUNK_SIZE = kept
+        vars(utils).update(kept)
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [entry["loss"] for entry in logs], [entry["mean_token_accuracy"] for entry in logs]
 
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_curve_of_fifty_steps_is_that_of_plain_trl(tiny_model_dir, tmp_path, packing, monkeypatch):
-    monkeypatch.setattr(fast, "HEAD_COLUMNS", 100)  # of 512, so that the vocabulary is taken in pieces
+    monkeypatch.setattr(head, "TILE_SCORES", 512 * 9)  # so that the trained tokens are taken in pieces
     rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128, tmp_path / "rows.arrow")
     plain, accuracy = curve(tiny_model_dir, tmp_path / "a", rows, False, packing)
     ours, same_accuracy = curve(tiny_model_dir, tmp_path / "b", rows, True, packing)
@@ -124,7 +128,7 @@ def test_the_loss_curve_of_fifty_steps_is_that_of_plain_trl(tiny_model_dir, tmp_
 def test_only_the_trained_positions_meet_the_head(tiny_model_dir, monkeypatch):
     from trl.trainer import utils
 
-    for name in ("_use_triton", "_CHUNKED_LOGPROB_CHUNK_SIZE"):
+    for name in PATCHED:
         monkeypatch.setattr(utils, name, getattr(utils, name))  # put back afterwards
     seen = []
     kept = utils._ChunkedLogProbFunction.apply
