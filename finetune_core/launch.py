@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from filelock import Timeout
 
 from . import hub
 from .errors import FinetuneError, redact
-from .files import is_unsupported, read_json
+from .files import is_unsupported, read_json, remove
 from .job import Job
 from .jobs.sent import sent_of
 from .locks import is_held, lock_at
 from .recipe import Recipe, group_of
-from .run import Run, list_runs
+from .run import Run, list_runs, making
 from .space import OWNER
 from .takeaway import TAKEN
 
@@ -46,11 +47,13 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, option
 
     The chat's memory is freed first; who follows a job on rented hardware needs none. The token travels in the
     child's environment only. Returns when the worker holds its lock. A second start of a running run does nothing.
-    Raises FinetuneError if the worker ends at once.
+    Raises FinetuneError if the worker ends at once (worker-died).
     """
-    with lock_at(run.path / ".start.lock", timeout=wait_seconds):
+    with run.starting(wait_seconds):
         if run.is_alive():
             return
+        if not (run.path / "recipe.yaml").is_file():  # the start before this one did not come off
+            raise FinetuneError("This run is not there any more.", "Start it anew.", code="no-run")
         if sent_of(run) is None:
             stop_serving(run.path.parent)
         (run.path / "stop").unlink(missing_ok=True)
@@ -64,6 +67,28 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, option
         )
     if process.poll() is not None and len(run.events()) == before:
         raise _died("The training", run.log_path, "worker-died")
+
+
+def start_new(run: Run, token: str | None = None, options: tuple[str, ...] = ()) -> None:
+    """Start a run that was made for this start. Where no process comes of it (no memory, a full disk), nothing stays of
+    the run and its rows; of a worker that died at once its log stays, and what another start (a double click) begins.
+    """
+    try:
+        start(run, token, options=options)
+    except Exception as error:
+        if not (isinstance(error, FinetuneError) and error.code == "worker-died"):
+            _unmake(run)
+        raise
+
+
+def _unmake(run: Run) -> None:
+    """Delete a run that never began, unless somebody starts it now."""
+    with contextlib.suppress(Timeout):
+        with run.starting(0):
+            if run.status() != "new":
+                return
+            (run.path / "recipe.yaml").unlink(missing_ok=True)  # no run any more, for who waits for this lock as well
+        remove(run.path)
 
 
 def fetch_starter(runs_dir: Path) -> None:
@@ -183,10 +208,11 @@ def start_before_training(
 ) -> Job:
     """owner: user name of who starts it on a shared page; the job and what comes of it is theirs."""
     job = before_training(runs_dir, verb, key_of(recipe, owner, verb))
-    job.folder.mkdir(parents=True, exist_ok=True)
-    recipe.save(job.folder / "recipe.yaml")
-    if owner:
-        (job.folder / OWNER).write_text(owner + "\n", encoding="utf-8")
+    with making(runs_dir, wait_seconds=60):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        recipe.save(job.folder / "recipe.yaml")  # renamed into the folder, which is young again: it is not swept
+        if owner:
+            (job.folder / OWNER).write_text(owner + "\n", encoding="utf-8")
     line = [sys.executable, "-m", "finetune_core", verb, str(job.folder / "recipe.yaml"), *options,
             "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
     start_job(job, line, {"HF_TOKEN": token} if token else None)

@@ -233,7 +233,7 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
             raise FinetuneError(*words_run.NO_RUNG, code="out-of-memory")
         recipe = run.recipe.replace(**rungs[place].changes, accept_warnings=True)
         new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
-        launch.start(new, token, options=launch.THEN_CHAT)
+        launch.start_new(new, token, options=launch.THEN_CHAT)
     except Exception as error:
         label = words_run.again_with(rungs[0]) if rungs else "Try again"
         card = words.error_card(told(error)) + words_run.other_ways(rungs)

@@ -207,14 +207,15 @@ def test_the_rows_are_read_once_for_all_trials(recipe, runs_dir, monkeypatch):
     read, started, prepare = [], [], data.prepare
 
     def start(run, *_, **__):
-        started.append(run)
+        started.append((run.recipe.lora_r, (run.path / "data" / "train.jsonl").read_text()))
         raise FinetuneError("Not here.", "Elsewhere.", code="away")
 
     monkeypatch.setattr(data, "prepare", lambda *what, **how: read.append(what) or prepare(*what, **how))
     monkeypatch.setattr(launch, "start", start)
-    sweep(recipe, {"lora_r": [4, 8], "learning_rate": [1e-3]}, 4, runs_dir)
-    assert len(read) == 1 and [run.recipe.lora_r for run in started] == [4, 8]
-    assert len({(run.path / "data" / "train.jsonl").read_text() for run in started}) == 1
+    found = sweep(recipe, {"lora_r": [4, 8], "learning_rate": [1e-3]}, 4, runs_dir)
+    assert len(read) == 1 and [rank for rank, _ in started] == [4, 8]
+    assert len({rows for _, rows in started}) == 1
+    assert [trial.run for trial in found.trials] == ["", ""] and list_runs(runs_dir) == []  # none of them began
 
 
 @pytest.mark.parametrize(("test_size", "proved"), [(0.1, "Proved."), (0.0, "")])
