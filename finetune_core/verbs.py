@@ -53,18 +53,22 @@ def check(options: argparse.Namespace, out: Output) -> int:
         if found.suggestion:
             lines.append(f"{'':10}{found.suggestion.says}: {_repair_typed(found.suggestion.changes)}")
     better = better_preset(seen)
-    out.give(answer | {"better_preset": better and better.as_dict()}, "\n".join([*lines, *words_of_better(better)]))
+    out.give(
+        answer | {"better_preset": better and better.as_dict()},
+        "\n".join([*lines, *words_of_better(better, options.recipe)]),
+    )
     return REFUSED if answer["verdict"] == "blocked" else GOOD
 
 
-def words_of_better(better: Fitting | None) -> list[str]:
-    """At most one line: the preset that fits these rows."""
+def words_of_better(better: Fitting | None, chosen: str) -> list[str]:
+    """At most one line: the preset that fits these rows. `chosen`: the preset or file that was named."""
     if better is None:
         return []
-    return [
-        f"{better.why} The preset {better.preset.name} fits them better than {STARTER_PRESET}, which is made for the "
-        "starter rows."
-    ]
+    if chosen == STARTER_PRESET:
+        fits = f"fits them better than {STARTER_PRESET}, which is made for the starter rows"
+    else:
+        fits = "is made for such rows"
+    return [f"{better.why} The preset {better.preset.name} {fits}."]
 
 
 def train(options: argparse.Namespace, out: Output) -> int:
