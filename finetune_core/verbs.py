@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ def check(options: argparse.Namespace, out: Output) -> int:
     for found in seen.diagnosis.findings:
         lines.append(f"  {found.level:8}{found.says} {found.fix}")
         if found.suggestion:
-            lines.append(f"{'':10}{found.suggestion.says}: {_repair_typed(found.suggestion.changes)}")
+            lines.append(f"{'':10}{found.suggestion.says}: {as_overrides(found.suggestion.changes)}")
     better = better_preset(seen)
     out.give(
         answer | {"better_preset": better and better.as_dict()},
@@ -204,26 +203,6 @@ def env(options: argparse.Namespace, out: Output) -> int:
 
 
 # --- parts of verbs ---
-
-
-def _repair_typed(changes: dict[str, Any]) -> str:
-    """A repair as it is written behind the command.
-
-    >>> _repair_typed({"fixes": ["drop-leaks", "drop-duplicates"]})
-    'fixes=drop-leaks,drop-duplicates'
-    >>> _repair_typed({"columns": {"prompt": "My question"}})
-    "'columns.prompt=My question'"
-    """
-    words = []
-    for name, value in changes.items():
-        match value:
-            case dict():
-                words += [f"{name}.{inner}={text}" for inner, text in value.items()]
-            case list():
-                words.append(f"{name}={','.join(value)}")
-            case _:
-                words.append(as_overrides({name: value}))
-    return shlex.join(words)
 
 
 def look_at(options: argparse.Namespace, out: Output) -> Any:
