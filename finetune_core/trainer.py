@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from .attention import attend_rows_apart
 from .encoded import token_lengths
 from .errors import FinetuneError
-from .fast import fuse_adapters, give_freed_memory_back, score_trained_tokens_only
+from .fast import GivesFreedMemoryBack, fuse_adapters, score_trained_tokens_only
 from .grouping import RowsTrainer
 from .liger import use_liger_kernels
 from .machine import Machine
@@ -66,9 +66,9 @@ def build_trainer(
     callbacks = list(callbacks)
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
-    score_trained_tokens_only()
     if recipe.gradient_checkpointing and machine.kind == "cpu":
-        give_freed_memory_back()
+        callbacks.append(GivesFreedMemoryBack())
+    score_trained_tokens_only()
     kind = ShardedTrainer if recipe.fsdp else SharedTrainer if recipe.num_processes > 1 else RowsTrainer
     trainer = kind(
         model=model,
