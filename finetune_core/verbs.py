@@ -128,6 +128,7 @@ def runs(options: argparse.Namespace, out: Output) -> int:
             {
                 "id": run.id,
                 "status": run.status(),
+                "standing": _standing(run),
                 "step": progress.step,
                 "total_steps": progress.total_steps,
                 "stage": progress.stage,
@@ -137,9 +138,22 @@ def runs(options: argparse.Namespace, out: Output) -> int:
             }
         )
     width = max((len(r["id"]) for r in found), default=0)
-    words = "\n".join(f"{r['id']:{width}}  {r['status']:12}{r['step']}/{r['total_steps']}" for r in found)
-    out.give(found, words or "No runs yet.")
+    room = max((len(r["standing"]) for r in found), default=0)
+    lines = [f"{r['id']:{width}}  {r['standing']:{room}}  {r['step']}/{r['total_steps']}" for r in found]
+    out.give(found, "\n".join(lines) or "No runs yet.")
     return GOOD
+
+
+def _standing(run: Run) -> str:
+    """Its status; of one on rented hardware that nobody here follows, what the list on the page says of it."""
+    from .jobs.follow import next_start
+    from .jobs.sent import sent_of
+    from .jobs.standing import standing
+
+    status = run.status()
+    with suppress(FinetuneError):  # its recipe cannot be read
+        return (standing(status, next_start(run)) if sent_of(run) else "") or status
+    return status
 
 
 def stop(options: argparse.Namespace, out: Output) -> int:
