@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from finetune_core import launch, preflight
+from finetune_core.children import tail
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
 from finetune_core.jobs.sent import Sent, sent_of
@@ -277,4 +278,4 @@ def read_log(runs_dir: Path, run_id: str, seen: str) -> tuple[Any, Any]:
         return words_loss.log_text(""), ""
     if now == seen:
         return gr.skip(), gr.skip()
-    return words_loss.log_text(launch.tail(run.log_path)), now
+    return words_loss.log_text(tail(run.log_path)), now

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from finetune_core import launch
+from finetune_core import children, launch
 from finetune_core.errors import FinetuneError
 from finetune_core.files import remove, replacing
 from finetune_core.leftovers import sweep_leftovers
@@ -130,7 +130,7 @@ def no_process(*_, **__):
 
 
 def test_a_new_run_of_which_no_process_comes_is_gone_with_its_rows(run, runs_dir, monkeypatch):
-    monkeypatch.setattr(launch, "_spawn", no_process)
+    monkeypatch.setattr(children, "spawn", no_process)
     with pytest.raises(OSError, match="memory"):
         launch.start_new(run)
     assert not run.path.exists() and list_runs(runs_dir) == []
@@ -146,7 +146,7 @@ def test_a_run_that_another_press_is_starting_stays(run, monkeypatch):
 
 def test_a_run_that_has_learned_is_never_taken_back(run, monkeypatch):
     run.tell("start")
-    monkeypatch.setattr(launch, "_spawn", no_process)
+    monkeypatch.setattr(children, "spawn", no_process)
     with pytest.raises(OSError, match="memory"):
         launch.start_new(run)
     assert run.status() == "interrupted"

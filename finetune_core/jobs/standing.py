@@ -1,4 +1,4 @@
-"""How a run stands whose training is a job that nobody here follows: the page and the command line say the same. Pure."""
+"""How a run stands whose training is a job that nobody here follows, for the page and the command line. Pure."""
 
 from __future__ import annotations
 
