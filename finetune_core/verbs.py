@@ -81,8 +81,10 @@ def train(options: argparse.Namespace, out: Output) -> int:
     run = _run_to_train(options, out)
     out.say(f"Run {run.id}")
     loaded: list[Chatter] = []
+    told: list[str] = []
 
     def show(event: Event) -> None:
+        told.append(event.kind)
         if out.as_json:
             out.json(json.loads(event.as_json()))
         elif words := line_of(event):
@@ -98,10 +100,10 @@ def train(options: argparse.Namespace, out: Output) -> int:
                 on_compared=loaded.append if options.then_serve else None,
             )
         except FinetuneError as error:
-            if error.code == "running" and out.as_json:
-                out.json({"error": error.as_dict(), "run": run.id})
             if not out.as_json:
                 raise
+            if told[-1:] != ["error"]:  # refused before its diary was opened
+                out.json({"error": error.as_dict(), "run": run.id})
             return REFUSED
     if loaded:
         _go_on_as_chat(run, loaded.pop())
@@ -175,7 +177,6 @@ def delete(options: argparse.Namespace, out: Output) -> int:
 
 
 def fetch(options: argparse.Namespace, out: Output) -> int:
-
     options.runs_dir.mkdir(parents=True, exist_ok=True)
     with lock_at(options.runs_dir / ".fetch.lock"):
         folder, where = _fetch_starter(out, streamed=True)
