@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from .children import died, end, last_error, spawn, spawn_until, tail
 from .errors import FinetuneError
 from .files import read_json, remove
 from .job import Job
 from .jobs.sent import sent_of
-from .locks import is_held, lock_at
+from .locks import busy, hold, is_held
 from .recipe import Recipe, group_of
 from .run import Run, list_runs, making
 from .space import OWNER
@@ -83,12 +81,14 @@ def start_new(run: Run, token: str | None = None, options: tuple[str, ...] = ())
 
 def _unmake(run: Run) -> None:
     """Delete a run that never began, unless somebody starts it now."""
-    with contextlib.suppress(Timeout):
+    try:
         with run.starting(0):
             if run.status() != "new":
                 return
             (run.path / "recipe.yaml").unlink(missing_ok=True)  # no run any more, for who waits for this lock as well
-        remove(run.path)
+    except FinetuneError:
+        return  # it is being started
+    remove(run.path)
 
 
 def fetch_starter(runs_dir: Path) -> None:
@@ -226,7 +226,7 @@ def start_job(job: Job, line: list[str], secrets: Mapping[str, str] | None = Non
     Raises FinetuneError if its process ends before it began.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with lock_at(job.folder / f".{job.name}-start.lock", timeout=wait_seconds):
+    with hold(job.folder / f".{job.name}-start.lock", busy(), wait_seconds):
         if job.is_alive():
             return
         before = job.said()
@@ -271,7 +271,7 @@ def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0
         server = serving(runs_dir)
         return server if server and server.run_id == run.id else None
 
-    with lock_at(runs_dir / ".serve-start.lock", timeout=wait_seconds):
+    with hold(runs_dir / ".serve-start.lock", busy(), wait_seconds):
         if server := ours():
             return server
         stop_serving(runs_dir)

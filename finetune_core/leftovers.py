@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
+from .errors import FinetuneError
 from .files import remove
 from .job import Job
 from .launch import BEFORE_TRAINING
@@ -36,8 +35,11 @@ def _sweep(lock: AbstractContextManager[Any], folders: list[Path], is_left: Call
         with lock:
             for folder in filter(is_left, folders):
                 remove(folder)
-    except (Timeout, PermissionError):  # a start is at work there, or the folder is another user's
+    except PermissionError:  # the folder is another user's
         return
+    except FinetuneError as error:
+        if error.code != "busy":
+            raise
 
 
 def _was_given_up(folder: Path) -> bool:

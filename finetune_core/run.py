@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from .errors import FinetuneError
 from .events import Event, append_event, read_events
 from .files import move, read_json, remove, write_json
-from .locks import hold, is_held, lock_at
+from .locks import busy, hold, is_held
 from .recipe import Recipe
 from .space import OWNER, bucket
 
@@ -80,8 +78,6 @@ class Run:
                     raise
                 finally:
                     remove(beside)
-        except Timeout:
-            raise FinetuneError("Another run is being made.", "Wait a moment, then start again.", code="busy") from None
         except PermissionError:
             raise FinetuneError(
                 f"{runs_dir} cannot be written to.", "Choose another folder with --runs-dir.", code="no-permission"
@@ -147,9 +143,9 @@ class Run:
         refusal = FinetuneError("This run is already going on.", "Watch it on the page.", code="running")
         return hold(self.path / "worker.lock", refusal)
 
-    def starting(self, wait_seconds: float) -> AbstractContextManager[Any]:
-        """Held by who starts a worker, until that holds the run itself. Raises filelock.Timeout."""
-        return lock_at(self.path / ".start.lock", timeout=wait_seconds)
+    def starting(self, wait_seconds: float) -> AbstractContextManager[None]:
+        """Held by who starts a worker, until that holds the run itself. Raises FinetuneError (busy)."""
+        return hold(self.path / ".start.lock", busy(), wait_seconds)
 
     def is_alive(self) -> bool:
         """True while a worker holds this run's lock."""
@@ -185,10 +181,10 @@ class Run:
         shutil.rmtree(self.path)
 
 
-def making(runs_dir: Path, wait_seconds: float) -> AbstractContextManager[Any]:
+def making(runs_dir: Path, wait_seconds: float) -> AbstractContextManager[None]:
     """Held by who prepares a folder in the runs folder, and by who sweeps out what was never finished, so that neither
-    meets the other. Raises filelock.Timeout."""
-    return lock_at(runs_dir / ".create.lock", timeout=wait_seconds)
+    meets the other. Raises FinetuneError (busy)."""
+    return hold(runs_dir / ".create.lock", busy(), wait_seconds)
 
 
 def list_runs(runs_dir: Path) -> list[Run]:

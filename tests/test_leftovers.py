@@ -144,6 +144,12 @@ def test_a_run_that_another_press_is_starting_stays(run, monkeypatch):
     assert run.status() == "new" and (run.path / "recipe.yaml").is_file()
 
 
+def test_who_waits_in_vain_for_another_start_is_told_what_to_do(run):
+    with run.starting(0), pytest.raises(FinetuneError) as told:
+        launch.start(run, wait_seconds=0.1)
+    assert told.value.code == "busy" and told.value.fix.startswith("Wait a moment")
+
+
 def test_a_run_that_has_learned_is_never_taken_back(run, monkeypatch):
     run.tell("start")
     monkeypatch.setattr(children, "spawn", no_process)
