@@ -5,7 +5,6 @@ They lie in the run's scratch (`.rows/<max_length>/`), where the processes that 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,7 +17,7 @@ from datasets import Dataset
 
 from .data.rows import open_rows
 from .errors import FinetuneError
-from .files import is_unsupported, replacing
+from .files import is_unsupported, remove, replacing
 from .leftovers import ENCODED
 from .render import Rendered, render_each
 from .run import Run
@@ -63,7 +62,7 @@ def open_encoded(run: Run, max_length: int) -> Sets:
 
 def forget_encoded(run: Run) -> None:
     """Delete what was made for a training, however it ended."""
-    shutil.rmtree(run.path / ENCODED, ignore_errors=True)
+    remove(run.path / ENCODED)
 
 
 def encode(rows: Iterable[dict[str, Any]], tokenizer: ChatTokenizer, max_length: int, path: Path) -> Dataset:

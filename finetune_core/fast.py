@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
-M_MMAP_THRESHOLD = -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGE_TENSOR = 2 * 1024**2  # bytes
+MOST_ON_HEAP = 32 * 1024**2  # bytes; the threshold to which glibc goes up by itself, with twice as many kept free
 
 
 def give_freed_memory_back() -> None:
@@ -22,8 +24,29 @@ def give_freed_memory_back() -> None:
     between the tensors that are not: a step of 16 layers took 0.83 GiB for 0.23 GiB of values. Each large tensor has
     pages of its own after this; other C libraries are left alone.
     """
+    _set_malloc({M_MMAP_THRESHOLD: LARGE_TENSOR})
+
+
+def keep_freed_memory() -> None:
+    """After it: answers to 32 prompts at once took 5 to 26 % longer while freed memory was given back (starter model,
+    prompts of 37 to 298 tokens, two cores)."""
+    _set_malloc({M_MMAP_THRESHOLD: MOST_ON_HEAP, M_TRIM_THRESHOLD: 2 * MOST_ON_HEAP})
+
+
+def _set_malloc(options: dict[int, int]) -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_TENSOR)
+        for option, value in options.items():
+            libc.mallopt(option, value)
+
+
+class GivesFreedMemoryBack(TrainerCallback):
+    """While it learns, and no longer."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        give_freed_memory_back()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        keep_freed_memory()
 
 
 def fuse_adapters(model: nn.Module) -> int:

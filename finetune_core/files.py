@@ -29,11 +29,31 @@ def is_unsupported(error: OSError) -> bool:
     return error.errno in UNSUPPORTED
 
 
+# what a folder says that another process has open (Windows, a network drive) or writes into, or that is another user's
+NOT_OURS = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOTEMPTY}
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder that nobody needs any more. One that is gone already is no error, as two may tidy at once; one
+    that is in use, or another user's, stays for the next time."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            raise
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes this one's place when the block has ended well."""
+    """A path to write to, which takes this one's place when the block has ended well; else nothing of it stays."""
     beside = path.with_name(path.name + ".part")
-    yield beside
+    try:
+        yield beside
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     try:
         beside.replace(path)
     except OSError as error:

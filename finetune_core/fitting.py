@@ -57,7 +57,7 @@ def kind_of_rows(seen: Preflight) -> tuple[str, str]:
     if not rows:
         return "", ""
     if seen.diagnosis.lengths["p95"] > LONG_TOKENS:
-        return "long-texts", f"Rows have up to {seen.diagnosis.lengths['p95']:,} tokens."
+        return "long-texts", f"One row in twenty has {seen.diagnosis.lengths['p95']:,} tokens or more."
     answers = [reference(row) for row in rows if can_be_asked(row)]
     kind = choose_metric(answers)
     if kind == "json":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 from .machine import Machine
@@ -139,13 +140,25 @@ def smaller_model(name: str) -> str | None:
 
 
 def as_overrides(changes: dict[str, Any]) -> str:
-    """Settings as the command line takes them; nothing behind the sign: the plan is to choose anew.
+    """Settings as they are typed behind a command; nothing behind the sign: the plan is to choose anew.
 
     >>> as_overrides({"gradient_checkpointing": True, "learning_rate": None})
     'gradient_checkpointing=true learning_rate='
+    >>> as_overrides({"fixes": ["drop-leaks", "drop-duplicates"], "columns": {"prompt": "My question"}})
+    "fixes=drop-leaks,drop-duplicates 'columns.prompt=My question'"
     """
-    words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in changes.items()}
-    return " ".join(f"{name}={'' if value is None else value}" for name, value in words.items())
+    return shlex.join(word for name, value in changes.items() for word in _typed(name, value))
+
+
+def _typed(name: str, value: Any) -> list[str]:
+    match value:
+        case dict():
+            return [word for inner, text in value.items() for word in _typed(f"{name}.{inner}", text)]
+        case list():
+            return [f"{name}={','.join(map(str, value))}"]
+        case bool():
+            return [f"{name}={str(value).lower()}"]
+    return [f"{name}={'' if value is None else value}"]
 
 
 def as_typed(rung: Suggestion) -> str:

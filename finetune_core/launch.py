@@ -1,39 +1,33 @@
-"""Start and stop workers: the only file that knows about processes. Every button is a command."""
+"""Start and stop what has a process of its own: a training, the jobs beside it, the chat's server. Every button is a
+command."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
-import signal
-import subprocess
+import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import psutil
-
-from . import hub
-from .errors import FinetuneError, redact
-from .files import is_unsupported, read_json
+from .children import died, end, last_error, spawn, spawn_until, tail
+from .errors import FinetuneError
+from .files import read_json, remove
 from .job import Job
 from .jobs.sent import sent_of
-from .locks import is_held, lock_at
+from .locks import busy, hold, is_held
 from .recipe import Recipe, group_of
-from .run import Run, list_runs
+from .run import Run, list_runs, making
 from .space import OWNER
 from .takeaway import TAKEN
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
 THEN_CHAT = ("--then-serve",)  # for a person at the page: the models that were compared stay loaded to chat with
 IDLE_SECONDS = 1800  # a chat's server that nobody asks anything ends itself
 BEFORE_TRAINING = {"should-i": ".should-i", "sweep": ".sweeps", "plan": ".measured"}  # verb -> its folder in the runs
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 
 
 def command(run: Run, verb: str, *options: str) -> list[str]:
@@ -41,21 +35,28 @@ def command(run: Run, verb: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "finetune_core", verb, str(run.path), *options]
 
 
+def as_text(line: list[str]) -> str:
+    """A command as a person would type it, with the interpreter's short name."""
+    return shlex.join(["python", *line[1:]])
+
+
 def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, options: tuple[str, ...] = ()) -> None:
     """Train (or resume) the run in a process of its own session, so that it outlives the page.
 
     The chat's memory is freed first; who follows a job on rented hardware needs none. The token travels in the
     child's environment only. Returns when the worker holds its lock. A second start of a running run does nothing.
-    Raises FinetuneError if the worker ends at once.
+    Raises FinetuneError if the worker ends at once (worker-died).
     """
-    with lock_at(run.path / ".start.lock", timeout=wait_seconds):
+    with run.starting(wait_seconds):
         if run.is_alive():
             return
+        if not (run.path / "recipe.yaml").is_file():  # the start before this one did not come off
+            raise FinetuneError("This run is not there any more.", "Start it anew.", code="no-run")
         if sent_of(run) is None:
             stop_serving(run.path.parent)
         (run.path / "stop").unlink(missing_ok=True)
         before = len(run.events())
-        process = _spawn_until(
+        process = spawn_until(
             lambda: run.is_alive() or len(run.events()) > before,
             command(run, "train", *options),
             run.log_path,
@@ -63,7 +64,31 @@ def start(run: Run, token: str | None = None, wait_seconds: float = 20.0, option
             wait_seconds,
         )
     if process.poll() is not None and len(run.events()) == before:
-        raise _died("The training", run.log_path, "worker-died")
+        raise died("The training", run.log_path, "worker-died")
+
+
+def start_new(run: Run, token: str | None = None, options: tuple[str, ...] = ()) -> None:
+    """Start a run that was made for this start. Where no process comes of it (no memory, a full disk), nothing stays of
+    the run and its rows; of a worker that died at once its log stays, and what another start (a double click) begins.
+    """
+    try:
+        start(run, token, options=options)
+    except Exception as error:
+        if not (isinstance(error, FinetuneError) and error.code == "worker-died"):
+            _unmake(run)
+        raise
+
+
+def _unmake(run: Run) -> None:
+    """Delete a run that never began, unless somebody starts it now."""
+    try:
+        with run.starting(0):
+            if run.status() != "new":
+                return
+            (run.path / "recipe.yaml").unlink(missing_ok=True)  # no run any more, for who waits for this lock as well
+    except FinetuneError:
+        return  # it is being started
+    remove(run.path)
 
 
 def fetch_starter(runs_dir: Path) -> None:
@@ -71,7 +96,7 @@ def fetch_starter(runs_dir: Path) -> None:
     runs_dir.mkdir(parents=True, exist_ok=True)
     if not is_held(runs_dir / ".fetch.lock"):
         (runs_dir / ".fetch.log").unlink(missing_ok=True)
-        _spawn([sys.executable, "-m", "finetune_core", "fetch", "--json", "--runs-dir", str(runs_dir)],
+        spawn([sys.executable, "-m", "finetune_core", "fetch", "--json", "--runs-dir", str(runs_dir)],
                runs_dir / ".fetch.log")  # fmt: skip
 
 
@@ -108,7 +133,7 @@ def kill(run: Run, wait_seconds: float = 10.0) -> None:
         pids = [sent.pid]
     if not run.is_alive() or not pids or not pids[0]:
         return
-    _end(int(pids[0]), wait_seconds)
+    end(int(pids[0]), wait_seconds)
     deadline = time.monotonic() + wait_seconds
     while run.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -183,10 +208,11 @@ def start_before_training(
 ) -> Job:
     """owner: user name of who starts it on a shared page; the job and what comes of it is theirs."""
     job = before_training(runs_dir, verb, key_of(recipe, owner, verb))
-    job.folder.mkdir(parents=True, exist_ok=True)
-    recipe.save(job.folder / "recipe.yaml")
-    if owner:
-        (job.folder / OWNER).write_text(owner + "\n", encoding="utf-8")
+    with making(runs_dir, wait_seconds=60):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        recipe.save(job.folder / "recipe.yaml")  # renamed into the folder, which is young again: it is not swept
+        if owner:
+            (job.folder / OWNER).write_text(owner + "\n", encoding="utf-8")
     line = [sys.executable, "-m", "finetune_core", verb, str(job.folder / "recipe.yaml"), *options,
             "--into", str(job.folder), "--runs-dir", str(runs_dir)]  # fmt: skip
     start_job(job, line, {"HF_TOKEN": token} if token else None)
@@ -200,22 +226,20 @@ def start_job(job: Job, line: list[str], secrets: Mapping[str, str] | None = Non
     Raises FinetuneError if its process ends before it began.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with lock_at(job.folder / f".{job.name}-start.lock", timeout=wait_seconds):
+    with hold(job.folder / f".{job.name}-start.lock", busy(), wait_seconds):
         if job.is_alive():
             return
         before = job.said()
-        process = _spawn_until(
-            lambda: job.is_alive() or job.said() != before, line, job.log_path, secrets, wait_seconds
-        )
+        process = spawn_until(lambda: job.is_alive() or job.said() != before, line, job.log_path, secrets, wait_seconds)
     if process.poll() is not None and job.said() == before:
-        raise _died("It", job.log_path, "job-died")
+        raise died("It", job.log_path, "job-died")
 
 
 def end_job(job: Job, wait_seconds: float = 10.0) -> None:
     """End its process now, with its children."""
     said = job.said()
     if said is not None and said.pid and job.is_alive():
-        _end(said.pid, wait_seconds)
+        end(said.pid, wait_seconds)
 
 
 # --- the chat's server ---
@@ -247,19 +271,19 @@ def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0
         server = serving(runs_dir)
         return server if server and server.run_id == run.id else None
 
-    with lock_at(runs_dir / ".serve-start.lock", timeout=wait_seconds):
+    with hold(runs_dir / ".serve-start.lock", busy(), wait_seconds):
         if server := ours():
             return server
         stop_serving(runs_dir)
         line = command(run, "serve", "--idle-seconds", str(IDLE_SECONDS))
-        process = _spawn_until(ours, line, log, {"HF_TOKEN": token} if token else None, wait_seconds)
+        process = spawn_until(ours, line, log, {"HF_TOKEN": token} if token else None, wait_seconds)
         if server := ours():
             return server
     if process.poll() is None:
-        _end(process.pid, 5)
+        end(process.pid, 5)
     raise FinetuneError(
         "The chat could not be started.",
-        f"{_last_error(log) or 'The model may be too large for the free memory: close other programs and try again.'}",
+        f"{last_error(log) or 'The model may be too large for the free memory: close other programs and try again.'}",
         code="chat-failed",
     )
 
@@ -267,125 +291,5 @@ def start_serving(run: Run, token: str | None = None, wait_seconds: float = 90.0
 def stop_serving(runs_dir: Path, wait_seconds: float = 10.0) -> None:
     """End the chat's server and wait until its memory is free."""
     if server := serving(runs_dir):
-        _end(server.pid, wait_seconds)
+        end(server.pid, wait_seconds)
     (runs_dir / ".serve.json").unlink(missing_ok=True)
-
-
-# --- processes ---
-
-
-def tail(path: Path, lines: int = 200, limit: int = 64_000) -> str:
-    """The end of a log, without tokens and without the overwritten part of progress bars."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - limit))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    kept = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return redact("\n".join([line for line in kept if line][-lines:]))
-
-
-def child_environment() -> dict[str, str]:
-    env = dict(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_DIR), env.get("PYTHONPATH", "")]))
-    env["PYTHONUNBUFFERED"] = "1"
-    env["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    env.setdefault("TOKENIZERS_PARALLELISM", "false")
-    env.pop("OAUTH_CLIENT_SECRET", None)  # a Space's own; no child signs anybody in
-    if not hub.reachable():
-        env["HF_HUB_OFFLINE"] = "1"
-    return env
-
-
-def run_tool(line: list[str], environment: dict[str, str], seconds: float | None = None) -> tuple[int, str]:
-    """Run a helper program to its end, without any token: (exit code, the end of what it said). It dies with us."""
-    env = {name: value for name, value in {**child_environment(), **environment}.items() if name not in TOKENS}
-    with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
-        try:
-            code = child.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            code = 124
-        finally:
-            if child.poll() is None:
-                _end(child.pid, 3)
-        log.seek(max(0, log.seek(0, os.SEEK_END) - 64_000))
-        return code, redact(log.read().decode("utf-8", "replace"))
-
-
-def _spawn(line: list[str], log_path: Path, secrets: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    with _opened(log_path) as log:  # a file, never a pipe: a closed page must not stall the worker
-        log.write(f"$ {' '.join(line)}\n".encode())
-        log.flush()
-        return subprocess.Popen(
-            line,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=child_environment() | dict(secrets or {}),
-            start_new_session=True,
-        )
-
-
-def _opened(log_path: Path) -> IO[bytes]:
-    """To write on at its end; anew where the file system cannot do that."""
-    try:
-        return log_path.open("ab")
-    except OSError as error:
-        if not is_unsupported(error):
-            raise
-        return log_path.open("wb")
-
-
-def _spawn_until(
-    begun: Callable[[], object], line: list[str], log_path: Path, secrets: Mapping[str, str] | None, wait_seconds: float
-) -> subprocess.Popen[bytes]:
-    """Returns once the process has begun, has ended, or has had its time."""
-    process = _spawn(line, log_path, secrets)
-    deadline = time.monotonic() + wait_seconds
-    while not begun() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return process
-
-
-def _end(pid: int, wait_seconds: float) -> None:
-    """SIGTERM, then SIGKILL, to a process and its children."""
-    try:
-        parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for send in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(send)
-        _, family = psutil.wait_procs(family, timeout=wait_seconds if send == signal.SIGTERM else 3)
-        if not family:
-            return
-
-
-def _died(what: str, log: Path, code: str) -> FinetuneError:
-    """A process that ended before it began: in its own words, if it had any."""
-    if said := _last_error(log):
-        return FinetuneError(said, "Then start it again.", code=code)
-    return FinetuneError(
-        f"{what} ended before it began. Its log ends with: {tail(log, 3) or 'nothing'}",
-        f"Start it again; if that does not help, read the whole log: {log}",
-        code=code,
-    )
-
-
-def _last_error(log: Path) -> str:
-    """What a verb printed as its error, in words (cli prints `problem fix` on stderr)."""
-    for line in reversed(tail(log, 30).splitlines()):
-        if line.startswith("error: "):
-            return line.removeprefix("error: ")
-    return ""
-
-
-def as_text(line: list[str]) -> str:
-    """A command as a person would type it, with the interpreter's short name."""
-    import shlex
-
-    return shlex.join(["python", *line[1:]])

@@ -1,32 +1,51 @@
-"""What workers leave behind that were killed: swept when the page or a training starts next."""
+"""What processes leave behind that were killed: swept when the page or a training starts next."""
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
+from .errors import FinetuneError
+from .files import remove
 from .job import Job
 from .launch import BEFORE_TRAINING
-from .run import Run
+from .run import MAKING, Run, making
 
 ENCODED = ".rows"  # in a run's folder, while it learns
 YOUNG_SECONDS = 60.0  # a folder may be made a moment before its process begins
 
 
 def sweep_leftovers(runs_dir: Path) -> None:
-    """Delete token ids of runs that nobody trains, and measurements that were never finished. Results stay."""
-    for encoded in runs_dir.glob(f"*/{ENCODED}"):
-        if not Run(encoded.parent).is_alive():  # one that begins now makes its own, seconds later
-            shutil.rmtree(encoded, ignore_errors=True)
-    for folder in (runs_dir / BEFORE_TRAINING["plan"]).glob("*"):
-        if _was_given_up(Job(folder, "plan")):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Delete token ids of runs that nobody trains, rows of runs that were never made, and measurements that were never
+    finished. Results stay, and what another start is making."""
+    for encoded in runs_dir.glob(f"*/{ENCODED}/"):
+        run = Run(encoded.parent)
+        _sweep(run.starting(0), [encoded], lambda _, run=run: not run.is_alive())
+    if unmade := list(runs_dir.glob(f"{MAKING}*/")):
+        _sweep(making(runs_dir, 0), unmade, lambda _: True)
+    if measured := list((runs_dir / BEFORE_TRAINING["plan"]).glob("*/")):
+        _sweep(making(runs_dir, 0), measured, _was_given_up)
 
 
-def _was_given_up(job: Job) -> bool:
+def _sweep(lock: AbstractContextManager[Any], folders: list[Path], is_left: Callable[[Path], bool]) -> None:
+    try:
+        with lock:
+            for folder in filter(is_left, folders):
+                remove(folder)
+    except PermissionError:  # the folder is another user's
+        return
+    except FinetuneError as error:
+        if error.code != "busy":
+            raise
+
+
+def _was_given_up(folder: Path) -> bool:
     """Its process died on the way, or never began."""
+    job = Job(folder, "plan")
     said = job.said()
-    if job.is_alive() or time.time() - job.folder.stat().st_mtime < YOUNG_SECONDS:
+    if not folder.exists() or job.is_alive() or time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
         return False
     return said is None or (said.error or {}).get("code") == "interrupted"

@@ -96,3 +96,8 @@ def hold(path: Path, refusal: FinetuneError, wait_seconds: float = 0.5) -> Itera
         yield
     finally:
         lock.release()
+
+
+def busy() -> FinetuneError:
+    """The refusal of who waited in vain for what another start is making."""
+    return FinetuneError("Another start is going on.", "Wait a moment, then start again.", code="busy")

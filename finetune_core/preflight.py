@@ -66,12 +66,11 @@ def look(
     def part(start: float, end: float) -> Callable[[float | None, str], None]:
         return lambda share, says: tell(None if share is None else start + (end - start) * share, says)
 
-    prepared = None
-    if earlier is not None and earlier.diagnosis.measures is not None:
-        measures = earlier.diagnosis.measures
-        prepared = prepare_again(earlier.prepared, measures, recipe, tokenizer, part(0.0, READING))
-    if prepared is None:
-        prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=part(0.0, READING))
+    reading = part(0.0, READING)
+    if earlier is not None and (measures := earlier.diagnosis.measures) is not None:
+        prepared = prepare_again(earlier.prepared, measures, recipe, tokenizer, reading)
+    else:
+        prepared = prepare(recipe, token=token, tokenizer=tokenizer, on_progress=reading)
     diagnosis = check(prepared, tokenizer, recipe, on_progress=part(READING, 1.0))
     plan = plan_for(recipe, facts, diagnosis, machine)
     return Preflight(recipe, diagnosis, plan, tokenizer, prepared, facts)

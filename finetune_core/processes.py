@@ -7,7 +7,6 @@ first of the processes writes the diary. What each of them does is in rank.py.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ from typing import Any
 
 from .errors import FinetuneError
 from .events import Event, events_from
-from .files import read_json
+from .files import read_json, remove
 from .recipe import Recipe
 from .run import Run
 
@@ -43,7 +42,7 @@ def learn_together(
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     scratch = scratch_of(run)
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove(scratch)
     scratch.mkdir()
     recipe.save(scratch / "recipe.yaml")
     config = LaunchConfig(
@@ -69,7 +68,7 @@ def learn_together(
     except SignalException as ended:  # torch's launcher has ended the processes
         raise SystemExit(128 + int(ended.sigval)) from None
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
 
 
 def _what_failed(scratch: Path, failures: dict[int, Any], processes: int) -> FinetuneError:

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from .errors import FinetuneError
 from .events import Event, append_event, read_events
-from .files import move, read_json, write_json
-from .locks import hold, is_held, lock_at
+from .files import move, read_json, remove, write_json
+from .locks import busy, hold, is_held
 from .recipe import Recipe
 from .space import OWNER, bucket
 
+MAKING = ".making-"  # begins the name of a folder that is no run yet
 STATUSES = ("new", "running", "finished", "stopped", "failed", "interrupted")
 
 
@@ -57,27 +56,28 @@ class Run:
             raise FinetuneError("That is no valid run id.", "Reload the page and start again.", code="bad-id")
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            with lock_at(runs_dir / ".create.lock", timeout=60):
+            with making(runs_dir, wait_seconds=60):
                 if earlier := [file.parent for file in runs_dir.glob(f"*-{tail}/recipe.yaml")]:
                     return cls(earlier[0])
                 name = f"{time.strftime('%Y-%m-%d-%H%M')}-{_slug(recipe)}-{tail}"
-                making = runs_dir / f".making-{tail}"
-                for left in runs_dir.glob(".making-*"):  # with its rows, by a process that was ended
-                    shutil.rmtree(left, ignore_errors=True)
-                making.mkdir()
+                beside = runs_dir / f"{MAKING}{tail}"
+                for left in runs_dir.glob(f"{MAKING}*"):  # with its rows, by a process that was ended
+                    remove(left)
+                beside.mkdir()
                 try:
                     if plan is not None:
-                        write_json(making / "plan.json", plan)
+                        write_json(beside / "plan.json", plan)
                     if owner:
-                        (making / OWNER).write_text(owner + "\n", encoding="utf-8")
+                        (beside / OWNER).write_text(owner + "\n", encoding="utf-8")
                     if fill is not None:
-                        fill(making)
-                    recipe.save(making / "recipe.yaml")
-                    move(making, runs_dir / name, last="recipe.yaml")
+                        fill(beside)
+                    recipe.save(beside / "recipe.yaml")
+                    move(beside, runs_dir / name, last="recipe.yaml")
+                except BaseException:
+                    remove(runs_dir / name)  # a copy, where nothing can be renamed
+                    raise
                 finally:
-                    shutil.rmtree(making, ignore_errors=True)
-        except Timeout:
-            raise FinetuneError("Another run is being made.", "Wait a moment, then start again.", code="busy") from None
+                    remove(beside)
         except PermissionError:
             raise FinetuneError(
                 f"{runs_dir} cannot be written to.", "Choose another folder with --runs-dir.", code="no-permission"
@@ -143,6 +143,10 @@ class Run:
         refusal = FinetuneError("This run is already going on.", "Watch it on the page.", code="running")
         return hold(self.path / "worker.lock", refusal)
 
+    def starting(self, wait_seconds: float) -> AbstractContextManager[None]:
+        """Held by who starts a worker, until that holds the run itself. Raises FinetuneError (busy)."""
+        return hold(self.path / ".start.lock", busy(), wait_seconds)
+
     def is_alive(self) -> bool:
         """True while a worker holds this run's lock."""
         return is_held(self.path / "worker.lock")
@@ -175,6 +179,12 @@ class Run:
         if self.is_alive():
             raise FinetuneError("This run is still going on.", "Stop it first, then delete it.", code="running")
         shutil.rmtree(self.path)
+
+
+def making(runs_dir: Path, wait_seconds: float) -> AbstractContextManager[None]:
+    """Held by who prepares a folder in the runs folder, and by who sweeps out what was never finished, so that neither
+    meets the other. Raises FinetuneError (busy)."""
+    return hold(runs_dir / ".create.lock", busy(), wait_seconds)
 
 
 def list_runs(runs_dir: Path) -> list[Run]:

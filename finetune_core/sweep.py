@@ -223,7 +223,7 @@ def _try(
     try:
         run = preflight.create_run_from(preflight.look_again(seen, recipe), runs_dir, owner=owner)
         progress(Trial(run.id, values, "running"), 0.0)
-        launch.start(run, token, options=("--no-evaluate",))
+        launch.start_new(run, token, options=("--no-evaluate",))
         pruned, told, size = False, 0, -1
         while (version := run.version())[2]:  # alive; the worker holds its lock before it writes its first line
             if version[0] != size:
@@ -250,7 +250,8 @@ def _try(
             (run.path / "stop").touch()  # it has a session of its own, where nobody would stop it
         raise
     except FinetuneError as error:  # a setting that this machine cannot do is a result, not the end of the sweep
-        return Trial(run.id if run else "", values, "failed", problem=str(explain(error)))
+        there = run is not None and run.path.exists()
+        return Trial(run.id if there else "", values, "failed", problem=str(explain(error)))
 
 
 def _trial(run: Run, values: dict[str, Any], outcome: str) -> Trial:

@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from .attention import attend_rows_apart
 from .encoded import token_lengths
 from .errors import FinetuneError
-from .fast import fuse_adapters, give_freed_memory_back
+from .fast import GivesFreedMemoryBack, fuse_adapters
 from .grouping import RowsTrainer
 from .head import score_trained_tokens_only
 from .liger import use_liger_kernels
@@ -67,9 +67,9 @@ def build_trainer(
     callbacks = list(callbacks)
     if recipe.early_stopping and validation_set is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience))
-    score_trained_tokens_only()
     if recipe.gradient_checkpointing and machine.kind == "cpu":
-        give_freed_memory_back()
+        callbacks.append(GivesFreedMemoryBack())
+    score_trained_tokens_only()
     kind = ShardedTrainer if recipe.fsdp else SharedTrainer if recipe.num_processes > 1 else RowsTrainer
     trainer = kind(
         model=model,

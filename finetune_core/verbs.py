@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -51,20 +50,24 @@ def check(options: argparse.Namespace, out: Output) -> int:
     for found in seen.diagnosis.findings:
         lines.append(f"  {found.level:8}{found.says} {found.fix}")
         if found.suggestion:
-            lines.append(f"{'':10}{found.suggestion.says}: {_repair_typed(found.suggestion.changes)}")
+            lines.append(f"{'':10}{found.suggestion.says}: {as_overrides(found.suggestion.changes)}")
     better = better_preset(seen)
-    out.give(answer | {"better_preset": better and better.as_dict()}, "\n".join([*lines, *words_of_better(better)]))
+    out.give(
+        answer | {"better_preset": better and better.as_dict()},
+        "\n".join([*lines, *words_of_better(better, options.recipe)]),
+    )
     return REFUSED if answer["verdict"] == "blocked" else GOOD
 
 
-def words_of_better(better: Fitting | None) -> list[str]:
-    """At most one line: the preset that fits these rows."""
+def words_of_better(better: Fitting | None, chosen: str) -> list[str]:
+    """At most one line: the preset that fits these rows. `chosen`: the preset or file that was named."""
     if better is None:
         return []
-    return [
-        f"{better.why} The preset {better.preset.name} fits them better than {STARTER_PRESET}, which is made for the "
-        "starter rows."
-    ]
+    if chosen == STARTER_PRESET:
+        fits = f"fits them better than {STARTER_PRESET}, which is made for the starter rows"
+    else:
+        fits = "is made for such rows"
+    return [f"{better.why} The preset {better.preset.name} {fits}."]
 
 
 def train(options: argparse.Namespace, out: Output) -> int:
@@ -78,8 +81,10 @@ def train(options: argparse.Namespace, out: Output) -> int:
     run = _run_to_train(options, out)
     out.say(f"Run {run.id}")
     loaded: list[Chatter] = []
+    told: list[str] = []
 
     def show(event: Event) -> None:
+        told.append(event.kind)
         if out.as_json:
             out.json(json.loads(event.as_json()))
         elif words := line_of(event):
@@ -95,10 +100,10 @@ def train(options: argparse.Namespace, out: Output) -> int:
                 on_compared=loaded.append if options.then_serve else None,
             )
         except FinetuneError as error:
-            if error.code == "running" and out.as_json:
-                out.json({"error": error.as_dict(), "run": run.id})
             if not out.as_json:
                 raise
+            if told[-1:] != ["error"]:  # refused before its diary was opened
+                out.json({"error": error.as_dict(), "run": run.id})
             return REFUSED
     if loaded:
         _go_on_as_chat(run, loaded.pop())
@@ -125,6 +130,7 @@ def runs(options: argparse.Namespace, out: Output) -> int:
             {
                 "id": run.id,
                 "status": run.status(),
+                "standing": _standing(run),
                 "step": progress.step,
                 "total_steps": progress.total_steps,
                 "stage": progress.stage,
@@ -134,9 +140,22 @@ def runs(options: argparse.Namespace, out: Output) -> int:
             }
         )
     width = max((len(r["id"]) for r in found), default=0)
-    words = "\n".join(f"{r['id']:{width}}  {r['status']:12}{r['step']}/{r['total_steps']}" for r in found)
-    out.give(found, words or "No runs yet.")
+    room = max((len(r["standing"]) for r in found), default=0)
+    lines = [f"{r['id']:{width}}  {r['standing']:{room}}  {r['step']}/{r['total_steps']}" for r in found]
+    out.give(found, "\n".join(lines) or "No runs yet.")
     return GOOD
+
+
+def _standing(run: Run) -> str:
+    """Its status; of one on rented hardware that nobody here follows, what the list on the page says of it."""
+    from .jobs.follow import next_start
+    from .jobs.sent import sent_of
+    from .jobs.standing import standing
+
+    status = run.status()
+    with suppress(FinetuneError):  # its recipe cannot be read
+        return (standing(status, next_start(run)) if sent_of(run) else "") or status
+    return status
 
 
 def stop(options: argparse.Namespace, out: Output) -> int:
@@ -158,7 +177,6 @@ def delete(options: argparse.Namespace, out: Output) -> int:
 
 
 def fetch(options: argparse.Namespace, out: Output) -> int:
-
     options.runs_dir.mkdir(parents=True, exist_ok=True)
     with lock_at(options.runs_dir / ".fetch.lock"):
         folder, where = _fetch_starter(out, streamed=True)
@@ -200,26 +218,6 @@ def env(options: argparse.Namespace, out: Output) -> int:
 
 
 # --- parts of verbs ---
-
-
-def _repair_typed(changes: dict[str, Any]) -> str:
-    """A repair as it is written behind the command.
-
-    >>> _repair_typed({"fixes": ["drop-leaks", "drop-duplicates"]})
-    'fixes=drop-leaks,drop-duplicates'
-    >>> _repair_typed({"columns": {"prompt": "My question"}})
-    "'columns.prompt=My question'"
-    """
-    words = []
-    for name, value in changes.items():
-        match value:
-            case dict():
-                words += [f"{name}.{inner}={text}" for inner, text in value.items()]
-            case list():
-                words.append(f"{name}={','.join(value)}")
-            case _:
-                words.append(as_overrides({name: value}))
-    return shlex.join(words)
 
 
 def look_at(options: argparse.Namespace, out: Output) -> Any:

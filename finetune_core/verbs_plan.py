@@ -45,7 +45,7 @@ def plan(options: argparse.Namespace, out: Output) -> int:
         says = "does not fit" if offer.fits == "no" else f"{offer.fits}, {_minutes(offer.seconds)}{price}"
         lines.append(f"  {offer.name:12}{offer.needs_gb:6.1f} of {offer.usable_gb:.0f} GB  {says}")
     better = better_preset(seen)
-    lines += words_of_better(better)
+    lines += words_of_better(better, options.recipe)
     more = {"elsewhere": [offer.as_dict() for offer in offers], "better_preset": better and better.as_dict()}
     out.give(made.as_dict() | more, words + "\n".join(lines))
     return GOOD

@@ -199,7 +199,7 @@ def sweep(options: argparse.Namespace, out: Output) -> int:
 
 
 def _tried(trial: Trial) -> str:
-    """A trial in a line: its lowest validation loss, how it ended, what was tried, and where to look."""
+    """A trial in a line: the validation loss of what it keeps, how it ended, what was tried, and where to look."""
     loss = "–" if trial.validation_loss is None else f"{trial.validation_loss:.3f}"
     settings = "  ".join(f"{name}={value}" for name, value in trial.values.items())
     return f"{loss:>8}  {trial.outcome:9} {settings}  {trial.seconds:.0f} s  {trial.run}"

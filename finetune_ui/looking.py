@@ -126,7 +126,10 @@ class Looks:
             del self._kept[key]
 
     def _read_before(self, look: Look, asker: Visitor) -> Preflight | None:
-        """Of the same rows, of which another part was left out."""
+        """An earlier look that read what this one would read, though its recipe left out other rows; None if none did.
+
+        Notes in this look what it reads, so that later ones find it.
+        """
         from finetune_core.data.again import reads_as
 
         look.reads = _key(reads_as(look.recipe), asker)

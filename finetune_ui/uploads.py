@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import re
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from finetune_core.errors import FinetuneError
+from finetune_core.files import remove
 from finetune_core.space import ANYONE, UPLOADS, upload_home
 
 from . import visitor
@@ -58,9 +58,9 @@ def home_of(runs_dir: Path) -> Path:
 def throw_away(home: Path, before: float) -> None:
     """Delete the folders in it that are older than this moment, in seconds since 1970."""
     for folder in home.glob("*"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):  # another page tidies too
             if folder.stat().st_mtime < before:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)
 
 
 def safe_name(name: str) -> str:
@@ -90,4 +90,4 @@ def _keep(runs_dir: Path, pieces: Iterator[bytes], name: str) -> Path:
         (making / name).replace(folder / name)
         return folder / name
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        remove(making)

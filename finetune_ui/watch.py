@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from finetune_core import launch, preflight
+from finetune_core.children import tail
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
 from finetune_core.jobs.sent import Sent, sent_of
@@ -233,7 +234,7 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any
             raise FinetuneError(*words_run.NO_RUNG, code="out-of-memory")
         recipe = run.recipe.replace(**rungs[place].changes, accept_warnings=True)
         new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
-        launch.start(new, token, options=launch.THEN_CHAT)
+        launch.start_new(new, token, options=launch.THEN_CHAT)
     except Exception as error:
         label = words_run.again_with(rungs[0]) if rungs else "Try again"
         card = words.error_card(told(error)) + words_run.other_ways(rungs)
@@ -277,4 +278,4 @@ def read_log(runs_dir: Path, run_id: str, seen: str) -> tuple[Any, Any]:
         return words_loss.log_text(""), ""
     if now == seen:
         return gr.skip(), gr.skip()
-    return words_loss.log_text(launch.tail(run.log_path)), now
+    return words_loss.log_text(tail(run.log_path)), now

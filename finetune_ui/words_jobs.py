@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from finetune_core.events import Event
 from finetune_core.hub import endpoint
 from finetune_core.jobs.sent import Sent, page_of
+from finetune_core.jobs.standing import standing
 from finetune_core.progress import Progress
 
 from . import words_run
@@ -119,14 +120,12 @@ def headline(status: str, progress: Progress, sent: Sent, next_start: str, kept:
 
 def rail(status: str, next_start: str) -> tuple[str, str]:
     """In the list of runs, of one that nobody follows: (how it stands, what to press in it); empty for any other."""
-    match status:
-        case "interrupted" if next_start == "follow":
-            return "at the Hub, not followed here", f"not followed: press “{FOLLOW}”"
-        case "interrupted":
-            return "perhaps not sent", "perhaps not sent: open it to send it again"
-        case "finished" | "stopped" if next_start == "follow":
-            return f"{status}, its result at the Hub", f"at the Hub: press “{FETCH}”"
-    return "", ""
+    word = standing(status, next_start)
+    if not word:
+        return "", ""
+    if next_start != "follow":
+        return word, f"{word}: open it to send it again"
+    return word, f"not followed: press “{FOLLOW}”" if status == "interrupted" else f"at the Hub: press “{FETCH}”"
 
 
 def rented_line(sent: Sent) -> str:

@@ -11,6 +11,7 @@ import pytest
 from before_training import quick_recipe
 
 from finetune_core import launch
+from finetune_core.children import tail
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
 from finetune_core.files import write_json
@@ -29,7 +30,7 @@ def until_over(job, seconds=150):
     deadline = time.monotonic() + seconds
     while (job.said() is None or not job.said().outcome) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert job.said().outcome, launch.tail(job.log_path)
+    assert job.said().outcome, tail(job.log_path)
 
 
 def test_trying_prompts_from_the_page_ends_with_what_is_left_to_win(recipe, runs_dir):

@@ -159,3 +159,11 @@ def test_rows_that_cannot_be_mapped_are_read(runs_dir, monkeypatch, code):
     assert list(open_rows(path)) == chat_rows(5)
     train, validation = open_encoded(run, 64)
     assert train[0]["input_ids"] == validation[0]["labels"] == [1, 2]
+
+
+def test_a_run_that_could_not_be_copied_whole_leaves_nothing(runs_dir, monkeypatch):
+    monkeypatch.setattr(os, "rename", refusing(errno.EXDEV))
+    monkeypatch.setattr(files.shutil, "copyfile", refusing(errno.ENOSPC))
+    with pytest.raises(OSError, match="space"):
+        Run.create(runs_dir, Recipe(), fill=lambda folder: (folder / "data").mkdir())
+    assert [each.name for each in runs_dir.iterdir() if each.is_dir()] == []

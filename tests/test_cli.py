@@ -126,6 +126,17 @@ def test_a_check_says_how_each_repair_is_typed(tmp_path, runs_dir, tiny_model_di
     assert "empty answer" not in capsys.readouterr().out
 
 
+def test_who_reads_json_is_told_of_a_refusal_that_is_in_no_diary(recipe, runs_dir, capsys):
+    from finetune_core import cli
+    from finetune_core.run import Run
+
+    run = Run.create(runs_dir, recipe, fill=lambda folder: (folder / "data").mkdir())
+    (run.path / "data" / "card.json").write_text("{}")  # pulled from the Hub, without its rows
+    assert cli.main(["train", run.id, "--json", "--runs-dir", str(runs_dir)]) == 1
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["error"]["code"], last["run"]) == ("no-rows", run.id) and run.events() == []
+
+
 def test_a_long_run_id_stands_apart_from_its_status(recipe, runs_dir, capsys):
     from finetune_core import cli
     from finetune_core.run import Run

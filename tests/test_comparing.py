@@ -9,6 +9,7 @@ from test_prove import make_report
 from tuned import make_tuned_run
 
 from finetune_core import launch
+from finetune_core.children import tail
 from finetune_core.cli import main, parser
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Said
@@ -75,7 +76,7 @@ def test_the_whole_comparison_runs_in_a_process_of_its_own_and_rewrites_the_repo
     deadline = time.monotonic() + 120
     while not job.said().outcome and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert job.said().outcome == "finished", launch.tail(job.log_path)
+    assert job.said().outcome == "finished", tail(job.log_path)
     report = run.report()
     assert {"base", "examples", "tuned"} <= {rival["name"] for rival in report["rivals"]}
     assert report["n"] == 6 and report["settings"]["few_shot_examples"] == 2 and report["quick"] is False

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,15 +169,42 @@ def test_what_a_checkpointed_layer_needed_for_a_moment_is_given_back():
     assert float(said.stdout) < 1.2
 
 
+ANSWERS = """
+import torch
+from finetune_core.fast import give_freed_memory_back, keep_freed_memory
+
+def taken():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def left_of(tensors):
+    before, made = taken(), [torch.ones(1_000_000) for _ in range(tensors)]
+    del made
+    return (taken() - before) / (4_000_000 * tensors)
+
+give_freed_memory_back()
+given_back = left_of(8)
+keep_freed_memory()
+print(given_back, left_of(8))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of other C libraries nothing is known")
+def test_afterwards_freed_memory_is_kept_for_the_next_tensor():
+    said = subprocess.run([sys.executable, "-c", ANSWERS], cwd=ROOT, capture_output=True, text=True, check=True)
+    given_back, kept = map(float, said.stdout.split())
+    assert given_back < 0.1 and kept > 0.8
+
+
 @pytest.mark.parametrize("checkpointing", [True, False])
-def test_and_only_then_as_it_costs_time(recipe, tmp_path, monkeypatch, checkpointing):
+def test_and_only_while_a_checkpointed_model_learns_as_it_costs_time(recipe, tmp_path, monkeypatch, checkpointing):
     from finetune_core import trainer
     from finetune_core.machine import Machine
 
     asked = []
-    monkeypatch.setattr(trainer, "give_freed_memory_back", lambda: asked.append(True))
+    for name in ("give_freed_memory_back", "keep_freed_memory"):
+        monkeypatch.setattr(fast, name, partial(asked.append, name))
     folder = Path(recipe.model_name_or_path)
     rows = encode(chat_rows(8), load_tokenizer(folder), 128, tmp_path / "rows.arrow")
-    resolved = recipe.replace(gradient_checkpointing=checkpointing)
-    trainer.build_trainer(resolved, folder, tmp_path, (rows, None), [], Machine(2, 16, 12))
-    assert asked == [True] * checkpointing
+    resolved = recipe.replace(gradient_checkpointing=checkpointing, max_steps=1)
+    trainer.build_trainer(resolved, folder, tmp_path, (rows, None), [], Machine(2, 16, 12)).train()
+    assert asked == (["give_freed_memory_back", "keep_freed_memory"] if checkpointing else [])

@@ -82,3 +82,23 @@ def test_the_command_line_says_it(tmp_path, tiny_model_dir, capsys, verb):
     main([verb, "quick-look", f"dataset_name={file}", f"model_name_or_path={tiny_model_dir}"])
     said = capsys.readouterr().out
     assert "The preset classify-or-extract fits them better than quick-look" in said
+
+
+@pytest.mark.parametrize("verb", ["check", "plan"])
+def test_the_starter_preset_is_named_only_to_who_named_it(tmp_path, tiny_model_dir, capsys, verb):
+    file = tmp_path / "mine.yaml"
+    seen_of(tmp_path, tiny_model_dir).recipe.save(file)
+    main([verb, str(file)])
+    said = capsys.readouterr().out
+    assert "The preset classify-or-extract is made for such rows." in said and "quick-look" not in said
+
+
+def test_long_rows_are_told_as_what_one_in_twenty_has_and_not_as_the_longest(tmp_path, tiny_model_dir):
+    rows = [
+        {"prompt": f"{i} " + "word of many " * (2000 + i if i < 4 else 20), "completion": f"Words, {i}."}
+        for i in range(40)
+    ]
+    seen = seen_of(tmp_path, tiny_model_dir, rows)
+    lengths = seen.diagnosis.lengths
+    assert lengths["p95"] < lengths["max"]
+    assert better_preset(seen).why == f"One row in twenty has {lengths['p95']:,} tokens or more."

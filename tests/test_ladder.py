@@ -1,5 +1,7 @@
 """What to do where memory is short: rungs that keep the rows of a step, in their order."""
 
+import shlex
+
 import pytest
 from planned import A100, H100, LARGE, MIXED, SMALL, T4, WITH_BITS, plan
 
@@ -67,6 +69,14 @@ def test_a_rung_can_be_typed():
     changes["learning_rate"] = None
     typed = [parse_override(word) for word in as_overrides(changes).split(" ")]
     assert {name: value for each in typed for name, value in each.items()} == changes
+
+
+def test_a_repair_can_be_typed():
+    from finetune_core.recipe import resolve_recipe
+
+    changes = {"fixes": ["drop-leaks", "drop-duplicates"], "columns": {"prompt": "My question", "completion": "Answer"}}
+    recipe = resolve_recipe("quick-look", shlex.split(as_overrides(changes)))
+    assert {"fixes": recipe.fixes, "columns": recipe.columns} == changes
 
 
 def test_the_ladder_ends_and_every_rung_of_the_estimate_is_lower():

@@ -11,6 +11,7 @@ from conftest import chat_rows, write_jsonl
 from tuned import make_tuned_run
 
 from finetune_core import launch
+from finetune_core.children import tail
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 from finetune_core.takeaway.kept import exports_dir, kept, sizes
@@ -270,7 +271,7 @@ def test_an_export_works_through_a_process_of_its_own(run, runs_dir):
     while job.is_alive() and time.monotonic() < until:
         time.sleep(0.3)
     made = job.said().made
-    assert made and made["parity"]["same"] == 4, (job.said(), launch.tail(job.log_path, 20))
+    assert made and made["parity"]["same"] == 4, (job.said(), tail(job.log_path, 20))
 
 
 def test_a_cancelled_export_leaves_nothing_that_looks_finished(run, runs_dir):

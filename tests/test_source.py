@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,11 @@ def test_documents_beside_the_rows_are_named_and_not_read(tmp_path, kind):
     (note,) = [finding for finding in prepared.findings if finding.code == "documents-left-out"]
     assert prepared.rows == 1 and note.level == "note"
     assert note.says == "CITATION.txt, LICENCE.md are about the data and were not read as rows."
+
+
+def test_a_folder_is_walked_once(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    walked, walk = [], Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, pattern: walked.append(path) or walk(path, pattern))
+    prepare(Recipe(dataset_name=str(tmp_path)))
+    assert walked == [tmp_path]

@@ -13,7 +13,7 @@ import yaml
 from hub_store import ALICE
 from space_people import HOST, SPACE, asked_by
 
-from finetune_core import launch, space
+from finetune_core import children, launch, space
 from finetune_core.recipe import DATA_DIR, PRESETS_DIR, STARTER_DATA, Recipe
 from finetune_core.run import Run, default_runs_dir
 from finetune_core.space import Identity, Space, may_open, may_use_machine, read_identity, this_space
@@ -179,8 +179,8 @@ def test_a_spaces_own_token_is_dropped_and_ones_own_is_kept():
 
 def test_a_child_gets_the_visitors_token_and_no_secret_of_the_space(on_acme, runs_dir, monkeypatch):
     given = []
-    monkeypatch.setattr(launch.subprocess, "Popen", lambda line, env, **_: given.append((line, env)))
-    monkeypatch.setattr(launch, "_spawn_until", lambda _begun, line, log, secrets, _: launch._spawn(line, log, secrets))
+    monkeypatch.setattr(children.subprocess, "Popen", lambda line, env, **_: given.append((line, env)))
+    monkeypatch.setattr(launch, "spawn_until", lambda _begun, line, log, secrets, _: children.spawn(line, log, secrets))
     run = Run.create(runs_dir, Recipe(), owner="alice")
     with pytest.raises(AttributeError):  # there is no process
         launch.start(run, ALICE)

@@ -17,7 +17,7 @@ from hub_store import ALICE, BOB, CAROL
 from space_people import PEOPLE, SECRET, SPACE, asked_by, make_run, request
 
 import app
-from finetune_core import access, launch
+from finetune_core import access, children, launch
 from finetune_core.errors import FinetuneError
 from finetune_core.space import Identity
 from finetune_ui import words_beforehand
@@ -114,7 +114,8 @@ def spawned(monkeypatch):
         verbs.append(line[3])
         raise FinetuneError("Started.", "", "started")
 
-    monkeypatch.setattr(launch, "_spawn", spawn)
+    for room in (launch, children):
+        monkeypatch.setattr(room, "spawn", spawn)
     return verbs
 
 

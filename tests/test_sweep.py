@@ -14,6 +14,7 @@ from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Said
 from finetune_core.preflight import look
+from finetune_core.progress import summarize
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
 from finetune_core.sweep import Trial, _trial, ranked, read_space, sentence, swept, usual_space
@@ -122,8 +123,6 @@ def test_every_trial_is_an_ordinary_run_with_the_recipe_to_copy_and_only_the_bes
 
 @pytest.mark.slow
 def test_the_trials_look_at_the_validation_rows_at_the_same_steps(swept_runs):
-    from finetune_core.progress import summarize
-
     _, found, runs_dir = swept_runs
     looks = [
         [step for step, _ in summarize(Run(runs_dir / trial["run"]).events()).eval_loss] for trial in found["trials"]
@@ -167,11 +166,11 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_what_it_learned(recipe, 
     asked, seen = Told(prune_after=1), []
     trial = _try(
         look(recipe), recipe.replace(num_train_epochs=60, eval_steps=2, learning_rate=1e-3), {"lora_r": 16}, runs_dir,
-        None, asked, lambda trial, share: seen.append(share), lambda: False,
+        None, asked, lambda trial, share, waits=False: seen.append(share), lambda: False,
     )  # fmt: skip
     run = Run(runs_dir / trial.run)
     assert trial.outcome == "pruned" and run.status() == "stopped" and run.has_result()
-    assert trial.validation_loss <= min(loss for _, loss in asked.reports) and seen[-1] < 1
+    assert trial.validation_loss == summarize(run.events()).eval_loss[-1][1] and asked.reports and seen[-1] < 1
 
 
 def test_a_setting_that_cannot_be_is_a_failed_trial_and_not_the_end(recipe, runs_dir):
@@ -208,14 +207,15 @@ def test_the_rows_are_read_once_for_all_trials(recipe, runs_dir, monkeypatch):
     read, started, prepare = [], [], data.prepare
 
     def start(run, *_, **__):
-        started.append(run)
+        started.append((run.recipe.lora_r, (run.path / "data" / "train.jsonl").read_text()))
         raise FinetuneError("Not here.", "Elsewhere.", code="away")
 
     monkeypatch.setattr(data, "prepare", lambda *what, **how: read.append(what) or prepare(*what, **how))
     monkeypatch.setattr(launch, "start", start)
-    sweep(recipe, {"lora_r": [4, 8], "learning_rate": [1e-3]}, 4, runs_dir)
-    assert len(read) == 1 and [run.recipe.lora_r for run in started] == [4, 8]
-    assert len({(run.path / "data" / "train.jsonl").read_text() for run in started}) == 1
+    found = sweep(recipe, {"lora_r": [4, 8], "learning_rate": [1e-3]}, 4, runs_dir)
+    assert len(read) == 1 and [rank for rank, _ in started] == [4, 8]
+    assert len({rows for _, rows in started}) == 1
+    assert [trial.run for trial in found.trials] == ["", ""] and list_runs(runs_dir) == []  # none of them began
 
 
 @pytest.mark.parametrize(("test_size", "proved"), [(0.1, "Proved."), (0.0, "")])

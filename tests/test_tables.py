@@ -6,8 +6,7 @@ import pytest
 from make_bad_inputs import sentence, workbook
 from prepared_rows import prepared_from, said
 
-from finetune_core.data import columns
-from finetune_core.data.tables import find_dialect, has_header
+from finetune_core.data.tables import find_dialect
 
 
 def test_encoding_and_delimiter_can_be_said(tmp_path):
@@ -32,22 +31,6 @@ def test_the_delimiter_is_the_one_that_makes_even_rows(sample, delimiter):
 
 def test_prose_is_no_table():
     assert not find_dialect("Hello there, friend.\nIt was cold; very cold.\nAnd so, on and on, it went.\nEnd").is_table
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([["text", "label"], ["Fine.", "good"]], True),
-        ([["Vraag", "Antwoord"], ["Hoe?", "Zo."]], True),
-        ([["zin", "soort"], ["a b c", "x"], ["d e f", "y"]], True),
-        ([["I like it a lot.", "good"], ["Not me.", "bad"], ["Yes!", "good"]], False),
-        ([["1", "2"], ["3", "4"]], False),
-        ([["same", "same"], ["3", "4"]], False),
-        ([["alone"]], False),
-    ],
-)
-def test_a_header_is_told_from_data(rows, expected):
-    assert has_header(rows, columns.COLUMN_NAMES) is expected
 
 
 def test_the_header_can_be_said(tmp_path):
@@ -85,13 +68,15 @@ def test_a_title_can_be_said_to_be_a_row(tmp_path):
     assert rows == [22, 20, 22]
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [["question", ""], ["Where", "Here"], ["When", "Now"]],  # a column without a name
-        [["Where is it?", ""], ["When is it?", "Now."], ["Who is it?", "Me."]],  # an empty answer
-    ],
-)
-def test_a_first_row_with_an_empty_cell_is_not_taken_for_a_title(rows, tmp_path):
-    workbook({"S": rows})(tmp_path / "x.xlsx")
-    assert not prepared_from(tmp_path / "x.xlsx").source.first.above
+def test_a_title_without_delimiters_does_not_decide_how_many_columns_there_are(tmp_path):
+    rows = "".join(f"{sentence(n)};{sentence(n + 500)}\n" for n in range(20))
+    (tmp_path / "x.csv").write_text(f"Klantvragen Q3\nVraag;Antwoord\n{rows}")
+    assert prepared_from(tmp_path / "x.csv").rows == 20
+    as_data = prepared_from(tmp_path / "x.csv", fixes=["first-row-is-data"])
+    assert as_data.rows == 22 and "ragged-rows" not in {finding.code for finding in as_data.findings}
+
+
+def test_the_numbers_that_pandas_writes_are_a_column_without_a_name(tmp_path):
+    (tmp_path / "x.csv").write_text(",opmerking,soort\n" + "".join(f"{n},{sentence(n)},{n % 2}\n" for n in range(20)))
+    prepared = prepared_from(tmp_path / "x.csv")
+    assert (prepared.rows, list(prepared.columns)) == (20, ["column 1", "opmerking", "soort"])

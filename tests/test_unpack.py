@@ -72,4 +72,4 @@ def test_a_split_is_a_word_of_the_name_and_not_a_part_of_one(name, expected):
 def test_what_is_written_about_the_data_is_no_row(tmp_path, name):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (tmp_path / name).write_text("These are the rows of class 3B.")
-    assert [file.name for file in unpack.unpack(tmp_path, tmp_path / "into")] == ["rows.jsonl"]
+    assert [file.name for file in unpack.unpack(tmp_path, tmp_path / "into")[0]] == ["rows.jsonl"]

@@ -13,7 +13,7 @@ import pytest
 from hub_store import ALICE, BOB, CAROL
 from space_people import HOST, asked_by, make_run, request
 
-from finetune_core import access, launch, space
+from finetune_core import access, children, launch, space
 from finetune_core.errors import FinetuneError
 from finetune_core.preflight import create_run_from
 from finetune_core.progress import summarize
@@ -214,7 +214,7 @@ def test_start_gives_the_others_the_ways_to_do_it_themselves(pressed, token):
 
 @pytest.mark.parametrize("token", [BOB, None])
 def test_no_look_at_prompts_or_settings_is_started_for_others(on_acme, runs_dir, monkeypatch, token):
-    monkeypatch.setattr(launch, "_spawn", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr(children, "spawn", lambda *_, **__: pytest.fail("started"))
     boxes = form.to_boxes(Recipe())
     with asked_by(token):
         drawn = beforehand.Drawn()

@@ -73,17 +73,25 @@ def test_a_result_that_is_still_on_the_hub_can_be_fetched(runs_dir):
 
 
 @pytest.mark.parametrize(
-    ("events", "sent", "says"),
+    ("events", "sent", "says", "stands"),
     [
-        (BEGAN, {}, "not followed: press “Follow it again”"),
-        ((*BEGAN, ("done", {"outcome": "finished", "seconds": 9.0})), {}, "at the Hub: press “Fetch its result”"),
-        ((), {"job_id": ""}, "perhaps not sent"),
+        (BEGAN, {}, "not followed: press “Follow it again”", "at the Hub, not followed here"),
+        (
+            (*BEGAN, ("done", {"outcome": "finished", "seconds": 9.0})),
+            {},
+            "at the Hub: press “Fetch its result”",
+            "finished, its result at the Hub",
+        ),
+        ((), {"job_id": ""}, "perhaps not sent", "perhaps not sent"),
     ],
 )
-def test_the_list_of_runs_says_what_to_press_in_one_that_nobody_follows(runs_dir, events, sent, says):
+def test_the_list_of_runs_says_what_to_press_in_one_that_nobody_follows(runs_dir, capsys, events, sent, says, stands):
     make_run(runs_dir, *events, **sent)
     rail = frame.draw_rail(runs_dir, "")
-    assert says in rail and "interrupted" not in rail.casefold()
+    assert says in rail and stands in rail and "interrupted" not in rail.casefold()
+    main(["runs", "--runs-dir", str(runs_dir)])
+    listed = capsys.readouterr().out
+    assert stands in listed and "interrupted" not in listed
     Run.create(runs_dir, Recipe()).tell("step", step=1, total_steps=2, loss=1.0)
     assert "interrupted" in frame.draw_rail(runs_dir, "").casefold()
 

@@ -14,6 +14,7 @@ from ..errors import FinetuneError
 from . import tables
 from .columns import COLUMN_NAMES
 from .encoding import Encoding, find_encoding
+from .headers import find_header
 from .json_rows import Record, is_rows, json_lines, json_values, parse_json
 from .unpack import DataFile
 
@@ -154,7 +155,7 @@ def _csv(file: DataFile, encoding: Encoding, sample: str, delimiter: str, fixes:
     stream, fraction = _tracked(file.path)
     text = io.TextIOWrapper(stream, encoding.codec, errors="replace", newline="")
     rows = itertools.islice(tables.read_csv(_without_mark(text), delimiter), len(above), None)
-    names, records = _cells_as_records(rows, header, len(head[0]))
+    names, records = _cells_as_records(rows, header, tables.usual_width(head))
     columns = dict.fromkeys(names, "text")
     return Reading(
         file.name, "csv", _closing(text, records), fraction, encoding, delimiter, header, above, columns=columns
@@ -169,9 +170,10 @@ def _without_mark(lines: Iterable[str]) -> Iterator[str]:
 def _workbook(file: DataFile, fixes: Iterable[str]) -> Reading:
     title, others, cells = tables.read_workbook(file.path, file.name)
     head = list(itertools.islice(cells, 200))
-    header, above = _wished_header(fixes, [row for _, row in head])
-    width = max(len(row) for _, row in head)
-    names, records = _cells_as_records(itertools.chain(head[len(above) :], cells), header, width)
+    rows = [row for _, row in head]
+    header, above = _wished_header(fixes, rows)
+    left = itertools.chain(head[len(above) :], cells)
+    names, records = _cells_as_records(left, header, tables.usual_width(rows))
     columns = dict.fromkeys(names, "text")
     return Reading(
         file.name,
@@ -186,15 +188,10 @@ def _workbook(file: DataFile, fixes: Iterable[str]) -> Reading:
 
 
 def _wished_header(fixes: Iterable[str], head: list[list[Any]]) -> tuple[bool, tuple[str, ...]]:
-    """(whether a row names the columns, the titles above it)"""
+    """(whether a row names the columns, what stands above it)"""
     if "first-row-is-data" in fixes:
         return False, ()
-    is_said = "first-row-is-header" in fixes
-    if not is_said and tables.has_header(head, COLUMN_NAMES):
-        return True, ()
-    above = tables.titles(head)
-    is_header = is_said or (bool(above) and tables.has_header(head[len(above) :], COLUMN_NAMES))
-    return is_header, above if is_header else ()
+    return find_header(head, COLUMN_NAMES, is_said="first-row-is-header" in fixes)
 
 
 def _cells_as_records(rows: Iterator[tables.Cells], header: bool, width: int) -> tuple[list[str], Iterator[Record]]:

@@ -11,7 +11,7 @@ from ..errors import FinetuneError
 from ..recipe import DATA_DIR, Recipe
 from .hubdata import hub_name, looks_like_file, read_hub
 from .readers import Reading, read_file
-from .unpack import documents_beside, fingerprint, unpack
+from .unpack import fingerprint, unpack
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,10 @@ def open_source(
             licence=facts.licence,
         ), readings  # fmt: skip
     try:
-        files = unpack(path, folder)
+        files, documents = unpack(path, folder)
         tell(0.0, "reading")
         sha256, size = fingerprint(files)
         readings = [read_file(file, recipe.fixes) for file in files]
-        documents = documents_beside(path)
     except PermissionError:
         raise FinetuneError(
             f"{name} may not be read.", "Change its permissions, or copy it to a folder of yours.", code="no-permission"

@@ -7,6 +7,7 @@ import datetime
 import io
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from ..errors import FinetuneError, first_line
 Cells = tuple[int, list[Any]]  # (line in the file, cells)
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 MAX_CELL = 64 * 1024**2  # characters
-MAX_TITLES = 10  # rows with one cell, after which a table has one column
 RUNAWAY_LINES = 500  # a cell over more lines than this: its quote was never closed
 
 
@@ -63,46 +63,6 @@ def find_dialect(sample: str, prefer: str | None = None) -> Dialect:
     return best
 
 
-def has_header(rows: list[list[Any]], known: frozenset[str]) -> bool:
-    """Whether the first row names columns. `known`: names that columns have, in lower case.
-
-    >>> has_header([["text", "label"], ["Fine.", "good"]], frozenset({"text"}))
-    True
-    >>> has_header([["I liked it.", "good"], ["Not for me.", "bad"], ["Yes!", "good"]], frozenset())
-    False
-    """
-    if not rows:
-        return False
-    names = [as_cell(cell).strip() for cell in rows[0]]
-    if any(name.casefold() in known for name in names) and all(len(name) <= 60 for name in names):
-        return True
-    if len(rows) == 1 or len(set(names)) < len(names) or not all(names):
-        return False
-    if any(len(name) > 40 or len(name.split()) > 4 or name[-1] in ".!?" or _is_number(name) for name in names):
-        return False
-    for column, name in enumerate(names):
-        if any(len(row) > column and as_cell(row[column]).strip() == name for row in rows[1:]):
-            return False  # a value that comes back is data
-    return True
-
-
-def titles(rows: list[list[Any]]) -> tuple[str, ...]:
-    """What stands above a table of several columns, a line each: rows with one filled cell, such as a merged title.
-
-    >>> titles([["Questions of July", ""], ["question", "answer"], ["Where?", "Here."]])
-    ('Questions of July',)
-    >>> titles([["Just one column"], ["Where?"]])
-    ()
-    """
-    found = []
-    for row in rows[:MAX_TITLES]:
-        cells = [text for cell in row if (text := as_cell(cell).strip())]
-        if len(cells) > 1:
-            return tuple(found)
-        found.extend(cells)
-    return ()
-
-
 def name_columns(names: list[Any]) -> list[str]:
     """Every column has a name, and no two the same.
 
@@ -134,6 +94,24 @@ def as_cell(value: Any) -> str:
         case datetime.datetime() | datetime.date() | datetime.time():
             return value.isoformat()
     return str(value)
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def usual_width(rows: list[list[Any]]) -> int:
+    """Cells that most of these rows have; the larger number, where two are equally usual.
+
+    >>> usual_width([["Title"], ["a", "b"], ["c", "d"], ["e", "f", "g"]])
+    2
+    """
+    counts = Counter(map(len, rows))
+    return max(counts, key=lambda width: (counts[width], width))
 
 
 def read_csv(text: Iterable[str], delimiter: str) -> Iterator[Cells]:
@@ -267,14 +245,6 @@ def _is_text(kind: Any) -> bool:
 
 def _is_bytes(kind: Any) -> bool:
     return bool(re.search(r"\b(large_)?binary\b", str(kind)))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", "."))
-    except ValueError:
-        return False
-    return True
 
 
 def _unreadable(name: str, kind: str, error: BaseException) -> FinetuneError:

@@ -54,10 +54,11 @@ class DataFile:
     split: str | None = None
 
 
-def unpack(path: Path, folder: Path) -> list[DataFile]:
-    """All data files of a file, folder or archive; what must be unpacked goes into `folder`.
+def unpack(path: Path, folder: Path) -> tuple[list[DataFile], tuple[str, ...]]:
+    """(all data files of a file, folder or archive, names of the documents about them, which are not read as rows).
 
-    Raises FinetuneError for nothing to read, an unsafe or broken archive, or one that grows too large.
+    What must be unpacked goes into `folder`. Raises FinetuneError for nothing to read, an unsafe or broken archive, or
+    one that grows too large.
     """
     if not path.exists():
         raise FinetuneError(f"There is no file or folder {path}.", "Check the path.", code="no-file")
@@ -65,20 +66,22 @@ def unpack(path: Path, folder: Path) -> list[DataFile]:
     if not path.is_dir():
         files = _open(path, path.name, inbox)
     else:
-        found = sorted(file for file in path.rglob("*") if is_data(file.relative_to(path)) and file.is_file())
+        every = {file: file.relative_to(path) for file in sorted(path.rglob("*"))}
+        found = [file for file, name in every.items() if is_data(name) and file.is_file()]
         if len(found) > MAX_FILES:
             raise FinetuneError(
                 f"{path.name} holds {len(found):,} data files.", "Choose a folder with fewer files.", code="too-large"
             )
         inside = [file for file in found if file.resolve().is_relative_to(path.resolve())]  # no links that lead out
-        files = [opened for file in inside for opened in _open(file, file.relative_to(path).as_posix(), inbox)]
+        files = [opened for file in inside for opened in _open(file, every[file].as_posix(), inbox)]
+        inbox.documents += [name for file, name in every.items() if _is_document(name) and file.is_file()]
     if not files:
         raise FinetuneError(
             f"{path.name} holds no file with rows.",
             f"Fijn reads {', '.join(SUFFIXES[:8])}, .parquet, .arrow and .txt, also as .gz, .zst or in a .zip.",
             code="no-file",
         )
-    return _with_splits(files)
+    return _with_splits(files), tuple(sorted(name.as_posix() for name in inbox.documents))
 
 
 def _with_splits(files: list[DataFile]) -> list[DataFile]:
@@ -89,26 +92,19 @@ def _with_splits(files: list[DataFile]) -> list[DataFile]:
     return [DataFile(file.path, file.name, file.split or "train") for file in named]
 
 
-def documents_beside(path: Path) -> tuple[str, ...]:
-    """Documents about the data in a folder or zip, which are not read as rows; a README says itself that it is one."""
-    if path.is_dir():
-        found = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            found = [Path(member.filename.replace("\\", "/")) for member in archive.infolist()]
-    else:
-        return ()
-    told = [inside for inside in found if is_about(inside) and not is_hidden(inside) and spaced(inside) not in READ_ME]
-    return tuple(sorted(inside.as_posix() for inside in told))
+def _is_document(inside: Path) -> bool:
+    """One that is told of: a README says itself that it is none of the rows."""
+    return is_about(inside) and not is_hidden(inside) and spaced(inside) not in READ_ME
 
 
 class Inbox:
-    """A folder for what is unpacked, under names of ours, and the bytes that may still come."""
+    """A folder for what is unpacked, under names of ours, the bytes that may still come, and the documents met."""
 
     def __init__(self, folder: Path, left: int = MAX_BYTES):
         self.folder = folder
         self.left = left
         self.count = 0
+        self.documents: list[Path] = []
 
     def take(self, source: IO[bytes], name: str) -> Path:
         self.count += 1
@@ -183,6 +179,8 @@ def _open_zip(path: Path, name: str, inbox: Inbox) -> list[DataFile]:
         files = []
         for member in members:
             inside = Path(member.filename.replace("\\", "/"))
+            if _is_document(inside) and not member.is_dir():
+                inbox.documents.append(inside)
             if member.is_dir() or not is_data(inside):
                 continue
             if inside.suffix.casefold() == ".zip":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..locks import lock_at
 from ..preflight import Preflight, create_run_from
 from ..run import Run
 from ..takeaway import account
@@ -26,7 +25,7 @@ def order(seen: Preflight, made: Estimate, name: str, runs_dir: Path, tail: str 
     name: the Hub's user who rents. owner: as in Run.create. Raises FinetuneError (data-blocked).
     """
     run = create_run_from(replace(seen, plan=made.plan), runs_dir, tail, owner)
-    with lock_at(run.path / ".start.lock"):
+    with run.starting(-1):
         if sent_of(run) is None:  # else a double click, and its job may go on already
             Sent(
                 made.flavor.name,

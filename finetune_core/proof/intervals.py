@@ -24,6 +24,7 @@ Z = 1.959963984540054  # 97.5th percentile of the normal distribution
 Z80 = 0.8416212335729143  # 80th: the power that needed_rows plans for
 RESAMPLES = 4000
 FEW = 10  # below so many rows Tango's limits alone would show a difference that is none up to 12 times of 100
+START_WITH = 50  # rows that a person with FEW is told to bring
 SPARSE = 8  # with fewer rows than this off the commonest value, resampling sees too little
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..recipe import Recipe
 from .contest import Contest
-from .intervals import FEW, is_binary, mean_interval, statistic_interval
+from .intervals import FEW, START_WITH, is_binary, mean_interval, statistic_interval
 from .metrics import macro_f1, perplexity
 from .rivals import Rival, question
 from .verdict import Verdict, compare
@@ -110,7 +110,7 @@ def left_to_win(contest: Contest, strongest: Entry) -> dict[str, Any]:
     least, most = 100 * (1 - high), 100 * (1 - low)
     if n < FEW:
         rows = "one row says" if n == 1 else f"{n} rows say"
-        end = f"{rows} too little; start with at least 50."
+        end = f"{rows} too little; start with at least {START_WITH}."
     elif contest.metric.kind == "text":  # nobody writes every reference letter for letter
         end = f"the best that could be is {most:.0f} points more, of which no training wins all."
     elif most < 5:

