@@ -66,11 +66,11 @@ def printed(line: list[str | Path]) -> list[str]:
     return done.stdout.splitlines()
 
 
-def ours(folder: Path, steps: int) -> tuple[dict, Path]:
-    """One run of our worker; its diary's numbers and its folder."""
+def ours(folder: Path, steps: int, *options: str) -> tuple[dict, Path]:
+    """One run of our worker; its diary's numbers and its folder. `options`: of the recipe, field=value."""
     line = [sys.executable, "-m", "finetune_core", "train", "quick-look", f"max_steps={steps}", "evaluate=false",
             "logging_steps=1", "validation_size=0", "sample_prompt=hello", "eval_steps=1000", "save_steps=1000",
-            "--json", "--runs-dir", str(folder / "runs")]  # fmt: skip
+            *options, "--json", "--runs-dir", str(folder / "runs")]  # fmt: skip
     events = [json.loads(text) for text in printed(line)]
     told = [event for event in events if event["kind"] == "step"]
     spent = [  # tokens_per_second is of the steps since the line before

@@ -12,7 +12,7 @@ from conftest import chat_rows
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_core import head
+from finetune_core import fast, head
 from finetune_core.attention import attend_rows_apart
 from finetune_core.encoded import encode
 from finetune_core.fast import fuse_adapters
