@@ -90,7 +90,7 @@ def llama_factory(python: str, folder: Path, run: Path, steps: int) -> float:
     given = {
         "rows": str(run / "data" / "train.jsonl"),
         "model": str(local_model(Run(run).recipe.model_name_or_path)),
-        "out": str(folder / "llama-factory"),
+        "out": tempfile.mkdtemp(dir=folder),  # it refuses one that holds anything
         "steps": steps,
         "template": "smollm2",
         "use_cpu": this_machine().kind == "cpu",
