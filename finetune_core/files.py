@@ -64,15 +64,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def move(folder: Path, to: Path, last: str = "") -> None:
-    """Rename a folder; where that cannot be, copy it, with the file named `last` at the end."""
+    """Rename a folder; where that cannot be, copy it, with the file named `last` in it at the end."""
     try:
         folder.rename(to)
     except OSError as error:
         if not is_unsupported(error):
             raise
-        shutil.copytree(folder, to, ignore=shutil.ignore_patterns(last) if last else None)
-        if last:
-            shutil.copyfile(folder / last, to / last)
+        to.mkdir(parents=True, exist_ok=True)  # what a killed copy left is written over
+        for each in sorted(folder.rglob("*"), key=lambda each: (each == folder / last, each)):
+            target = to / each.relative_to(folder)
+            if each.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                shutil.copyfile(each, target)
         shutil.rmtree(folder)
 
 

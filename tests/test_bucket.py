@@ -121,6 +121,22 @@ def test_a_run_whose_folder_cannot_be_renamed_is_copied_with_its_recipe_last(run
     assert (run.path / "adapter").is_dir() and not (run.path / "adapter.part").exists()
 
 
+def test_a_copied_folder_keeps_every_file_of_the_last_one_s_name_and_writes_over_what_a_killed_copy_left(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "rename", refusing(errno.EXDEV))
+    folder, to = tmp_path / "made", tmp_path / "kept"
+    for place in (folder, folder / "deep", folder / "deep" / "deeper"):
+        place.mkdir()
+        (place / "recipe.yaml").write_text(place.name)
+    to.mkdir()
+    (to / "recipe.yaml").write_text("hal")
+    move(folder, to, last="recipe.yaml")
+    kept = {str(file.relative_to(to)): file.read_text() for file in to.rglob("*") if file.is_file()}
+    assert kept == {"recipe.yaml": "made", "deep/recipe.yaml": "deep", "deep/deeper/recipe.yaml": "deeper"}
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("code", LACKS)
 def test_a_diary_that_cannot_be_appended_to_keeps_every_line(tmp_path, monkeypatch, code):
     path, kept = tmp_path / "events.jsonl", io.open
