@@ -80,6 +80,16 @@ def move(folder: Path, to: Path, last: str = "") -> None:
         shutil.rmtree(folder)
 
 
+def put(folder: Path, to: Path) -> None:
+    """Move a folder to where another may be; from another disk it is copied beside first, so nobody sees half of it."""
+    beside = to.with_name(to.name + ".part")
+    if folder != beside:
+        shutil.rmtree(beside, ignore_errors=True)  # of who was killed
+        move(folder, beside)
+    shutil.rmtree(to, ignore_errors=True)
+    move(beside, to)
+
+
 def append(path: Path, line: bytes) -> None:
     """Add a line. A half line left by a killed writer is closed first, so it spoils only itself."""
     try:

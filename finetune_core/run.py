@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import FinetuneError
 from .events import Event, append_event, read_events
-from .files import move, read_json, remove, write_json
+from .files import cache_dir, move, read_json, remove, write_json
 from .locks import busy, hold, is_held
 from .recipe import Recipe
 from .space import OWNER, bucket
@@ -122,6 +122,12 @@ class Run:
         """Where the tuned weights are: adapter/ or, for full fine-tuning, model/."""
         return self.path / ("model" if self.recipe.method == "full" else "adapter")
 
+    @property
+    def inbox(self) -> Path:
+        """Where its result is fetched to: a download locks, appends and renames, so it is on this machine's own disk
+        wherever the runs are. Who follows its job makes it; it goes with the run."""
+        return cache_dir() / "fetching" / self.id
+
     def plan(self) -> dict[str, Any] | None:
         return read_json(self.path / "plan.json")
 
@@ -179,6 +185,7 @@ class Run:
         if self.is_alive():
             raise FinetuneError("This run is still going on.", "Stop it first, then delete it.", code="running")
         shutil.rmtree(self.path)
+        shutil.rmtree(self.inbox, ignore_errors=True)
 
 
 def making(runs_dir: Path, wait_seconds: float) -> AbstractContextManager[None]:

@@ -16,7 +16,7 @@ from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
-from .files import move
+from .files import put
 from .ladder import as_typed, harder_rungs, step_down, wider_rungs
 from .liger import liger_kept_apart
 from .machine import take_gpus, this_machine
@@ -311,7 +311,7 @@ def learn(
         return ("stopped" if stopped else "finished"), {}
     save_tokenizer(tokenizer, folder, beside)
     _name_base(beside, recipe)
-    _swap(beside, result)
+    put(beside, result)
     by_itself = recipe == run.recipe and recipe.num_processes == 1  # else it is not what the plan estimated
     if by_itself and diary.real_tokens >= MEASURED_TOKENS and diary.busy_seconds >= MEASURED_SECONDS:
         spent = diary.real_tokens, diary.busy_seconds, diary.peak_gb
@@ -353,14 +353,6 @@ def _name_base(folder: Path, recipe: Recipe) -> None:
         config["base_model_name_or_path"] = recipe.model_name_or_path
         config["revision"] = recipe.model_revision
         path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def _swap(beside: Path, result: Path) -> None:
-    import shutil
-
-    if result.exists():
-        shutil.rmtree(result)
-    move(beside, result)
 
 
 def _fraction_teller(tell: Tell, stage: str) -> Callable[..., None]:

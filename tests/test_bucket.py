@@ -14,11 +14,15 @@ import pytest
 from conftest import chat_rows, write_jsonl
 
 from finetune_core import files, locks
+from finetune_core.answers.generate import Likelihood
 from finetune_core.data.rows import open_rows
 from finetune_core.encoded import open_encoded
 from finetune_core.errors import FinetuneError
 from finetune_core.events import append_event, read_events
 from finetune_core.files import move, read_json, write_json
+from finetune_core.jobs import follow
+from finetune_core.jobs.sent import Sent
+from finetune_core.proof.kept_answers import KeptAnswers
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 
@@ -137,22 +141,67 @@ def test_a_copied_folder_keeps_every_file_of_the_last_one_s_name_and_writes_over
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("code", LACKS)
-def test_a_diary_that_cannot_be_appended_to_keeps_every_line(tmp_path, monkeypatch, code):
-    path, kept = tmp_path / "events.jsonl", io.open
-    append_event(path, "step", step=1)
-    with path.open("ab") as file:
-        file.write(b'{"kind": "st')  # by a writer that was killed
+@pytest.fixture(params=LACKS)
+def bucket(runs_dir, request, monkeypatch):
+    """Nothing under the runs folder can be appended to, renamed, or renamed over."""
+    kept = io.open
+
+    def lacks(*paths):
+        if any(Path(path).is_relative_to(runs_dir) for path in paths):
+            raise OSError(request.param, os.strerror(request.param))
 
     def opened(file, mode="r", *more, **how):
         if "a" in mode:
-            raise OSError(code, os.strerror(code))
+            lacks(file)
         return kept(file, mode, *more, **how)
 
+    def renamed(rename):
+        return lambda one, to, **how: lacks(one, to) or rename(one, to, **how)
+
     monkeypatch.setattr(io, "open", opened)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, renamed(getattr(os, name)))
+
+
+def test_a_diary_that_cannot_be_appended_to_keeps_every_line(runs_dir, bucket):
+    path = runs_dir / "events.jsonl"
+    runs_dir.mkdir()
+    path.write_bytes(b'{"kind": "step", "time": 1, "step": 1}\n{"kind": "st')  # by a writer that was killed
     append_event(path, "step", step=2)
     append_event(path, "step", step=3)
     assert [event.data["step"] for event in read_events(path)] == [1, 2, 3]
+
+
+def test_the_base_model_s_answers_are_kept_where_nothing_can_be_appended(runs_dir, bucket):
+    runs_dir.mkdir()
+    for place in range(2):
+        kept = KeptAnswers(runs_dir, (), {"model": "x"})
+        kept._keep_likelihood([place], [1], Likelihood(-1.0, 1, 1))
+        kept._write()
+    assert len(KeptAnswers(runs_dir, (), {"model": "x"})._known) == 2
+
+
+def test_a_job_s_result_comes_to_a_bucket_whole_and_over_an_earlier_one(runs_dir, bucket, monkeypatch):
+    def download(repo_id, local_dir, **_):
+        """As huggingface_hub: what has come is appended to and renamed when it is whole."""
+        folder = Path(local_dir) / "run" / "adapter"
+        folder.mkdir(parents=True)
+        (folder.parent / "report.json").write_text('{"n": 2}')
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            with (folder / f"{name}.incomplete").open("ab") as file:
+                file.write(b"new")
+            (folder / f"{name}.incomplete").replace(folder / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr(follow.hub_jobs, "ask", lambda question, **_: question())
+    run = Run.create(runs_dir, Recipe())
+    run.result_dir.mkdir()
+    (run.result_dir / "of-an-earlier-job").touch()
+    run.write_report({"n": 1})
+    follow._fetch_result(run, Sent("l4x1", "L4", 1800, "alice", "alice/fijn-x"), "token")
+    assert {file.name for file in run.result_dir.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert run.has_result() and run.report() == {"n": 2}
+    assert not run.inbox.exists() and not list(run.path.glob("*.part"))
 
 
 @pytest.mark.parametrize("code", [*LACKS, errno.ENODEV])

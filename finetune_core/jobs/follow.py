@@ -9,18 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import FinetuneError, redact
 from ..events import KINDS, Event, plain, write_event
-from ..files import append
+from ..files import append, put, replacing
 from ..run import Run
 from ..takeaway import account
 from . import hub_jobs
@@ -198,16 +196,23 @@ def _fetch_result(run: Run, sent: Sent, token: str) -> None:
     from huggingface_hub import snapshot_download
 
     name = run.result_dir.name
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=run.path) as inbox:
+    inbox = run.inbox
+    shutil.rmtree(inbox, ignore_errors=True)  # of a follower that was killed
+    inbox.mkdir(parents=True)
+    try:
         wanted = [f"run/{name}/*", "run/report*"]
         hub_jobs.ask(
             lambda: snapshot_download(sent.repo_id, local_dir=inbox, allow_patterns=wanted, token=token),
             seconds=None,
             about_jobs=False,
         )
-        for file in (Path(inbox) / "run").glob("*"):
-            shutil.rmtree(run.path / file.name, ignore_errors=True)
-            file.replace(run.path / file.name)
+        for file in (inbox / "run").glob("report*"):
+            with replacing(run.path / file.name) as beside:
+                shutil.copyfile(file, beside)
+        if (inbox / "run" / name).is_dir():  # last: once it is here nothing is fetched again
+            put(inbox / "run" / name, run.result_dir)
+    finally:
+        shutil.rmtree(inbox, ignore_errors=True)
 
 
 def _ended(run: Run, sent: Sent, stage: str, says: str, mirror: Mirror) -> str:

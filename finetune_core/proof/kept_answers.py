@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..answers import chatter as chatter_code
 from ..answers import generate as generate_code
 from ..answers.generate import Answer, Likelihood
+from ..files import append
 from ..machine import this_machine
 from ..space import this_space
 from . import likelihood as likelihood_code
@@ -123,9 +124,7 @@ class KeptAnswers:
             return
         if self._file.exists() and self._file.stat().st_size > MOST_BYTES:
             self._file.unlink()
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write("\n")  # an earlier line that was cut off stays alone
-            file.writelines(json.dumps([key, *value]) + "\n" for key, value in new.items())
+        append(self._file, "\n".join(json.dumps([key, *value]) for key, value in new.items()).encode())
 
     def _key(self, kind: str, prompt: Sequence[int], rest: Any) -> str:
         asked = json.dumps([kind, list(prompt), rest, self._about])

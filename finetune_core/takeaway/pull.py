@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import FinetuneError
 from ..events import append_event
-from ..files import read_json, write_json
+from ..files import cache_dir, read_json, write_json
 from ..recipe import Recipe
 from ..run import Run
 from . import account
@@ -40,8 +40,9 @@ def pull(
             f"{repo_id} holds no run of Fijn.", "Choose a repository that `push` made.", code="not-a-run"
         )
     say("stage", name="fetching", says=repo_id)
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pulling-", dir=runs_dir) as inbox:
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    # on this machine's own disk: a download locks, appends and renames, which a runs folder on a bucket may not do
+    with tempfile.TemporaryDirectory(prefix=".pulling-", dir=cache_dir()) as inbox:
         folder = Path(inbox) / "files"
         _download(repo_id, there.get("sha") or revision, folder, token)
         is_adapter = (folder / "adapter_config.json").is_file()
