@@ -19,7 +19,7 @@ from .errors import FinetuneError
 from .files import read_json, remove
 from .job import Job
 from .jobs.sent import sent_of
-from .locks import busy, hold, is_held
+from .locks import busy, forget_locks, hold, is_held
 from .recipe import Recipe, group_of
 from .run import Run, list_runs, making
 from .space import OWNER
@@ -89,6 +89,7 @@ def _unmake(run: Run) -> None:
     except FinetuneError:
         return  # it is being started
     remove(run.path)
+    forget_locks(run.path)
 
 
 def fetch_starter(runs_dir: Path) -> None:

@@ -12,6 +12,7 @@ from .errors import FinetuneError
 from .files import remove
 from .job import Job
 from .launch import BEFORE_TRAINING
+from .locks import forget_locks
 from .run import MAKING, Run, making
 
 ENCODED = ".rows"  # in a run's folder, while it learns
@@ -35,6 +36,7 @@ def _sweep(lock: AbstractContextManager[Any], folders: list[Path], is_left: Call
         with lock:
             for folder in filter(is_left, folders):
                 remove(folder)
+                forget_locks(folder)
     except PermissionError:  # the folder is another user's
         return
     except FinetuneError as error:

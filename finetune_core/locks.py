@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +38,19 @@ def lock_at(path: Path, timeout: float = -1) -> FileLock:
     return FileLock(standing, timeout=timeout)
 
 
+def _stand_ins(folder: Path) -> Path:
+    """Where the files are that stand for the lock files of this folder."""
+    name = hashlib.sha256(str(folder.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return cache_dir() / "locks" / name
+
+
 def _stand_in(path: Path) -> Path:
-    name = hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    return cache_dir() / "locks" / f"{name}.lock"
+    return _stand_ins(path.parent) / path.name
+
+
+def forget_locks(folder: Path) -> None:
+    """Delete what stands for the lock files of a folder that was deleted."""
+    shutil.rmtree(_stand_ins(folder), ignore_errors=True)
 
 
 _known: dict[int, bool] = {}  # by device
@@ -52,9 +63,12 @@ def _has_locks(path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     device = _device_of(path)
     if device not in _known:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                os.close(file)
             _known[device] = True
         except BlockingIOError:  # somebody holds it
             _known[device] = True
@@ -62,8 +76,6 @@ def _has_locks(path: Path) -> bool:
             if not is_unsupported(error):
                 raise
             _known[device] = False
-        finally:
-            os.close(file)
     return _known[device]
 
 
@@ -72,15 +84,35 @@ def _device_of(path: Path) -> int:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds this lock file now."""
-    if not path.exists() and not _stand_in(path).exists():
+    """Whether a process holds this lock file now. Who asks makes nothing: a folder that was deleted stays away."""
+    if fcntl is not None:
+        return _is_locked(path) or _is_locked(_stand_in(path))
+    if not path.exists():
         return False
-    lock = lock_at(path)
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0.1, poll_interval=0.01)  # two who ask at once must not take each other for a holder
     except Timeout:
         return True
     lock.release()
+    return False
+
+
+def _is_locked(path: Path) -> bool:
+    """Asked by a shared lock, so that two who ask at once do not take each other for a holder."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(file)
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if not is_unsupported(error):
+            raise
     return False
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from .errors import FinetuneError
 from .events import Event, append_event, read_events
 from .files import cache_dir, move, read_json, remove, write_json
-from .locks import busy, hold, is_held
+from .locks import busy, forget_locks, hold, is_held
 from .recipe import Recipe
 from .space import OWNER, bucket
 
@@ -186,6 +186,7 @@ class Run:
             raise FinetuneError("This run is still going on.", "Stop it first, then delete it.", code="running")
         shutil.rmtree(self.path)
         shutil.rmtree(self.inbox, ignore_errors=True)
+        forget_locks(self.path)
 
 
 def making(runs_dir: Path, wait_seconds: float) -> AbstractContextManager[None]:

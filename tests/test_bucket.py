@@ -22,6 +22,7 @@ from finetune_core.events import append_event, read_events
 from finetune_core.files import move, read_json, write_json
 from finetune_core.jobs import follow
 from finetune_core.jobs.sent import Sent
+from finetune_core.locks import lock_at
 from finetune_core.proof.kept_answers import KeptAnswers
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
@@ -76,7 +77,8 @@ def test_a_stand_in_for_a_lock_is_freed_however_its_holder_dies(runs_dir, no_loc
     run = Run.create(runs_dir, Recipe())
     with run.lock():
         pass
-    (standing,) = (files.cache_dir() / "locks").glob(locks._stand_in(run.path / "worker.lock").name)
+    standing = locks._stand_in(run.path / "worker.lock")
+    assert standing.is_file() and standing.is_relative_to(files.cache_dir())
     code = (
         "import sys,time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
         "print('held', flush=True); time.sleep(60)"
@@ -86,6 +88,33 @@ def test_a_stand_in_for_a_lock_is_freed_however_its_holder_dies(runs_dir, no_loc
     holder.kill()
     holder.wait()
     assert not run.is_alive()
+
+
+def test_a_run_takes_what_stood_for_its_locks_along(runs_dir, no_locks):
+    no_locks(errno.ENOTSUP)
+    run, other = Run.create(runs_dir, Recipe()), Run.create(runs_dir, Recipe())
+    for each in (run, other):
+        with each.lock(), lock_at(each.path / ".start.lock"):
+            pass
+    run.delete()
+    assert not run.is_alive() and not run.path.exists()
+    left = {file.parent for file in (files.cache_dir() / "locks").rglob("*.lock")}
+    assert left == {locks._stand_ins(runs_dir), locks._stand_ins(other.path)}
+
+
+@pytest.mark.parametrize("code", LACKS)
+def test_a_lock_file_that_cannot_even_be_opened_has_a_stand_in(runs_dir, no_locks, monkeypatch, code):
+    no_locks(code)
+    kept = os.open
+
+    def opened(path, flags, *more, **how):
+        if flags & os.O_CREAT and Path(path).is_relative_to(runs_dir):
+            raise OSError(code, os.strerror(code))
+        return kept(path, flags, *more, **how)
+
+    monkeypatch.setattr(os, "open", opened)
+    with lock_at(runs_dir / ".create.lock"):
+        assert locks.is_held(runs_dir / ".create.lock")
 
 
 def test_where_nothing_has_locks_a_run_is_refused_with_what_to_do(runs_dir, no_locks, tmp_path):

@@ -1,11 +1,13 @@
 """A run is a folder; its status is computed from what is there."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +117,15 @@ def test_a_running_run_is_not_deleted(run):
     process.wait()
     run.delete()
     assert not run.path.exists()
+
+
+def test_a_deleted_run_is_not_made_again_by_who_asks_how_it_stands(run, monkeypatch):
+    with run.lock():
+        pass
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.name == "worker.lock" or exists(path))  # a moment ago
+    shutil.rmtree(run.path)
+    assert run.status() == "new" and not run.is_alive() and not exists(run.path)
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path):
