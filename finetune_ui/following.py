@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
-from finetune_core.jobs.price import CHANGED, at_price, price_now
+from finetune_core.jobs.price import CHANGED, costs_more, price_now
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.run import Run
 from finetune_core.takeaway import account
@@ -29,7 +29,7 @@ class Agreed:
     """What the button of a rented run said last, where that is not the price in its job.json."""
 
     run_id: str = ""
-    dollars_per_minute: float = 0.0
+    dollars_at_most: float = 0.0
 
 
 def follow(run: Run, asker: Visitor) -> None:
@@ -68,13 +68,10 @@ def start(run: Run, sent: Sent, agreed: Agreed) -> Sent | None:
         if not token:
             raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
         require_time_for(sent.timeout_seconds)
-        price = price_now(sent, token)
-        try:
-            now = at_price(sent, price, agreed=agreed == Agreed(run.id, price))
-        except FinetuneError as error:
-            if error.code != CHANGED:
-                raise
-            return at_price(sent, price, agreed=True)
+        now = replace(sent, dollars_per_minute=price_now(sent, token))
+        said = agreed.dollars_at_most if agreed.run_id == run.id else 0.0
+        if costs_more(now.dollars_at_most, max(said, sent.dollars_at_most)):
+            return now
         if not run.is_alive():
             now.save(run)
     follow(run, asker)

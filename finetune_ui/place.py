@@ -14,6 +14,7 @@ from finetune_core import measured, preflight
 from finetune_core.errors import FinetuneError, refusal
 from finetune_core.jobs.hardware import Estimate, Flavor, choose, estimate, few_rows
 from finetune_core.jobs.order import order
+from finetune_core.jobs.price import costs_more
 from finetune_core.jobs.sent import require_can_travel, sent_of
 from finetune_core.machine import this_machine
 from finetune_core.recipe import Recipe
@@ -73,8 +74,14 @@ class Placed:
 
     @property
     def agreed(self) -> tuple[Any, ...]:
-        """What a person agrees to who presses Start: where, and what it costs at most, in cents."""
-        return (self.made.flavor.name, round(100 * self.made.dollars_at_most)) if self.made else ()
+        """What a person agrees to who presses Start: where, and what it costs at most, in dollars."""
+        return (self.made.flavor.name, self.made.dollars_at_most) if self.made else ()
+
+    def is_agreed(self, agreed: Sequence[Any]) -> bool:
+        """Whether the page showed this place, at this price or a higher one."""
+        return (
+            bool(agreed and self.agreed) and agreed[0] == self.agreed[0] and not costs_more(self.agreed[1], agreed[1])
+        )
 
 
 def build(boxes: Sequence[Any], on: gr.State) -> Placing:
@@ -176,7 +183,7 @@ def start(placed: Placed, agreed: Sequence[Any], runs_dir: Path, tail: str) -> R
     asker = visitor.require_signed_in()
     if placed.problem or placed.made is None or placed.rents is None or placed.look is None:
         raise placed.problem or FinetuneError(*words_place.STILL_ASKING, code="busy")
-    if tuple(agreed) != placed.agreed:
+    if not placed.is_agreed(agreed):
         raise FinetuneError(*words_place.price_changed(placed.made), code="price-changed")
     following.require_room(asker, runs_dir, but=tail)
     run = order(placed.look.seen, placed.made, placed.rents.name, runs_dir, tail, asker.name)

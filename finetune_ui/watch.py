@@ -211,7 +211,7 @@ def start_run(runs_dir: Path, run_id: str, agreed: Agreed = NOT_ASKED) -> tuple[
             label = _rented_start(run, sent)
             if now := following.start(run, sent, agreed):
                 button = gr.update(interactive=True, value=_rented_start(run, now))
-                return button, problem_card(following.question(sent, now)), Agreed(run.id, now.dollars_per_minute)
+                return button, problem_card(following.question(sent, now)), Agreed(run.id, now.dollars_at_most)
         else:
             launch.start(run, visitor.require_machine().token, options=launch.THEN_CHAT)
     except Exception as error:

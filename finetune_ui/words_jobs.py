@@ -159,12 +159,12 @@ def left_card(sent: Sent, status: str, is_space: bool) -> str:
 
 def dearer(sent: Sent, now: Sent) -> tuple[str, str]:
     """now: the same order at the price of now."""
-    before = f"{money(60 * sent.dollars_per_minute)} was agreed to" if sent.dollars_per_minute else "none was agreed to"
+    before = money(sent.dollars_at_most) if sent.dollars_per_minute else "none"
     return (
-        f"{name_of(sent.title)} costs {money(60 * now.dollars_per_minute)} an hour now, and {before}. Nothing was "
-        "started.",
-        f"Press again to agree: a new job is ended after {duration(now.timeout_seconds)}, so it costs "
-        f"{money(now.dollars_at_most)} at most.",
+        f"{name_of(sent.title)} costs {money(60 * now.dollars_per_minute)} an hour now. A new job is ended after "
+        f"{duration(now.timeout_seconds)}, so it costs {money(now.dollars_at_most)} at most, and {before} was "
+        "agreed to. Nothing was started.",
+        "Press again to agree.",
     )
 
 

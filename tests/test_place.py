@@ -228,10 +228,20 @@ def test_start_makes_one_run_with_its_rows_for_a_double_click(looks, tiny_boxes,
 
 
 def test_nothing_starts_at_a_price_that_the_page_did_not_show(looks, tiny_boxes, seen, rented, runs_dir, started):
-    for agreed in ((), ("1x Nvidia L4", 1), ("dear", settle(seen, rented).agreed[1])):
+    for agreed in ((), ("1x Nvidia L4", 0.01), ("dear", settle(seen, rented).agreed[1])):
         *_, problem = press(looks, runs_dir, tiny_boxes, rented, agreed)
         assert "not the one that this page showed" in problem
     assert started == [] and not runs_dir.exists()
+
+
+@pytest.mark.parametrize("dollars", [0.0133 * 1.01, 0.0125])
+def test_a_price_that_is_the_same_in_cents_or_lower_is_the_one_that_was_shown(
+    looks, tiny_boxes, seen, rented, runs_dir, started, dollars
+):
+    agreed = settle(seen, rented).agreed
+    now = Renting(lambda token: Rents("alice", (replace(OFFERED[0], dollars_per_minute=dollars),)))
+    held, *_ = press(looks, runs_dir, tiny_boxes, now, agreed)
+    assert sent_of(Run(runs_dir / held)).dollars_per_minute == dollars
 
 
 # --- on a Space ---

@@ -184,7 +184,7 @@ def test_a_job_that_has_become_dearer_is_asked_about_and_started_by_the_next_pre
     price.now = 0.02
     button, problem, agreed = watch.start_run(runs_dir, run.id)
     assert started == [] and sent_of(run).dollars_per_minute == SENT.dollars_per_minute
-    assert "$1.20 an hour now, and $0.80 was agreed to" in problem["value"] and "$0.60 at most" in problem["value"]
+    assert "$1.20 an hour now" in problem["value"] and "$0.60 at most, and $0.40 was agreed to" in problem["value"]
     assert button["value"] == "Resume from step 5 on L4, $0.60 at most" and button["interactive"]
     watch.start_run(runs_dir, other.id, agreed)  # which is agreed to for that run alone
     price.now = 0.03
@@ -194,10 +194,10 @@ def test_a_job_that_has_become_dearer_is_asked_about_and_started_by_the_next_pre
     assert started == [0.02]
 
 
-def test_a_job_at_the_price_agreed_to_or_less_is_started_without_a_question(runs_dir, monkeypatch, price):
+def test_a_job_at_the_price_agreed_to_in_cents_or_less_is_started_without_a_question(runs_dir, monkeypatch, price):
     started = []
     monkeypatch.setattr(launch, "start", lambda run, token: started.append(run.id))
-    for price.now in (SENT.dollars_per_minute, 0.01):
+    for price.now in (SENT.dollars_per_minute, 1.01 * SENT.dollars_per_minute, 0.01):
         run = make_run(runs_dir, *BEGAN, *STEP, LOST)
         watch.start_run(runs_dir, run.id)
         assert started.pop() == run.id and sent_of(run).dollars_per_minute == price.now
@@ -225,7 +225,7 @@ def test_who_follows_refuses_a_dearer_job_and_leaves_the_run_as_it_was(runs_dir,
     with pytest.raises(FinetuneError) as refused:
         follow.follow(run, token=ALICE)
     assert refused.value.code == "price-changed" and "--yes" in refused.value.fix
-    assert "$1.20 an hour now, and $0.80 was agreed to" in refused.value.problem
+    assert "$1.20 an hour now" in refused.value.problem and "$0.60 at most, and $0.40 was" in refused.value.problem
     assert run.events() == lines and sent_of(run).left is None and sent == []
     with pytest.raises(pytest.fail.Exception):
         follow.follow(run, token=ALICE, agreed=True)

@@ -23,18 +23,31 @@ def price_now(sent: Sent, token: str) -> float:
     return found[0]
 
 
+def costs_more(dollars: float, agreed: float) -> bool:
+    """Whether this is more than was agreed to: what a job costs at most, as a person was shown it, in whole cents.
+
+    >>> costs_more(0.4049, 0.40), costs_more(0.41, 0.40), costs_more(0.009, 0.0)
+    (False, True, False)
+    """
+    return _as_shown(dollars) > _as_shown(agreed)
+
+
+def _as_shown(dollars: float) -> float:
+    return round(dollars, 2) if dollars >= 0.01 else 0.0
+
+
 def at_price(sent: Sent, dollars_per_minute: float, agreed: bool = False) -> Sent:
-    """The order at the price of now, if that is no higher than the one agreed to.
+    """The order at the price of now, if a job of it costs no more than was agreed to.
 
     agreed: to the price of now. Raises FinetuneError (price-changed).
     """
     now = replace(sent, dollars_per_minute=dollars_per_minute)
-    if dollars_per_minute > sent.dollars_per_minute and not agreed:
-        before = f"${60 * sent.dollars_per_minute:.2f}" if sent.dollars_per_minute else "none"
+    if not agreed and costs_more(now.dollars_at_most, sent.dollars_at_most):
+        before = f"${sent.dollars_at_most:.2f}" if sent.dollars_per_minute else "none"
         raise FinetuneError(
-            f"{sent.title} costs ${60 * dollars_per_minute:.2f} an hour now, and {before} was agreed to. A new job is "
-            f"ended after {sent.timeout_seconds / 60:.0f} minutes, so ${now.dollars_at_most:.2f} at most. Nothing was "
-            "started.",
+            f"{sent.title} costs ${60 * dollars_per_minute:.2f} an hour now. A new job is ended after "
+            f"{sent.timeout_seconds / 60:.0f} minutes, so it costs ${now.dollars_at_most:.2f} at most, and {before} "
+            "was agreed to. Nothing was started.",
             "To agree, add --yes.",
             code=CHANGED,
         )
