@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
-from finetune_core.jobs.price import CHANGED, costs_more, price_now
+from finetune_core.jobs.price import CHANGED, agree, costs_more, price_now
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.run import Run
 from finetune_core.takeaway import account
@@ -72,8 +72,7 @@ def start(run: Run, sent: Sent, agreed: Agreed) -> Sent | None:
         said = agreed.dollars_at_most if agreed.run_id == run.id else 0.0
         if costs_more(now.dollars_at_most, max(said, sent.dollars_at_most)):
             return now
-        if not run.is_alive():
-            now.save(run)
+        agree(run, now.dollars_per_minute)
     follow(run, asker)
     return None
 

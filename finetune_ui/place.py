@@ -79,9 +79,10 @@ class Placed:
 
     def is_agreed(self, agreed: Sequence[Any]) -> bool:
         """Whether the page showed this place, at this price or a higher one."""
-        return (
-            bool(agreed and self.agreed) and agreed[0] == self.agreed[0] and not costs_more(self.agreed[1], agreed[1])
-        )
+        if not agreed or not self.agreed:
+            return False
+        (where, dollars), (shown, at_most) = self.agreed, agreed
+        return where == shown and not costs_more(dollars, at_most)
 
 
 def build(boxes: Sequence[Any], on: gr.State) -> Placing:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +19,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.jobs import follow
 from finetune_core.jobs import price as pricing
 from finetune_core.jobs.sent import Sent, sent_of
+from finetune_core.locks import lock_at
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
 from finetune_ui import following, frame, place, watch
@@ -201,6 +205,36 @@ def test_a_job_at_the_price_agreed_to_in_cents_or_less_is_started_without_a_ques
         run = make_run(runs_dir, *BEGAN, *STEP, LOST)
         watch.start_run(runs_dir, run.id)
         assert started.pop() == run.id and sent_of(run).dollars_per_minute == price.now
+
+
+def test_a_price_that_is_agreed_to_leaves_the_job_that_another_page_started_meanwhile(runs_dir, monkeypatch, price):
+    run = make_run(runs_dir, *BEGAN, *STEP, LOST)
+    asked = following.price_now
+
+    def slow(sent, token):
+        replace(sent, job_id="job2", since=7).save(run)  # the other page's
+        return asked(sent, token)
+
+    monkeypatch.setattr(following, "price_now", slow)
+    monkeypatch.setattr(launch, "start", lambda *_: None)
+    price.now = 0.012
+    watch.start_run(runs_dir, run.id)
+    assert sent_of(run) == replace(SENT, job_id="job2", since=7, dollars_per_minute=0.012)
+    with run.lock():  # who follows writes job.json, and nobody else
+        price.now = 0.01
+        watch.start_run(runs_dir, run.id)
+    assert sent_of(run).dollars_per_minute == 0.012
+
+
+def test_a_price_waits_for_a_start_that_is_going_on(runs_dir):
+    run = make_run(runs_dir, *BEGAN, *STEP, LOST)
+    with lock_at(run.path / ".start.lock"):
+        other = threading.Thread(target=pricing.agree, args=(run, 0.01))
+        other.start()
+        time.sleep(0.2)
+        replace(SENT, job_id="job2").save(run)
+    other.join()
+    assert (sent_of(run).job_id, sent_of(run).dollars_per_minute) == ("job2", 0.01)
 
 
 def test_hardware_that_is_rented_out_no_more_starts_nothing_and_says_what_to_do(runs_dir, monkeypatch, price):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import FinetuneError
+from ..run import Run
 from .hardware import list_flavors
-from .sent import Sent
+from .sent import Sent, sent_of
 
 CHANGED = "price-changed"  # code of the refusal to pay more than was agreed to
 
@@ -52,3 +53,15 @@ def at_price(sent: Sent, dollars_per_minute: float, agreed: bool = False) -> Sen
             code=CHANGED,
         )
     return now
+
+
+def agree(run: Run, dollars_per_minute: float) -> None:
+    """Write the price that a person agreed to into job.json, unless somebody follows the job, who has agreed already.
+
+    Everything else stays as it is by then: another page may have started a newer job meanwhile. Raises FinetuneError
+    (busy) where another start takes long.
+    """
+    with run.starting(20.0):
+        newest = sent_of(run)
+        if newest is not None and not run.is_alive():
+            replace(newest, dollars_per_minute=dollars_per_minute).save(run)
