@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .visitor import Visitor
 
 MOST_FOLLOWED = 4  # jobs of one visitor that a Space follows at a time
-_counting = threading.Lock()  # two starts at once must not both be the last that there is room for
+_starting: dict[str, threading.Lock] = {}  # by visitor: two starts at once must not both be the last with room
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ class Agreed:
 
 def follow(run: Run, asker: Visitor) -> None:
     """In a process of its own. Raises FinetuneError (too-many-jobs) on a Space that follows enough of theirs."""
-    with _counting:
+    if asker.space is None:
+        launch.start(run, asker.token)
+        return
+    with _starting.setdefault(asker.name, threading.Lock()):
         require_room(asker, run.path.parent, run.id)
         launch.start(run, asker.token)
 

@@ -301,6 +301,42 @@ def test_a_space_takes_up_so_many_jobs_of_a_visitor_and_no_more(on_acme, runs_di
         assert "follows 4 of your jobs" in watch.stop_run(runs_dir, left.id)[1]["value"]
 
 
+def pressed_at_once(runs_dir, run_and_token):
+    """What two pages say that are pressed at once, before either has started."""
+    said = {}
+
+    def press(place, run, token):
+        with asked_by(token):
+            said[place] = watch.start_run(runs_dir, run.id)[1].get("value", "")
+
+    threads = [threading.Thread(target=press, args=(place, *each)) for place, each in enumerate(run_and_token)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return [said[place] for place in range(len(threads))]
+
+
+def test_of_two_starts_at_once_only_one_gets_the_last_room(on_acme, runs_dir, monkeypatch):
+    going = {make_run(runs_dir, *BEGAN, owner="bob").id for _ in range(following.MOST_FOLLOWED - 1)}
+    monkeypatch.setattr(Run, "is_alive", lambda run: run.id in going)
+    monkeypatch.setattr(launch, "start", lambda run, token: time.sleep(0.2) or going.add(run.id))
+    two = [(make_run(runs_dir, *BEGAN, owner="bob"), BOB) for _ in range(2)]
+    said = pressed_at_once(runs_dir, two)
+    assert len(going) == following.MOST_FOLLOWED and sum("follows 4 of your jobs" in each for each in said) == 1
+
+
+@pytest.mark.parametrize("on_space", [True, False])
+def test_a_slow_start_keeps_nobody_else_waiting(runs_dir, monkeypatch, request, on_space):
+    if on_space:
+        request.getfixturevalue("on_acme")
+    together = threading.Barrier(2, timeout=5)  # passed only by two starts that go on at once
+    monkeypatch.setattr(launch, "start", lambda run, token: together.wait())
+    owners = (("alice", ALICE), ("bob", BOB)) if on_space else (("", None), ("", None))
+    runs = [(make_run(runs_dir, *BEGAN, owner=owner), token) for owner, token in owners]
+    assert pressed_at_once(runs_dir, runs) == ["", ""]
+
+
 # --- whose job it is ---
 
 
