@@ -253,17 +253,36 @@ def test_who_follows_refuses_a_dearer_job_and_leaves_the_run_as_it_was(runs_dir,
     monkeypatch.setattr(follow.hub_jobs, "stage", lambda *_: ("ERROR", ""))
     sent = []
     monkeypatch.setattr(follow, "send", lambda run, order, token: sent.append(order) or pytest.fail("sent"))
-    run = make_run(runs_dir, *BEGAN, *STEP, LOST)
-    lines = run.events()
+    run = make_run(runs_dir, *BEGAN, *STEP, LOST, left={"code": "bad-token", "problem": "Ended.", "fix": "Sign in."})
+    lines, before = run.events(), sent_of(run)
     price.now = 0.02
     with pytest.raises(FinetuneError) as refused:
         follow.follow(run, token=ALICE)
     assert refused.value.code == "price-changed" and "--yes" in refused.value.fix
     assert "$1.20 an hour now" in refused.value.problem and "$0.60 at most, and $0.40 was" in refused.value.problem
-    assert run.events() == lines and sent_of(run).left is None and sent == []
+    assert run.events() == lines and sent_of(run) == before and sent == []
     with pytest.raises(pytest.fail.Exception):
         follow.follow(run, token=ALICE, agreed=True)
     assert [order.dollars_per_minute for order in sent] == [0.02]
+
+
+def test_who_is_killed_while_a_job_is_sent_has_agreed_to_its_price_and_takes_it_up(runs_dir, monkeypatch, price):
+    monkeypatch.setattr(follow.account, "sign_in", lambda token: SimpleNamespace(name="alice"))
+    monkeypatch.setattr(follow.hub_jobs, "stage", lambda *_: ("ERROR", ""))
+    sent = []
+
+    def send(run, order, token):
+        sent.append(sent_of(run))
+        raise KeyboardInterrupt  # the job has begun, and its id has not come back
+
+    monkeypatch.setattr(follow, "send", send)
+    run = make_run(runs_dir, *BEGAN, *STEP, LOST)
+    price.now = 0.02
+    for agreed in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            follow.follow(run, token=ALICE, agreed=agreed)
+    assert [(order.job_id, order.dollars_per_minute) for order in sent] == [("", 0.02)] * 2
+    assert follow.next_start(run) == "new"  # not the job before it, which is over
 
 
 def test_the_command_line_s_yes_is_what_agrees(runs_dir, monkeypatch):

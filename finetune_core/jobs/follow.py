@@ -42,20 +42,22 @@ def follow(
     """Start the run's job, or take up the one that goes on, and stay until it is over: "finished" or "stopped".
 
     agreed: to the price of now, where that is higher than the one in job.json; else a new job is refused
-    (price-changed), and nothing is written anywhere.
+    (price-changed), and diary and job.json are as they were.
     Raises FinetuneError after writing it into the diary, as train does. Where only we could not go on (the Hub is
     away from here, a sign-in has ended), it goes into job.json and the diary stays open, because the job goes on.
     """
     with run.lock():
         (run.path / "stop").unlink(missing_ok=True)
         mirror = Mirror(run, on_event)
-        sent = replace(_require_sent(run), pid=os.getpid(), left=None)
+        before = _require_sent(run)
+        sent = replace(before, pid=os.getpid(), left=None)
         sent.save(run)
         try:
             token = _require_token(sent, token)
             if not _is_to_be_followed(run, sent, token):
                 sent = at_price(sent, price_now(sent, token), agreed)
                 sent = replace(sent, job_id="", since=len(run.events()))
+                sent.save(run)  # before a job can start: who is ended here has agreed, and finds it by its label
                 mirror.tell("stage", name="waiting for its turn", says=f"sending the rows to {sent.repo_id} (private)")
                 sent = send(run, sent, token)
                 mirror.tell("stage", name="waiting for its turn", says=f"HF Jobs: {sent.title}, job {sent.job_id}")
@@ -64,6 +66,7 @@ def follow(
             return _ended(run, sent, stage, says, mirror)
         except FinetuneError as error:
             if error.code == CHANGED:
+                before.save(run)
                 raise
             ends = [event.kind for event in run.events()[sent.since :] if event.kind in ENDS]
             is_ours = error.code in PASSING or (bool(sent.job_id) and error.code in NOT_SIGNED_IN)
