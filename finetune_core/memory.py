@@ -12,7 +12,10 @@ from .recipe import Recipe
 
 CONTEXT_GB = {"cuda": 0.6, "mps": 0.3, "cpu": 0.65}  # runtime and libraries before any weight is loaded
 TILE_TOKENS = 4096  # of a tile of TRL's fused head, which holds the scores of so many tokens at once
-TILE_COLUMNS = {"cuda": 4096, "mps": 4096, "cpu": 2048}  # for so many words of the vocabulary
+TILE_COLUMNS = {"cuda": 32768, "mps": 32768, "cpu": 2048}  # for so many words of the vocabulary; TRL's, but on a CPU
+# Of a score: Triton works in the tile itself. Where TRL has PyTorch alone, as on Apple's GPUs, eight float32 copies lie
+# beside it (31 to 34 bytes, counted as the same operations ran on a CPU); on a CPU as trainings were measured.
+SCORE_BYTES = {"mps": 34, "cpu": 12}
 
 
 def adapter_parameters(facts: ModelFacts, rank: int) -> int:
@@ -38,6 +41,7 @@ def memory_parts(
     head keep their number format. With `fsdp` a process holds its share of the weights and, where all move, of their
     gradients and moments; embeddings, head and two layers (one at work, one on its way) are whole, in the number
     format of the products, and so are their gradients before they are shared. An adapter is whole in each.
+    `logits`: a tile of scores, and where the head moves in bfloat16 its gradient, which is added up in float32.
     Not counted: scores of an attention without a flash kernel.
     """
     size = BYTES[values["dtype"]]
@@ -60,9 +64,9 @@ def memory_parts(
         block += slots * 7 * recipe.lora_r * width
     layers = facts.layers
     activations = (slots * h * width * layers + block) if values["gradient_checkpointing"] else block * layers
-    columns = TILE_COLUMNS[machine.kind]
-    tile = min(slots, TILE_TOKENS) * columns if machine.kind == "cpu" else TILE_TOKENS * columns
-    logits = min(slots * facts.vocab_size, tile) * 4 * 3
+    logits = min(slots, TILE_TOKENS) * TILE_COLUMNS[machine.kind] * SCORE_BYTES.get(machine.kind, width)
+    if recipe.method == "full" and size < 4:
+        logits += facts.vocab_size * h * 4
     gathered, shares, shares_trained = 0.0, 1, 1
     if values.get("fsdp"):
         shares = recipe.num_processes

@@ -1,6 +1,8 @@
 """The plan: what fits, what it costs, and the ladder when it does not fit."""
 
 import dataclasses
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
@@ -11,7 +13,7 @@ from finetune_core.elsewhere import elsewhere
 from finetune_core.facts import read_facts
 from finetune_core.ladder import step_down
 from finetune_core.machine import Gpu, Machine
-from finetune_core.memory import memory_parts
+from finetune_core.memory import TILE_COLUMNS, TILE_TOKENS, memory_parts
 from finetune_core.pace import default_rate, flops_per_token
 from finetune_core.plan import make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, Formats
@@ -93,7 +95,32 @@ def test_a_cpu_holds_the_scores_of_a_pass_for_the_words_that_fit_its_cache():
     short, long = (plan(lengths=[length] * 64, packing=False).memory_gb["logits"] for length in (64, 1024))
     assert short == pytest.approx(8 * 64 * 2048 * 12 / 1024**3, abs=0.001)
     assert long == pytest.approx(4096 * 2048 * 12 / 1024**3, abs=0.001)
-    assert plan(machine=A100, lengths=[64] * 64, packing=False).memory_gb["logits"] == pytest.approx(0.188, abs=0.001)
+
+
+@pytest.mark.parametrize(("dtype", "bytes_a_score"), [("bfloat16", 2), ("float32", 4)])
+def test_a_gpu_holds_one_tile_of_scores_as_wide_as_trl_takes_it(dtype, bytes_a_score):
+    def scores(length):
+        return plan(machine=A100, lengths=[length] * 64, packing=False, dtype=dtype).memory_gb["logits"]
+
+    assert scores(64) == pytest.approx(8 * 64 * 32768 * bytes_a_score / 1024**3, abs=0.001)
+    assert scores(1024) == pytest.approx(4096 * 32768 * bytes_a_score / 1024**3, abs=0.001)
+
+
+def test_the_head_s_gradient_in_float32_is_counted_where_it_moves_in_bfloat16():
+    head = LARGE.vocab_size * LARGE.hidden_size * 4 / 1024**3
+    full, lora = (
+        plan(LARGE, A100, lengths=[64] * 64, packing=False, dtype="bfloat16", method=method).memory_gb["logits"]
+        for method in ("full", "lora")
+    )
+    assert full - lora == pytest.approx(head, abs=0.002)
+
+
+def test_the_tiles_are_trl_s():
+    """Read from its source: another test may have set another width in this process."""
+    folder = Path(find_spec("trl").submodule_search_locations[0])
+    loss, utils = (folder / "kernels" / "chunked_logprob.py"), (folder / "trainer" / "utils.py")
+    assert f"\nTOKEN_CHUNK_SIZE = {TILE_TOKENS}\n" in loss.read_text()
+    assert f"\n_CHUNKED_LOGPROB_CHUNK_SIZE = {TILE_COLUMNS['cuda']}\n" in utils.read_text()
 
 
 def test_in_4_bits_are_the_layers_alone():
