@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from finetune_core.errors import explain  # noqa: E402
 from finetune_core.facts import read_facts  # noqa: E402
+from finetune_core.liger import liger_kept_apart  # noqa: E402
 from finetune_core.machine import Machine, this_machine  # noqa: E402
 from finetune_core.model import free_memory  # noqa: E402
 from finetune_core.pace import flops_per_token  # noqa: E402
@@ -132,8 +133,12 @@ def matrix_rate() -> float:
     return 2 * size**3 / statistics.median(spent[2:])
 
 
+@liger_kept_apart()
 def fijn(recipe: Recipe, folder: Path, rows: Dataset, machine: Machine, seconds: float, scratch: Path) -> dict:
-    """One training as the worker does it, with what the plan promised beside what it took."""
+    """One training as the worker does it, with what the plan promised beside what it took.
+
+    What Liger replaces in transformers is put back, so that TRL's defaults after it meet transformers' own classes.
+    """
     facts = read_facts(folder)
     lengths = [len(ids) for ids in rows["input_ids"]]
     trained = sum(sum(label != -100 for label in labels) for labels in rows["labels"])

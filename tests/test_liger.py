@@ -7,7 +7,9 @@ from transformers.models.llama import modeling_llama
 
 from finetune_core.errors import FinetuneError
 from finetune_core.liger import liger_kept_apart, use_liger_kernels
+from finetune_core.machine import Machine
 from finetune_core.model import load_base
+from finetune_core.recipe import Recipe
 from finetune_core.run import Run
 
 # as liger-kernel 0.8.5 does it (monkey_patch.py): the model's own layers, and names in transformers' module
@@ -78,6 +80,17 @@ def test_other_models_of_the_process_do_not_meet_what_one_was_trained_with(liger
         use_liger_kernels(load_base(tiny_model_dir, dtype="float32", device="cpu"))
         assert sum(now is not was for now, was in zip(places(), before, strict=True)) == 3
     assert places() == before
+
+
+def test_a_rival_that_is_measured_after_fijn_meets_transformers_own_classes(liger, tiny_model_dir, tmp_path):
+    from benchmarks import gpu
+
+    liger(WORKS.replace('raise RuntimeError("Triton kernel on a CPU")', "return super().forward(x)"))
+    before = places()
+    recipe = Recipe(model_name_or_path=str(tiny_model_dir), dataset_name="rows", use_liger_kernel=True)
+    machine = Machine(cores=2, memory_gb=16, available_gb=12)
+    measured = gpu.fijn(recipe, tiny_model_dir, gpu.make_rows(16, 500), machine, 0.01, tmp_path / "out")
+    assert measured["steps"] and places() == before
 
 
 @pytest.fixture
