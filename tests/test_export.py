@@ -59,11 +59,22 @@ def test_four_bits_may_answer_otherwise_but_not_be_another_model():
     assert not judged(traced(), traced(logprobs=(-3.1, -3.2, -3.3)), "q4_0").passed
 
 
-def test_eight_bits_of_a_model_that_is_undecided_at_every_word_pass():
-    undecided = traced(logprobs=(-1.15, -1.2, -1.35))
-    close, far = (traced(logprobs=tuple(p - off for p in undecided.logprobs)) for off in (0.053, 0.2))
-    assert judged(undecided, close, "q8_0").passed
-    assert not judged(undecided, far, "q8_0").passed
+@pytest.mark.parametrize(
+    ("off", "answers", "bound", "passes"),
+    [
+        (0.03, [ANSWER, ANSWER], 0.04, True),
+        (0.05, [ANSWER, ANSWER], 0.04, False),  # the same words, but not as sure of them
+        (0.05, [ANSWER, [5, 9]], 0.1, True),  # undecided at every word, and parts where it was
+        (0.11, [ANSWER, [5, 9]], 0.1, False),
+        (0.05, [[5, 6, 9], [5, 9]], 0.04, False),  # one of them parts where it was sure
+        (0.0, [[5, 6, 9], [5, 9]], 0.04, False),
+    ],
+)
+def test_eight_bits_may_be_further_off_only_where_each_answer_that_parts_is_a_near_tie(off, answers, bound, passes):
+    undecided = traced(logprobs=(-1.15, -1.2, -1.35), margins=(2.0, 0.3, 2.0, 2.0))
+    exported = [traced(answer, logprobs=tuple(p - off for p in undecided.logprobs)) for answer in answers]
+    found = judge([undecided] * 2, exported, "q8_0", engine="llama.cpp", split="test")
+    assert (found.allowed, found.passed) == (bound, passes)
 
 
 def test_nothing_compared_is_nothing_proven():
