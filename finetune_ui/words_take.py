@@ -104,11 +104,13 @@ def failed(error: Mapping[str, str]) -> str:
 def proof(parity: Mapping[str, Any]) -> str:
     """Whether the files answer as the tuned model did."""
     found = parity.get("by_file") or {"": parity}
+    failed = parity.get("failed") or {}
     rows = "".join(_proof_row(name, each) for name, each in found.items())
     return (
         f'<div class="take-proof"><p class="take-good">{icon("check")}<b>Compared before it was kept.</b> '
         f"The files were loaded again and asked {parity['compared']} {esc(_split(parity['split']))}.</p>"
         f"<ul>{rows}</ul></div>"
+        + "".join(notice("bad", f"{name}: {says}", "The other files are good.") for name, says in failed.items())
     )
 
 

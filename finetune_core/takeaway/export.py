@@ -21,7 +21,7 @@ from .facts import gather
 from .kept import ABOUT, about, result_files, shareable_recipe, short_name
 from .merge import BYTES, copy_licence, count_weights, merge, merged_dtype
 from .modelfile import modelfile, probe_conversations, translate
-from .parity import MOST_TOKENS, Parity, Trace, judge, require
+from .parity import MOST_TOKENS, Parity, Trace, judge, not_kept, require, what_is_off
 
 if TYPE_CHECKING:
     from ..answers.chatter import Chatter
@@ -49,7 +49,8 @@ def export(
 
     to: "adapter" (what was trained), "merged" (whole weights) or "gguf" (with an Ollama Modelfile; `kinds` of KINDS).
     `tell` gets diary lines ("stage", name=…, fraction=…, says=…). Raises FinetuneError (parity-failed, disk-full,
-    not-empty, no-result, …), and then nothing is left at the output.
+    not-empty, no-result, …), and then nothing is left at the output; but of several kinds those that passed, with what
+    was wrong with the others in parity.json.
     """
     say = tell or (lambda kind, **data: None)
     _check(run, to, output, kinds)
@@ -79,6 +80,8 @@ def export(
         ) from None
     finally:
         shutil.rmtree(making, ignore_errors=True)
+    if failed := parity.get("failed"):
+        raise not_kept(list(failed.values()), str(output))
     files = sorted(str(file.relative_to(output)) for file in output.rglob("*") if file.is_file())
     size = sum((output / file).stat().st_size for file in files)
     return {"path": str(output), "to": to, "files": files, "bytes": size, "parity": parity, **made}
@@ -133,6 +136,7 @@ def _make_gguf(
     shutil.rmtree(merged)
     probes = probe_conversations() if tokenizer.template.takes_system else []
     found: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
     for place, (kind, file) in enumerate(zip(kinds, files, strict=True)):
         say("stage", name="comparing", fraction=place / len(kinds), says=f"llama.cpp answers with {file.name}")
         traces, texts = gguf.run_llama(
@@ -143,7 +147,14 @@ def _make_gguf(
                 raise _another_template("llama.cpp")
         traces = gguf.shared_logprobs(reference.traces, traces)
         parity = judge(reference.traces, traces, kind, engine=gguf.ENGINE, split=reference.split)
-        found[file.name] = require(parity).as_dict()
+        if parity.passed:
+            found[file.name] = parity.as_dict()
+        else:
+            failed[file.name] = what_is_off(parity)
+            file.unlink()
+    if not found:
+        raise not_kept(list(failed.values()))
+    files = [file for file in files if file.name in found]
     # Ollama gets the nearest that is not half a copy of everything: 8 bits, else what there is
     weights = next((file for file in files if "q8_0" in file.name), files[-1])
     translation = translate(tokenizer, gguf.adds_bos(weights))
@@ -160,7 +171,7 @@ def _make_gguf(
     )
     worst = min(found.values(), key=lambda parity: (parity["same"], -parity["logprob_mean"]))
     ollama = {"template": translation.template is not None, "why": translation.why, "name": name}
-    return {"ollama": ollama}, {**worst, "by_file": found}
+    return {"ollama": ollama}, {**worst, "by_file": found} | ({"failed": failed} if failed else {})
 
 
 def _ask_tuned(run: Run, base: Path, dtype: str, say: Tell) -> Reference:

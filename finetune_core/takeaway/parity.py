@@ -101,14 +101,28 @@ def judge(reference: Sequence[Trace], export: Sequence[Trace], format: str, *, e
 
 def require(parity: Parity) -> Parity:
     """Raises FinetuneError (parity-failed) with the numbers if the export is not the tuned model."""
-    if parity.passed:
-        return parity
+    if not parity.passed:
+        raise not_kept([what_is_off(parity)])
+    return parity
+
+
+def what_is_off(parity: Parity) -> str:
+    """Of an export that failed."""
     different = parity.compared - parity.same - parity.ties
-    raise FinetuneError(
+    return (
         f"The exported model ({parity.format}, run by {parity.engine}) is not close enough to the tuned one: "
         f"{different} of {parity.compared} answers differ, and log-probabilities are off by {parity.logprob_mean:.3g} "
-        f"nats a token where rounding explains {parity.allowed:g}. It was not kept.",
-        "Export another format (adapter is what was trained); if it stays so, please report it with this run's recipe.",
+        f"nats a token where rounding explains {parity.allowed:g}. It was not kept."
+    )
+
+
+def not_kept(problems: Sequence[str], kept: str = "") -> FinetuneError:
+    """kept: where the files are that passed, if any did."""
+    instead = f"Use what passed, in {kept}, or export" if kept else "Export"
+    return FinetuneError(
+        " ".join(problems),
+        f"{instead} another format (adapter is what was trained); if it stays so, please report it with this run's "
+        "recipe.",
         code="parity-failed",
     )
 
