@@ -15,6 +15,9 @@ from .files import append
 KINDS = ("start", "stage", "step", "eval", "sample", "checkpoint", "warning", "error", "done")
 
 
+TAIL = 4096  # bytes; a line of a training step has a tenth of that
+
+
 @dataclass(frozen=True)
 class Event:
     kind: str
@@ -53,14 +56,35 @@ def events_from(path: Path, place: int) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], place
     *lines, unfinished = content.split(b"\n")
-    events = []
-    for line in lines:
-        try:
-            data = json.loads(line)
-            events.append(Event(data.pop("kind"), data.pop("time"), data))
-        except (ValueError, KeyError, AttributeError):
-            continue
+    events = [event for line in lines if (event := _event_in(line))]
     return events, place + len(content) - len(unfinished)
+
+
+def last_event(path: Path) -> Event | None:
+    """The newest complete line, as `read_events` has it, read from the end of a long diary."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            piece = TAIL
+            while True:
+                begin = file.seek(max(0, size - piece))
+                lines = file.read(size - begin).split(b"\n")[:-1]
+                for line in reversed(lines if begin == 0 else lines[1:]):  # the first may have lost its beginning
+                    if event := _event_in(line):
+                        return event
+                if begin == 0:
+                    return None
+                piece *= 8
+    except FileNotFoundError:
+        return None
+
+
+def _event_in(line: bytes) -> Event | None:
+    try:
+        data = json.loads(line)
+        return Event(data.pop("kind"), data.pop("time"), data)
+    except (ValueError, KeyError, AttributeError):
+        return None
 
 
 def plain(value: Any) -> Any:

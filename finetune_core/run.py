@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FinetuneError
-from .events import Event, append_event, read_events
+from .events import Event, append_event, last_event, read_events
 from .files import cache_dir, move, read_json, remove, write_json
 from .locks import busy, forget_locks, hold, is_held
 from .recipe import Recipe
@@ -140,6 +140,10 @@ class Run:
     def events(self) -> list[Event]:
         return read_events(self.diary)
 
+    def last_event(self) -> Event | None:
+        """The newest of them, without reading the others."""
+        return last_event(self.diary)
+
     def tell(self, kind: str, /, **data: Any) -> Event:
         """Append to the diary. Only the worker that holds the lock may."""
         return append_event(self.diary, kind, **data)
@@ -161,12 +165,12 @@ class Run:
         """One of STATUSES."""
         if self.is_alive():
             return "running"
-        last = self.events()[-1:]
-        if not last:
+        last = self.last_event()
+        if last is None:
             return "new"
-        if last[0].kind == "done":
-            return str(last[0].data.get("outcome", "finished"))
-        return "failed" if last[0].kind == "error" else "interrupted"
+        if last.kind == "done":
+            return str(last.data.get("outcome", "finished"))
+        return "failed" if last.kind == "error" else "interrupted"
 
     def version(self) -> tuple[int, int, bool]:
         """Changes whenever there is something new to show; cheap enough to ask every second."""
@@ -178,7 +182,8 @@ class Run:
         return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
     def has_result(self) -> bool:
-        return any(self.result_dir.glob("*.safetensors"))
+        """Whether tuned weights are here. A run has one of the two folders, and its recipe need not be read for it."""
+        return any(file for name in ("adapter", "model") for file in (self.path / name).glob("*.safetensors"))
 
     def delete(self) -> None:
         """Remove the folder. Raises FinetuneError while a worker is alive."""

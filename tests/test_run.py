@@ -1,5 +1,6 @@
 """A run is a folder; its status is computed from what is there."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from finetune_core.errors import FinetuneError
-from finetune_core.events import append_event, read_events
+from finetune_core.events import append_event, last_event, read_events
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
 
@@ -147,6 +148,26 @@ def test_a_cut_line_spoils_only_itself(tmp_path):
     assert [event.kind for event in read_events(path)] == ["start"]
     append_event(path, "stage", name="training")
     assert [event.kind for event in read_events(path)] == ["start", "stage"]
+
+
+@pytest.mark.parametrize("written", [0, 1, 3, 500])
+@pytest.mark.parametrize("end", ["", '{"kind": "done", "ti', "no JSON\n", '{"kind": "stage"}\n\n', "x" * 40_000 + "\n"])
+def test_the_last_event_is_that_of_the_whole_diary_whatever_was_cut(tmp_path, written, end):
+    path = tmp_path / "events.jsonl"
+    for step in range(written):
+        append_event(path, "sample", step=step, answer="é" * (5000 if step == written - 1 else 20))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(end)
+    assert last_event(path) == (read_events(path) or [None])[-1]
+
+
+def test_how_a_run_stands_is_known_without_its_whole_diary(run, monkeypatch):
+    for step in range(200):
+        run.tell("step", step=step, total_steps=200, loss=1.0)
+    run.tell("done", outcome="finished")
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text: parsed.append(text) or loads(text))
+    assert run.status() == "finished" and len(parsed) == 1
 
 
 def test_a_diary_holds_no_token_and_no_nan(tmp_path):

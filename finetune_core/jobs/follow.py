@@ -98,11 +98,11 @@ def stop(run: Run, token: str | None = None) -> None:
 
 def cancel(run: Run, token: str | None = None) -> None:
     """End the run's job, if it may still go on: it costs money. Raises FinetuneError if that is not sure."""
-    sent, last = _require_sent(run), run.events()[-1:]
-    over = last and last[0].kind in ENDS
-    if not last or (over and not sent.job_id):  # it was never sent, or refused
+    sent, last = _require_sent(run), run.last_event()
+    over = last is not None and last.kind in ENDS
+    if last is None or (over and not sent.job_id):  # it was never sent, or refused
         return
-    if over and ("remote" in last[0].data or last[0].data.get("code") == "job-died"):
+    if over and ("remote" in last.data or last.data.get("code") == "job-died"):
         return
     token = _require_token(sent, token)
     # of one that was being sent, the answer may have been lost
@@ -114,14 +114,14 @@ def cancel(run: Run, token: str | None = None) -> None:
 def next_start(run: Run) -> str:
     """What a start of this run would do: "new" (a new job, which costs), "follow" (the job that may go on, or what
     it left on the Hub), "" where everything is here."""
-    sent, last = _require_sent(run), run.events()[-1:]
-    if not sent.job_id or not last or last[0].kind == "error":
+    sent, last = _require_sent(run), run.last_event()
+    if not sent.job_id or last is None or last.kind == "error":
         return "new"
-    if last[0].kind != "done":
+    if last.kind != "done":
         return "follow"
-    if last[0].data.get("outcome") == "finished":
+    if last.data.get("outcome") == "finished":
         return "" if run.has_result() else "follow"
-    return "follow" if "remote" in last[0].data and not run.has_result() else "new"
+    return "follow" if "remote" in last.data and not run.has_result() else "new"
 
 
 def _is_to_be_followed(run: Run, sent: Sent, token: str) -> bool:
