@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import FinetuneError
 from .events import Event
 from .output import Output
 from .recipe import resolve_recipe
 from .run import Run
+
+if TYPE_CHECKING:
+    from .jobs.hardware import Estimate
+    from .preflight import Preflight
+    from .takeaway.account import Account
 
 HERE = "here"
 
@@ -40,13 +45,17 @@ def hardware(options: argparse.Namespace, out: Output) -> int:
 def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
     """The run that this `train` means to have on Jobs: a new one, or an earlier one of there; None for this machine.
 
-    Raises FinetuneError (not-agreed) with the price before anything is made, unless --yes was given.
+    After one that ran out of memory it is a new one, a rung down the ladder. Raises FinetuneError (not-agreed) with
+    the price before anything is made, unless --yes was given.
     """
+    from .jobs.rung import rungs_of
     from .jobs.sent import sent_of
     from .verbs import run_to_go_on
 
     if run := run_to_go_on(options):
-        return run if sent_of(run) else None
+        if sent_of(run) is None:
+            return None
+        return _rung_down(run, options, out) if rungs_of(run) else run
     where, _, flavor = options.on.partition(":")
     if where == HERE and not flavor:
         return None
@@ -70,6 +79,29 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
     with out.progress() as show:
         seen = look(recipe, token=token, on_progress=show, machine=machine_to_look_with(flavors, flavor))
     made = choose(seen, flavors, flavor)
+    _require_yes(_terms(seen, made, me), f"To agree, add --yes (and --on jobs:{made.flavor.name}).", options, out)
+    return order(seen, made, me.name, options.runs_dir)
+
+
+def _rung_down(run: Run, options: argparse.Namespace, out: Output) -> Run:
+    """A new run with the first rung that is left after one that ran out of memory, on the same hardware."""
+    from .jobs.order import order, tenant
+    from .jobs.rung import offer, recipe_with, rungs_of
+    from .jobs.sent import sent_of
+    from .ladder import as_typed
+
+    token = _token()
+    me, sent, rung = tenant(token), sent_of(run), rungs_of(run)[0]
+    with out.progress() as show:
+        seen, made = offer(recipe_with(run, rung), sent, token, show)
+    says = f"It ran out of memory there. As a new run: {as_typed(rung)} {_terms(seen, made, me)}"
+    other = f"python -m finetune_core train {run.path / 'recipe.yaml'} FIELD=VALUE --on jobs:{sent.flavor}"
+    _require_yes(says, f"To agree, add --yes. For other settings or hardware: {other}", options, out)
+    return order(seen, made, me.name, options.runs_dir)
+
+
+def _terms(seen: Preflight, made: Estimate, me: Account) -> str:
+    """What a person agrees to with --yes."""
     rows = sum(len(part) for part in (seen.prepared.train, seen.prepared.validation, seen.prepared.test))
     says = (
         f"{made.flavor.title} (${made.flavor.dollars_per_minute * 60:.2f} an hour): about {made.seconds / 60:.0f} "
@@ -85,10 +117,14 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
             f" Your token ends in {max(left, 60) / 60:.0f} minutes, perhaps before the job does, which could then keep "
             "nothing there: use one that lasts longer."
         )
+    return says
+
+
+def _require_yes(says: str, fix: str, options: argparse.Namespace, out: Output) -> None:
+    """Raises FinetuneError (not-agreed) where nobody has agreed to this."""
     if not options.yes:
-        raise FinetuneError(says, f"To agree, add --yes (and --on jobs:{made.flavor.name}).", code="not-agreed")
+        raise FinetuneError(says, fix, code="not-agreed")
     out.say(says)
-    return order(seen, made, me.name, options.runs_dir)
 
 
 def train(run: Run, options: argparse.Namespace, out: Output) -> int:

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
+from finetune_core.jobs.order import order, tenant
 from finetune_core.jobs.price import CHANGED, agree, costs_more, price_now
+from finetune_core.jobs.rung import offer, recipe_with
 from finetune_core.jobs.sent import Sent, sent_of
+from finetune_core.ladder import as_overrides
 from finetune_core.run import Run
 from finetune_core.takeaway import account
 
 from . import visitor, words_jobs, words_place
+from .reading import require_readable
 
 if TYPE_CHECKING:
+    from finetune_core.jobs.hardware import Estimate
+    from finetune_core.recipe import Suggestion
+
     from .visitor import Visitor
 
 MOST_FOLLOWED = 4  # jobs of one visitor that a Space follows at a time
@@ -26,10 +33,15 @@ _starting: dict[str, threading.Lock] = {}  # by visitor: two starts at once must
 
 @dataclass(frozen=True)
 class Agreed:
-    """What the button of a rented run said last, where that is not the price in its job.json."""
+    """What a button of a rented run said last, where that is not the price in its job.json."""
 
     run_id: str = ""
     dollars_at_most: float = 0.0
+    rung: str = ""  # of the ladder, as it is typed; "" for a new job with the same settings
+
+    def covers(self, run: Run, dollars_at_most: float, rung: str = "") -> bool:
+        is_this = (self.run_id, self.rung) == (run.id, rung)
+        return is_this and not costs_more(dollars_at_most, self.dollars_at_most)
 
 
 def follow(run: Run, asker: Visitor) -> None:
@@ -67,17 +79,42 @@ def start(run: Run, sent: Sent, agreed: Agreed) -> Sent | None:
     """
     asker = visitor.require_signed_in()
     if next_start(run) == "new":
-        token = asker.token if asker.space else account.find_token()
-        if not token:
-            raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
+        token = _require_token(asker)
         require_time_for(sent.timeout_seconds)
         now = replace(sent, dollars_per_minute=price_now(sent, token))
-        said = agreed.dollars_at_most if agreed.run_id == run.id else 0.0
-        if costs_more(now.dollars_at_most, max(said, sent.dollars_at_most)):
+        at_most = now.dollars_at_most
+        if costs_more(at_most, sent.dollars_at_most) and not agreed.covers(run, at_most):
             return now
         agree(run, now.dollars_per_minute)
     follow(run, asker)
     return None
+
+
+def start_rung(run: Run, sent: Sent, rung: Suggestion, agreed: Agreed) -> Run | Estimate:
+    """A new run a rung down the ladder, on the hardware of one that ran out of memory there, and its job. What that
+    would cost, where nobody has agreed to it yet and so nothing was made.
+
+    Raises FinetuneError: no-token, too-many-jobs, does-not-fit, no-flavor, hub-away, …
+    """
+    asker, runs_dir = visitor.require_signed_in(), run.path.parent
+    token, recipe = _require_token(asker), recipe_with(run, rung)
+    require_room(asker, runs_dir)
+    require_readable(asker, recipe, runs_dir)
+    seen, made = offer(recipe, sent, token)
+    require_time_for(made.timeout_seconds)
+    if not agreed.covers(run, made.dollars_at_most, as_overrides(rung.changes)):
+        return made
+    new = order(seen, made, tenant(token).name, runs_dir, owner=asker.name)
+    follow(new, asker)
+    return new
+
+
+def _require_token(asker: Visitor) -> str:
+    """Of who rents. Raises FinetuneError (no-token)."""
+    token = asker.token if asker.space else account.find_token()
+    if not token:
+        raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")
+    return token
 
 
 def question(sent: Sent, now: Sent) -> FinetuneError:

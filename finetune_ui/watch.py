@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from finetune_core import launch, preflight
 from finetune_core.children import tail
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
+from finetune_core.jobs.rung import rungs_of
 from finetune_core.jobs.sent import Sent, sent_of
-from finetune_core.ladder import harder_rungs, wider_rungs
+from finetune_core.ladder import as_overrides, harder_rungs, wider_rungs
 from finetune_core.machine import this_machine
 from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
@@ -22,7 +24,7 @@ from finetune_core.run import Run
 
 from . import charts, following, look, visitor, words, words_jobs, words_loss, words_run, words_space
 from .following import Agreed
-from .held import QUICK, SLOW, held_run, problem_card, run_to_work_on, told
+from .held import QUICK, SLOW, held_run, problem_card, told
 
 if TYPE_CHECKING:
     from .frame import Page
@@ -79,15 +81,16 @@ def build(page: Page) -> Watch:
     start.click(lambda: busy(value="Starting…"), None, start, queue=False, **QUICK).then(
         partial(start_run, page.runs_dir), [page.held, agreed], [start, problem, agreed], **SLOW
     )
-    gentler.click(lambda: busy(value="Making a new run…"), None, gentler, queue=False, **QUICK).then(
-        partial(start_gentler, page.runs_dir), page.held, [gentler, problem, page.held], **SLOW
+    went_down = [gentler, problem, page.held, agreed]
+    gentler.click(lambda: busy(value="A moment…"), None, gentler, queue=False, **QUICK).then(
+        lambda run_id, said: start_gentler(page.runs_dir, run_id, 0, said), [page.held, agreed], went_down, **SLOW
     )
 
     # gradio hands over what was clicked only to a function that names it itself, which a partial does not
-    def on_rung(event: gr.EventData, run_id: str) -> tuple[Any, Any, Any]:
-        return start_gentler(page.runs_dir, run_id, int(event.place))
+    def on_rung(event: gr.EventData, run_id: str, said: Agreed) -> tuple[Any, ...]:
+        return start_gentler(page.runs_dir, run_id, int(event.place), said)
 
-    problem.rung(on_rung, page.held, [gentler, problem, page.held], **SLOW)
+    problem.rung(on_rung, [page.held, agreed], went_down, **SLOW)
     stop.click(partial(stop_run, page.runs_dir), page.held, [stop, problem], **QUICK)
     discard.click(lambda: gr.update(visible=True), None, confirm, queue=False, **QUICK)
     keep.click(lambda: gr.update(visible=False), None, confirm, queue=False, **QUICK)
@@ -115,17 +118,18 @@ def show(run: Run) -> tuple[Any, ...]:
     recipe, sent = run.recipe, sent_of(run)
     status, events = run.status(), run.events()
     progress = summarize(events)
-    rungs = [] if sent else rungs_for(run, progress)
-    problem, halted = words_run.problem_card(status, progress, rungs), words_run.HALTED
+    rungs = rungs_for(run, progress)
+    labels = words_jobs.rung_labels(rungs, sent) if sent else [words_run.again_with(rung) for rung in rungs]
+    gentler = labels[0] if labels else ""
+    problem, halted = words_run.problem_card(status, progress, rungs, labels), words_run.HALTED
     if sent:
         after, kept = next_start(run), words_jobs.kept_step(events)
-        can = words_jobs.actions(status, progress, sent, after, kept=kept, **_left_by(run))
+        can = words_jobs.actions(status, progress, sent, after, kept=kept, gentler=gentler, **_left_by(run))
         said = words_jobs.headline(status, progress, sent, after, kept)
         halted = words_jobs.LAST_SEEN if status == "interrupted" else halted
         problem = words_jobs.left_card(sent, status, visitor.now().space is not None) + problem
     else:
         checkpoint = last_checkpoint(run)
-        gentler = words_run.again_with(rungs[0]) if rungs else ""
         can = words_run.actions(status, progress, checkpoint=checkpoint, gentler=gentler, **_left_by(run))
         said = words_run.headline(status, progress, checkpoint=checkpoint)
     more = words_jobs.rented_line(sent) if sent else ""
@@ -184,6 +188,8 @@ def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
 
 def rungs_for(run: Run, progress: Progress) -> list[Suggestion]:
     """What may be tried where memory ran out although its worker went down the ladder; [] for everything else."""
+    if sent_of(run):
+        return rungs_of(run) if run.status() == "failed" else []
     ran_out = run.status() == "failed" and (progress.error or {}).get("code") == "out-of-memory"
     if not ran_out:
         return []
@@ -219,27 +225,40 @@ def start_run(runs_dir: Path, run_id: str, agreed: Agreed = NOT_ASKED) -> tuple[
     return gr.skip(), gr.update(visible=False), NOT_ASKED
 
 
-def start_gentler(runs_dir: Path, run_id: str, place: int = 0) -> tuple[Any, Any, Any]:
+def start_gentler(runs_dir: Path, run_id: str, place: int = 0, agreed: Agreed = NOT_ASKED) -> tuple[Any, Any, Any, Any]:
     """A new run with a rung of the ladder that its worker does not go down by itself: a run's recipe is never edited.
 
-    `place`: in `rungs_for`.
+    `place`: in `rungs_for`. agreed: as in `start_run`; of a rented run the first press finds out the price.
     """
     rungs: list[Suggestion] = []
+    labels: list[str] = []
     try:
-        run, token = run_to_work_on(runs_dir, run_id)
-        if sent_of(run):
-            raise FinetuneError(*words_jobs.NO_GENTLER, code="rented")
+        run = held_run(runs_dir, run_id)
         rungs = rungs_for(run, summarize(run.events()))
+        sent = sent_of(run)
+        labels = words_jobs.rung_labels(rungs, sent) if sent else [words_run.again_with(rung) for rung in rungs]
         if not 0 <= place < len(rungs):
             raise FinetuneError(*words_run.NO_RUNG, code="out-of-memory")
-        recipe = run.recipe.replace(**rungs[place].changes, accept_warnings=True)
-        new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
-        launch.start_new(new, token, options=launch.THEN_CHAT)
+        if sent:
+            new = following.start_rung(run, sent, rungs[place], agreed)
+            if not isinstance(new, Run):
+                labels = words_jobs.rung_labels(rungs, sent, place, new)
+                said = Agreed(run.id, new.dollars_at_most, as_overrides(rungs[place].changes))
+                return *_rungs_again(words_jobs.rung_price(rungs[place], new), rungs, labels), gr.skip(), said
+        else:
+            token = visitor.require_machine().token
+            recipe = run.recipe.replace(**rungs[place].changes, accept_warnings=True)
+            new = preflight.create_run(recipe, runs_dir, token=token, owner=visitor.now().name)
+            launch.start_new(new, token, options=launch.THEN_CHAT)
     except Exception as error:
-        label = words_run.again_with(rungs[0]) if rungs else "Try again"
-        card = words.error_card(told(error)) + words_run.other_ways(rungs)
-        return gr.update(interactive=True, value=label), gr.update(value=card, visible=True), gr.skip()
-    return gr.skip(), gr.skip(), new.id
+        return *_rungs_again(words.error_card(told(error)), rungs, labels), gr.skip(), NOT_ASKED
+    return gr.skip(), gr.skip(), new.id, NOT_ASKED
+
+
+def _rungs_again(card: str, rungs: Sequence[Suggestion], labels: Sequence[str]) -> tuple[Any, Any]:
+    """The button of the first rung, and those of the others under a card."""
+    button = gr.update(interactive=True, value=labels[0] if labels else "Try again")
+    return button, gr.update(value=card + words_run.other_ways(rungs, labels), visible=True)
 
 
 def stop_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from finetune_core.events import Event
 from finetune_core.hub import endpoint
 from finetune_core.jobs.sent import Sent, page_of
 from finetune_core.jobs.standing import standing
 from finetune_core.progress import Progress
+from finetune_core.recipe import Suggestion
 
 from . import words_run
 from .words import count, duration, esc, icon, notice
-from .words_place import name_of
-from .words_plan import money
+from .words_place import about, name_of
+from .words_plan import minutes, money
 from .words_run import Actions, reached
 
 FOLLOW, FETCH = "Follow it again", "Fetch its result"
@@ -22,10 +24,6 @@ SIGN_IN_AGAIN = {  # by whether the page is a Space
     False: "Sign in again (`hf auth login`, or start the page with a new HF_TOKEN), then follow it: ",
     True: "Sign in again at the top of the page, then follow it: ",
 }
-NO_GENTLER = (
-    "This run was on rented hardware, and is not started on this machine with other settings.",
-    "Press “Change the recipe”, choose larger hardware or settings that need less memory, and start it again.",
-)
 LAST_SEEN = "last seen here"
 NOT_LOST = "the job goes on without this page, and what it learns is kept in its repository."
 
@@ -40,8 +38,10 @@ def actions(
     has_result: bool,
     has_report: bool,
     stop_asked: bool,
+    gentler: str = "",
 ) -> Actions:
-    """What can be done now. next_start: what a start would do. kept: step of the checkpoint in the repository."""
+    """What can be done now. next_start: what a start would do. kept: step of the checkpoint in the repository.
+    gentler: the button for the next rung, where memory ran out; the same again would cost and end the same way."""
     price = f"on {name_of(sent.title)}, {money(sent.dollars_at_most)} at most"
     again = f"Resume from step {count(kept)} {price}" if kept else f"Try again {price}"
     proof = {"prove": has_report, "talk": has_result}
@@ -60,6 +60,8 @@ def actions(
             return Actions("prove" if has_report else "talk" if has_result else "start", start=more, **proof)
         case "interrupted" if next_start == "follow":
             return Actions("start", start=FOLLOW, stop="Stop the job", talk=has_result)
+        case "failed" if gentler:
+            return Actions("gentler", gentler=gentler, change=True, talk=has_result)
         case "failed":
             return Actions("start", start=again, change=True, talk=has_result)
         case _:
@@ -155,6 +157,29 @@ def left_card(sent: Sent, status: str, is_space: bool) -> str:
     if status == "interrupted" and sent.job_id:
         fix = f"{fix} Follow it again after that: {NOT_LOST}"
     return notice("warn", problem, fix)
+
+
+def rung_labels(rungs: Sequence[Suggestion], sent: Sent, place: int = -1, made: Any = None) -> list[str]:
+    """Of the buttons for rungs of the ladder: the first press finds out the price, the second agrees to it.
+
+    place, made: the one whose price is known.
+    """
+    where = name_of(sent.title)
+    labels = [f"{words_run.again_with(rung)} on {where}, price first" for rung in rungs]
+    if made is not None:
+        labels[place] = f"{words_run.again_with(rungs[place])} on {where}, {money(made.dollars_at_most)} at most"
+    return labels
+
+
+def rung_price(rung: Suggestion, made: Any) -> str:
+    """What a second press agrees to."""
+    return notice(
+        "info",
+        f"{rung.says}: {minutes(made.seconds)} on {name_of(made.flavor.title)}, with its start and the proof, and "
+        f"{about(made.dollars)}. It is ended after {duration(made.timeout_seconds)}, so it costs "
+        f"{money(made.dollars_at_most)} at most. Nothing was started.",
+        "Press again to agree: it is a new run, and its rows go to a private repository as before.",
+    )
 
 
 def dearer(sent: Sent, now: Sent) -> tuple[str, str]:

@@ -120,11 +120,13 @@ def again_with(rung: Suggestion) -> str:
     return f"Run again with {what}"
 
 
-def other_ways(rungs: Sequence[Suggestion]) -> str:
-    """Under the problem: the rungs behind the first, which has a button of its own."""
+def other_ways(rungs: Sequence[Suggestion], labels: Sequence[str] = ()) -> str:
+    """Under the problem: the rungs behind the first, which has a button of its own. labels: of their buttons, where
+    they say more than `again_with`."""
+    labels = labels or [again_with(rung) for rung in rungs]
     items = "".join(
         f"<li><span>{esc(rung.says)}</span>"
-        f'<button type="button" class="btn" data-rung="{place}">{esc(again_with(rung))}</button></li>'
+        f'<button type="button" class="btn" data-rung="{place}">{esc(labels[place])}</button></li>'
         for place, rung in enumerate(rungs)
         if place
     )
@@ -277,11 +279,11 @@ def _small(share: float | None, state: str, halted: str) -> str:
     return percent(share) if state == "now" and share is not None else ""
 
 
-def problem_card(status: str, progress: Progress, rungs: Sequence[Suggestion] = ()) -> str:
+def problem_card(status: str, progress: Progress, rungs: Sequence[Suggestion] = (), labels: Sequence[str] = ()) -> str:
     """The diary's error as problem and fix, what may be tried instead, and its warnings; empty when all is well."""
     card = ""
     if status == "failed" and progress.error and progress.error["code"] != "stopped-waiting":
-        card = notice("bad", progress.error["problem"], progress.error["fix"]) + other_ways(rungs)
+        card = notice("bad", progress.error["problem"], progress.error["fix"]) + other_ways(rungs, labels)
     if progress.warnings:
         items = "".join(f"<li>{esc(says)}</li>" for says in progress.warnings[:5])
         card += f'<ul class="run-warnings">{items}</ul>'

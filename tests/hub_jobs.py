@@ -84,6 +84,7 @@ class JobsDouble(HubDouble):
     def __init__(self, folder: Path):
         self.jobs: dict[str, Rented] = {}
         self.holds = False  # jobs wait for hardware
+        self.beside: Path | None = None  # Python modules that jobs meet before their own
         super().__init__(folder)
 
     def __exit__(self, *_: object) -> None:
@@ -139,6 +140,7 @@ class JobsDouble(HubDouble):
             "PATH": f"{tools}:/usr/bin:/bin", "HOME": str(job.folder), "HF_ENDPOINT": self.url,
             "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "FIJN_LOOK_SECONDS": "0.5", "JOB_ID": job.id,
             **(job.said.get("environment") or {}), **(job.said.get("secrets") or {}),
+            **({"PYTHONPATH": str(self.beside)} if self.beside else {}),
         }  # fmt: skip
         work = job.folder / "work"
         work.mkdir()

@@ -59,7 +59,7 @@ def calm(request):
         double = request.getfixturevalue("hub")
         double.troubles.clear()
         double.ends.clear()
-        double.holds = False
+        double.holds, double.beside = False, None
 
 
 @pytest.fixture(scope="module")

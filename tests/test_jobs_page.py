@@ -1,5 +1,7 @@
 """The page's handlers against a Hub here that really runs the job: start, lose, find again, stop."""
 
+# ruff: noqa: F401, F811 (some of what is imported are fixtures)
+
 from __future__ import annotations
 
 import json
@@ -8,10 +10,25 @@ import sys
 
 import pytest
 from hub_store import ALICE
-from test_jobs import LONG, ROOT, home, hub, only_run, rows, step_of, steps  # noqa: F401 (some are fixtures)
+from test_jobs import (
+    LONG,
+    RENT,
+    ROOT,
+    calm,
+    do,
+    home,
+    hub,
+    only_run,
+    recipe_words,
+    rows,
+    start,
+    step_of,
+    steps,
+)
 from test_launch import wait_for
 
 from finetune_core import launch
+from finetune_core.run import Run
 
 PAGE = """
 import json, sys
@@ -38,11 +55,46 @@ if act == "stop":
     from finetune_ui import watch
 
     print(json.dumps(watch.stop_run(runs_dir, given)[0]["value"]))
+if act == "rung":
+    from finetune_ui import watch
+
+    label, *_, agreed = watch.start_gentler(runs_dir, given)
+    jobs = len(list(runs_dir.glob("*/recipe.yaml")))
+    *_, held, _ = watch.start_gentler(runs_dir, given, 0, agreed)
+    print(json.dumps([label["value"], jobs, held]))
+"""
+SHORT_OF_MEMORY = """
+import importlib.util, sys
+
+class Short:
+    def find_spec(self, name, path=None, target=None):
+        if name != "finetune_core.trainer":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def loaded(module):
+            load(module)
+            build = module.build_trainer
+
+            def build_trainer(recipe, *more):
+                if recipe.max_length > 256:
+                    raise MemoryError
+                return build(recipe, *more)
+
+            module.build_trainer = build_trainer
+
+        spec.loader.exec_module = loaded
+        return spec
+
+sys.meta_path.insert(0, Short())
 """
 
 
-@pytest.mark.slow
-def test_the_page_starts_a_job_loses_it_finds_it_again_and_stops_it(hub, home, rows, runs_dir):  # noqa: F811
+@pytest.fixture
+def page(hub, home, runs_dir):
+    """`page(act, given)`: what PAGE says to it in a process of its own."""
     environment = hub.environment(home, ALICE) | {"FIJN_CACHE": str(home), "OMP_NUM_THREADS": "1"}
 
     def page(act, given=None):
@@ -51,6 +103,37 @@ def test_the_page_starts_a_job_loses_it_finds_it_again_and_stops_it(hub, home, r
         assert told.returncode == 0, told.stderr[-3000:]
         return json.loads(told.stdout.splitlines()[-1]) if told.stdout else None
 
+    return page
+
+
+@pytest.mark.slow
+def test_where_a_job_runs_out_of_memory_the_next_rung_is_offered_and_starts_when_its_price_is_agreed_to(
+    hub,
+    do,
+    page,
+    recipe_words,
+    runs_dir,
+    tmp_path,
+):
+    (tmp_path / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+    hub.beside = tmp_path
+    code, said = do("train", *recipe_words(max_length=512), *RENT)
+    run, jobs = only_run(runs_dir), len(hub.jobs)
+    assert (code, said["code"]) == (1, "out-of-memory"), hub.newest().log.read_text()[-3000:]
+    code, said = do("train", run.id)
+    assert (code, said["error"]["code"]) == (1, "not-agreed") and "(max_length=256)" in said["error"]["problem"]
+    assert len(hub.jobs) == jobs
+
+    label, runs, held = page("rung", run.id)
+    assert label == "Run again with rows of 256 tokens on CPU Basic, under 1 cent at most" and runs == 1
+    new = Run(runs_dir / held)
+    wait_for(lambda: new.status() == "finished")
+    assert len(hub.jobs) == jobs + 1 and hub.newest().said["flavor"] == "cpu-basic"
+    assert new.recipe.max_length == 256 and new.has_result() and not run.has_result()
+
+
+@pytest.mark.slow
+def test_the_page_starts_a_job_loses_it_finds_it_again_and_stops_it(hub, page, rows, runs_dir):
     jobs = len(hub.jobs)
     given = {"model_name_or_path": "alice/tiny", "dataset_name": str(rows), "evaluate": False, "logging_steps": 1,
              "packing": False, "eval_steps": 5000} | LONG  # fmt: skip

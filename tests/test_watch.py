@@ -207,7 +207,7 @@ def test_where_memory_ran_out_the_ways_that_change_the_result_are_one_click_each
     assert (adapter.method, adapter.learning_rate) == ("lora", None)  # an adapter wants larger steps
     assert (shorter.max_length, shorter.learning_rate) == (512, 2e-5)
     assert (smaller.model_name_or_path, smaller.method) == ("Qwen/Qwen3-1.7B", "full")
-    label, card, _ = watch.start_gentler(runs_dir, run.id, 3)
+    label, card, *_ = watch.start_gentler(runs_dir, run.id, 3)
     assert "no setting left" in card["value"] and 'data-rung="2"' in card["value"] and len(started) == 3
     assert label["value"] == first["value"]
 

@@ -405,13 +405,6 @@ def test_a_stop_of_a_job_that_nobody_follows_brings_its_result_home(on_acme, run
     assert done == [("stop", BOB), ("follow", BOB)] and "job" in button["value"]
 
 
-def test_a_rented_run_is_never_started_on_this_machine_with_gentler_settings(runs_dir, monkeypatch):
-    run = make_run(runs_dir, *BEGAN, ("error", {"code": "out-of-memory", "problem": "Full.", "fix": "Less."}))
-    monkeypatch.setattr(launch, "start", lambda *_, **__: pytest.fail("started"))
-    _, problem, held = watch.start_gentler(runs_dir, run.id)
-    assert "Change the recipe" in problem["value"] and "value" not in held and list_runs(runs_dir) == [run]
-
-
 def test_a_run_that_was_never_sent_is_deleted_without_the_hub(runs_dir):
     run = Run.create(runs_dir, Recipe())
     Sent("l4x1", "L4", 60, "alice", "alice/x").save(run)
