@@ -54,13 +54,18 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    replace_file(path, beside)
+
+
+def replace_file(path: Path, by: Path) -> None:
+    """Rename a file over another; where that cannot be, write it into it."""
     try:
-        beside.replace(path)
+        by.replace(path)
     except OSError as error:
         if not is_unsupported(error):
             raise
-        shutil.copyfile(beside, path)  # who reads it meanwhile may see half of it, and asks again
-        beside.unlink()
+        shutil.copyfile(by, path)  # who reads it meanwhile may see half of it, and asks again
+        by.unlink()
 
 
 def move(folder: Path, to: Path, last: str = "") -> None:

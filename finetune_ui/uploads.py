@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune_core.errors import FinetuneError
-from finetune_core.files import remove
+from finetune_core.files import remove, replace_file
 from finetune_core.space import ANYONE, UPLOADS, upload_home
 
 from . import visitor
@@ -87,7 +87,7 @@ def _keep(runs_dir: Path, pieces: Iterator[bytes], name: str) -> Path:
                 file.write(piece)
         folder = home / digest.hexdigest()[:16]
         folder.mkdir(exist_ok=True)
-        (making / name).replace(folder / name)
+        replace_file(folder / name, making / name)
         return folder / name
     finally:
         remove(making)

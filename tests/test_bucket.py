@@ -26,6 +26,7 @@ from finetune_core.locks import lock_at
 from finetune_core.proof.kept_answers import KeptAnswers
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
+from finetune_ui import uploads
 
 LACKS = [errno.ENOTSUP, errno.EINVAL, errno.ENOSYS]
 
@@ -208,6 +209,13 @@ def test_the_base_model_s_answers_are_kept_where_nothing_can_be_appended(runs_di
         kept._keep_likelihood([place], [1], Likelihood(-1.0, 1, 1))
         kept._write()
     assert len(KeptAnswers(runs_dir, (), {"model": "x"})._known) == 2
+
+
+def test_an_upload_is_kept_where_it_cannot_be_renamed(runs_dir, bucket, tmp_path):
+    source = tmp_path / "rows.csv"
+    source.write_text("a,b\n1,2\n")
+    kept = [uploads.keep_file(runs_dir, str(source), tmp_path) for _ in range(2)]
+    assert kept[0] == kept[1] and kept[0].read_text() == "a,b\n1,2\n"
 
 
 def test_a_job_s_result_comes_to_a_bucket_whole_and_over_an_earlier_one(runs_dir, bucket, monkeypatch):
