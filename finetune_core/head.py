@@ -10,9 +10,8 @@ from torch import Tensor
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
-from .memory import TILE_COLUMNS
+from .memory import HEAD_SCORES, TILE_COLUMNS
 
-TILE_SCORES = 2**23  # tokens x words of the vocabulary that are scored at once
 HEAD_COLUMNS = TILE_COLUMNS["cpu"]  # of the vocabulary at once, where TRL's function does it
 
 
@@ -80,7 +79,7 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tokens = max(1, TILE_SCORES // len(weight))
+        tokens = max(1, HEAD_SCORES // len(weight))
         way_back = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         log_probs, entropy, is_top1 = [], [], []
         for at in range(0, len(hidden), tokens):

@@ -16,6 +16,7 @@ TILE_COLUMNS = {"cuda": 32768, "mps": 32768, "cpu": 2048}  # for so many words o
 # Of a score: Triton works in the tile itself. Where TRL has PyTorch alone, as on Apple's GPUs, eight float32 copies lie
 # beside it (31 to 34 bytes, counted as the same operations ran on a CPU); on a CPU as trainings were measured.
 SCORE_BYTES = {"mps": 34, "cpu": 12}
+HEAD_SCORES = 2**23  # of a frozen head on a CPU (head.py), whose scores are held for so many tokens x words at once
 
 
 def adapter_parameters(facts: ModelFacts, rank: int) -> int:
@@ -64,7 +65,10 @@ def memory_parts(
         block += slots * 7 * recipe.lora_r * width
     layers = facts.layers
     activations = (slots * h * width * layers + block) if values["gradient_checkpointing"] else block * layers
-    logits = min(slots, TILE_TOKENS) * TILE_COLUMNS[machine.kind] * SCORE_BYTES.get(machine.kind, width)
+    scores = min(slots, TILE_TOKENS) * TILE_COLUMNS[machine.kind]
+    if machine.kind == "cpu" and recipe.method != "full":
+        scores = min(slots * facts.vocab_size, HEAD_SCORES)
+    logits = scores * SCORE_BYTES.get(machine.kind, width)
     if recipe.method == "full" and size < 4:
         logits += facts.vocab_size * h * 4
     gathered, shares, shares_trained = 0.0, 1, 1

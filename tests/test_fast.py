@@ -117,7 +117,7 @@ def curve(folder, out, rows, shortcuts, packing):
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_curve_of_fifty_steps_is_that_of_plain_trl(tiny_model_dir, tmp_path, packing, monkeypatch):
-    monkeypatch.setattr(head, "TILE_SCORES", 512 * 9)  # so that the trained tokens are taken in pieces
+    monkeypatch.setattr(head, "HEAD_SCORES", 512 * 9)  # so that the trained tokens are taken in pieces
     rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128, tmp_path / "rows.arrow")
     plain, accuracy = curve(tiny_model_dir, tmp_path / "a", rows, False, packing)
     ours, same_accuracy = curve(tiny_model_dir, tmp_path / "b", rows, True, packing)

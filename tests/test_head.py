@@ -26,7 +26,7 @@ def both(hidden, weight, targets, **options):
 
 @pytest.mark.parametrize("tile", [2**23, 3 * 150])
 def test_it_gives_the_numbers_and_the_gradient_of_trl_s(monkeypatch, tile):
-    monkeypatch.setattr(head, "TILE_SCORES", tile)
+    monkeypatch.setattr(head, "HEAD_SCORES", tile)
     torch.manual_seed(0)
     hidden, weight, targets = torch.randn(10, 16), torch.randn(150, 16), torch.randint(0, 150, (10,))
     targets[3:6] = (hidden[3:6] @ weight.t()).argmax(-1)
