@@ -13,7 +13,7 @@ from finetune_core.elsewhere import elsewhere
 from finetune_core.facts import read_facts
 from finetune_core.ladder import step_down
 from finetune_core.machine import Gpu, Machine
-from finetune_core.memory import TILE_COLUMNS, TILE_TOKENS, memory_parts
+from finetune_core.memory import HEAD_SCORES, TILE_COLUMNS, TILE_TOKENS, memory_parts
 from finetune_core.pace import default_rate, flops_per_token
 from finetune_core.plan import make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, Formats
@@ -91,10 +91,16 @@ def test_what_autocast_computes_waits_in_two_bytes():
     assert here == pytest.approx(there / 2, abs=0.01)
 
 
-def test_a_cpu_holds_the_scores_of_a_pass_for_the_words_that_fit_its_cache():
-    short, long = (plan(lengths=[length] * 64, packing=False).memory_gb["logits"] for length in (64, 1024))
-    assert short == pytest.approx(8 * 64 * 2048 * 12 / 1024**3, abs=0.001)
-    assert long == pytest.approx(4096 * 2048 * 12 / 1024**3, abs=0.001)
+@pytest.mark.parametrize(
+    ("method", "short", "long"),
+    [("lora", HEAD_SCORES, HEAD_SCORES), ("full", 8 * 64 * 2048, 4096 * 2048)],  # a head that moves is left to TRL
+)
+def test_a_cpu_holds_the_scores_of_a_frozen_head_s_tile_or_of_a_pass_for_the_words_that_fit_its_cache(
+    method, short, long
+):
+    for length, scores in ((64, short), (1024, long)):
+        made = plan(lengths=[length] * 64, packing=False, method=method, dtype="float32")
+        assert made.memory_gb["logits"] == pytest.approx(scores * 12 / 1024**3, abs=0.001)
 
 
 @pytest.mark.parametrize(("dtype", "bytes_a_score"), [("bfloat16", 2), ("float32", 4)])
