@@ -1,9 +1,11 @@
 """Real tokens a second on short chats: TRL's defaults, the same settings by hand in TRL, and Fijn, one process each.
 
-python benchmarks/throughput.py [--steps 12] [--repeats 3] [--llama-factory PYTHON]
+python benchmarks/throughput.py [--steps 12] [--repeats 3] [--uneven] [--llama-factory PYTHON]
 
-Each learns from 8 rows a step. With --llama-factory also what LLaMA-Factory's page chooses (16 rows a step, 2 at a
-time; an adapter of rank 8, others have 16), by the PYTHON of an environment that has it (`llama_factory.py`).
+Each learns from 8 rows a step: of the starter rows, which are of much the same length, or with --uneven of rows that
+are one to four of those in one, as chats are short and long: half of the slots of a batch of 8 are padding then. With
+--llama-factory also what LLaMA-Factory's page chooses (16 rows a step, 2 at a time; an adapter of rank 8, others have
+16), by the PYTHON of an environment that has it (`llama_factory.py`).
 
 Padding counts for nothing: only tokens of rows. The last line says which share of the matrix-product limit Fijn
 reaches: the rate at which this machine multiplies the matrices of one layer, over the products that a token needs.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -60,6 +63,21 @@ SFTTrainer(
 ).train()
 print(json.dumps({"tokens": clock.tokens - clock.first, "seconds": clock.seconds}))
 """
+
+
+def uneven_rows(path: Path, rows: int = 400) -> Path:
+    """Rows of one question and one answer, most of one shop message and some of up to four: at most 205 tokens."""
+    from finetune_core.recipe import DATA_DIR, STARTER_DATA
+
+    known = [json.loads(line) for line in (DATA_DIR / STARTER_DATA / "train.jsonl").read_text().splitlines()]
+    draw = random.Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(rows):
+            chosen = draw.choices(known, k=draw.choices((1, 2, 3, 4), (12, 4, 2, 2))[0])
+            asked, said = ("\n".join(row["messages"][turn]["content"] for row in chosen) for turn in (1, 2))
+            turns = [chosen[0]["messages"][0], {"role": "user", "content": asked}]
+            file.write(json.dumps({"messages": [*turns, {"role": "assistant", "content": said}]}) + "\n")
+    return path
 
 
 def trl_defaults(folder: Path, run: Path, steps: int) -> float:
@@ -119,19 +137,23 @@ def product_rate(tokens: int, hidden: int, wide: int, dtype: str, seconds: float
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--steps", type=int, default=12)
-    options.add_argument("--default-steps", type=int, default=3, help="steps of TRL's defaults, which are slow")
-    options.add_argument("--repeats", type=int, default=3)
-    options.add_argument("--llama-factory", metavar="PYTHON", help="of an environment that has llamafactory")
-    given = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--default-steps", type=int, default=3, help="steps of TRL's defaults, which are slow")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--uneven", action="store_true", help="rows of very different length")
+    parser.add_argument("--llama-factory", metavar="PYTHON", help="of an environment that has llamafactory")
+    given = parser.parse_args()
     rates: dict[str, list[float]] = {"trl_defaults": [], "same_settings_by_hand": [], "fijn": []}
     if given.llama_factory:
         rates["llama_factory"] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        options = ["per_device_train_batch_size=8"]  # rows a step, as TRL's defaults
+        if given.uneven:
+            options.append(f"dataset_name={uneven_rows(folder / 'uneven.jsonl')}")
         for _ in range(given.repeats):
-            mine, run = ours(folder, given.steps, "per_device_train_batch_size=8")  # rows a step, as TRL's defaults
+            mine, run = ours(folder, given.steps, *options)
             other = by_hand(folder, run)
             rates["fijn"].append(mine["tokens"] / mine["seconds"])
             rates["same_settings_by_hand"].append(other["tokens"] / other["seconds"])
@@ -161,6 +183,7 @@ def main() -> None:
                     else {}
                 ),
                 "share_of_product_limit": round(median["fijn"] * plan["flops_per_token"] / limit, 3),
+                "rows": "uneven" if given.uneven else "starter",
                 "repeats": given.repeats,
             },
             indent=1,
