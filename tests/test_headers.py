@@ -33,6 +33,7 @@ WORDS = [["fiets", "bike"], ["auto", "car"], ["boot", "boat"]]
         [["Vraag", "Antwoord"], ["Nog in te vullen", ""], *ASKED],  # a single cell below it
         [["opmerking", "soort"], ["Waar is het?", "vraag"], ["Daar.", "antwoord"], ["Wie is het?", "vraag"]],
         [["What do you want to know?", "answer"], *ASKED],  # a long name beside one that is known
+        [["Engels", "Nederlands"], ["house", "huis"], ["question", "vraag"], ["tree", "boom"]],  # words that name columns
     ],
 )
 def test_the_first_row_names_the_columns(rows):
@@ -90,6 +91,7 @@ def test_without_names_every_row_is_data(rows):
     [
         ([["1", "2"], ["3", "4"]], ()),
         ([["Waar is het?", ""], *ASKED[1:]], ()),
+        ([["Engels", "Nederlands"], ["answer", "antwoord"], ["question", "vraag"], ["tree", "boom"]], ()),
         ([["Woordenlijst", ""], ["Nederlands", "Engels"], *WORDS], ()),  # else nobody could say that it is
         ([["Klantvragen Q3", ""], ["Vraag", "Antwoord"], *ASKED], ("Klantvragen Q3",)),
     ],

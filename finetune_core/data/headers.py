@@ -46,10 +46,13 @@ def _grid(rows: list[list[Any]]) -> Grid:
 
 def _known_names(grid: Grid, known: frozenset[str]) -> int | None:
     """The row with most names that are known. Below the first one two are asked for, else any row with a cell "text"
-    would be one; one name will do directly under single cells."""
+    would be one; one name will do directly under single cells. What stands above has more cells or fewer: a list of
+    words may well have the row question, vraag."""
     alone = _single_cells(grid)
     found = []
     for place, cells in enumerate(grid[: MAX_ABOVE + 1]):
+        if any(_filled(above) == _filled(cells) for above in grid[:place]):
+            continue
         count = sum(cell.casefold() in known for cell in cells)
         least = 1 if place in (0, alone) else 2
         if count >= least and max(map(len, cells)) <= LONGEST_KNOWN and (place == 0 or _are_names(grid[place:])):
