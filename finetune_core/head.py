@@ -95,7 +95,8 @@ class _LogProbs(torch.autograd.Function):
                 shares.scatter_add_(1, wanted, torch.full_like(log_sum, -1))
                 torch.mm(shares.to(weight.dtype), weight, out=way_back[at : at + tokens])
         ctx.save_for_backward(way_back)
-        made = [torch.cat([*parts, hidden.new_empty(0, 1)])[:, 0] for parts in (log_probs, entropy)]
+        none = hidden.new_empty(0, 1, dtype=torch.float32)
+        made = [torch.cat([*parts, none])[:, 0] for parts in (log_probs, entropy)]
         first = torch.cat([*is_top1, targets.new_empty(0, 1, dtype=torch.bool)])[:, 0]
         ctx.mark_non_differentiable(made[1], first)
         return made[0], made[1], first
