@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FinetuneError
-from .files import remove
+from .files import cache_dir, remove
 from .job import Job
 from .launch import BEFORE_TRAINING
 from .locks import forget_locks
@@ -17,11 +19,12 @@ from .run import MAKING, Run, making
 
 ENCODED = ".rows"  # in a run's folder, while it learns
 YOUNG_SECONDS = 60.0  # a folder may be made a moment before its process begins
+OLD_SECONDS = 2 * 24 * 3600.0  # nobody reads, fetches or converts for so long
 
 
 def sweep_leftovers(runs_dir: Path) -> None:
-    """Delete token ids of runs that nobody trains, rows of runs that were never made, and measurements that were never
-    finished. Results stay, and what another start is making."""
+    """Delete token ids of runs that nobody trains, rows of runs that were never made, measurements that were never
+    finished, and what was unpacked or fetched days ago. Results stay, and what another start is making."""
     for encoded in runs_dir.glob(f"*/{ENCODED}/"):
         run = Run(encoded.parent)
         _sweep(run.starting(0), [encoded], lambda _, run=run: not run.is_alive())
@@ -29,6 +32,11 @@ def sweep_leftovers(runs_dir: Path) -> None:
         _sweep(making(runs_dir, 0), unmade, lambda _: True)
     if measured := list((runs_dir / BEFORE_TRAINING["plan"]).glob("*/")):
         _sweep(making(runs_dir, 0), measured, _was_given_up)
+    temporary, cache = Path(tempfile.gettempdir()), cache_dir()
+    for folder in (*temporary.glob("fijn-*/"), *cache.glob(".pulling-*/"), *cache.glob(".making-*/")):
+        with contextlib.suppress(FileNotFoundError):  # another process tidies too
+            if not folder.is_symlink() and folder.stat().st_mtime < time.time() - OLD_SECONDS:
+                remove(folder)
 
 
 def _sweep(lock: AbstractContextManager[Any], folders: list[Path], is_left: Callable[[Path], bool]) -> None:

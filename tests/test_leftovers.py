@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import time
 
 import pytest
@@ -115,6 +116,22 @@ def test_a_file_among_the_measurements_is_left_alone(runs_dir):
     file.write_text("")
     sweep_leftovers(runs_dir)
     assert file.exists()
+
+
+def test_what_was_unpacked_or_fetched_days_ago_is_gone_and_what_is_young_or_elsewhere_stays(
+    runs_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("FIJN_CACHE", str(tmp_path / "cache"))
+    names = ["fijn-a", "cache/.pulling-b", "cache/.making-c", "fijn-young", "other", "cache/fetching", "real"]
+    for name in names:
+        (tmp_path / name / "rows").mkdir(parents=True)
+        if name != "fijn-young":
+            os.utime(tmp_path / name, (time.time() - 3 * 24 * 3600,) * 2)
+    (tmp_path / "fijn-link").symlink_to(tmp_path / "real")  # whoever laid it in a folder that all may write to
+    sweep_leftovers(runs_dir)
+    assert [name for name in names if (tmp_path / name / "rows").exists()] == names[3:]
+    assert (tmp_path / "fijn-link").exists()
 
 
 def test_nothing_is_made_where_there_are_no_runs_yet(runs_dir):
