@@ -57,7 +57,7 @@ def home_of(runs_dir: Path) -> Path:
 
 def throw_away(home: Path, before: float) -> None:
     """Delete the folders in it that are older than this moment, in seconds since 1970."""
-    for folder in home.glob("*"):
+    for folder in home.glob("*/"):
         with contextlib.suppress(FileNotFoundError):  # another page tidies too
             if folder.stat().st_mtime < before:
                 remove(folder)

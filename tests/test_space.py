@@ -142,6 +142,9 @@ def test_rows_of_visitors_without_a_name_are_thrown_away_after_a_day(runs_dir, o
     old = time.time() - uploads.KEPT_SECONDS - 60
     for path in uploaded:
         os.utime(path.parent, (old, old))
+    stray = anyones.parent.parent / ".DS_Store"
+    stray.touch()
+    os.utime(stray, (old, old))
     with asked_by(None):
         kept = uploads.keep_text(runs_dir, "new rows\nof somebody")
     assert hers.is_file() and kept.is_file() and not anyones.exists()
