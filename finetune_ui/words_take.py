@@ -110,7 +110,7 @@ def proof(parity: Mapping[str, Any]) -> str:
         f'<div class="take-proof"><p class="take-good">{icon("check")}<b>Compared before it was kept.</b> '
         f"The files were loaded again and asked {parity['compared']} {esc(_split(parity['split']))}.</p>"
         f"<ul>{rows}</ul></div>"
-        + "".join(notice("bad", f"{name}: {says}", "The other files are good.") for name, says in failed.items())
+        + "".join(notice("bad", f"{name}: {says}", "Use the other files.") for name, says in failed.items())
     )
 
 
