@@ -33,7 +33,7 @@ WORDS = [["fiets", "bike"], ["auto", "car"], ["boot", "boat"]]
         [["Vraag", "Antwoord"], ["Nog in te vullen", ""], *ASKED],  # a single cell below it
         [["opmerking", "soort"], ["Waar is het?", "vraag"], ["Daar.", "antwoord"], ["Wie is het?", "vraag"]],
         [["What do you want to know?", "answer"], *ASKED],  # a long name beside one that is known
-        [["Engels", "Nederlands"], ["house", "huis"], ["question", "vraag"], ["tree", "boom"]],  # words that name columns
+        [["Engels", "Nederlands"], ["house", "huis"], ["question", "vraag"], ["tree", "boom"]],  # a list of words
     ],
 )
 def test_the_first_row_names_the_columns(rows):
