@@ -124,8 +124,17 @@ def create_run(
     return create_run_from(seen, runs_dir, tail, owner)
 
 
-def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, owner: str = "") -> Run:
-    """The run for what was looked at, with its rows: what was checked is what is learned, and is not read again."""
+def create_run_from(
+    seen: Preflight,
+    runs_dir: Path,
+    tail: str | None = None,
+    owner: str = "",
+    more: Callable[[Path], None] = lambda folder: None,
+) -> Run:
+    """The run for what was looked at, with its rows: what was checked is what is learned, and is not read again.
+
+    more: puts more into the folder before it counts as a run.
+    """
     from .data import write_data
 
     refuse_blocked(seen)
@@ -137,6 +146,7 @@ def create_run_from(seen: Preflight, runs_dir: Path, tail: str | None = None, ow
 
     def fill(folder: Path) -> None:
         write_data(seen.prepared, folder / "data", promised["passed"])
+        more(folder)
 
     return Run.create(runs_dir, seen.plan.recipe, promised, tail, owner, fill)
 

@@ -45,7 +45,7 @@ def hardware(options: argparse.Namespace, out: Output) -> int:
 def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
     """The run that this `train` means to have on Jobs: a new one, or an earlier one of there; None for this machine.
 
-    After one that ran out of memory it is a new one, a rung down the ladder. Raises FinetuneError (not-agreed) with
+    After one that ran out of memory it is another one, a rung down the ladder. Raises FinetuneError (not-agreed) with
     the price before anything is made, unless --yes was given.
     """
     from .jobs.rung import rungs_of
@@ -84,20 +84,24 @@ def _new_run(options: argparse.Namespace, out: Output, flavor: str) -> Run:
 
 
 def _rung_down(run: Run, options: argparse.Namespace, out: Output) -> Run:
-    """A new run with the first rung that is left after one that ran out of memory, on the same hardware."""
+    """A new run with the first rung that is left after one that ran out of memory, on the same hardware; the one that
+    was made for it, if it was started before."""
     from .jobs.order import order, tenant
-    from .jobs.rung import offer, recipe_with, rungs_of
+    from .jobs.rung import made_for, offer, recipe_with, rungs_of, step_from
     from .jobs.sent import sent_of
     from .ladder import as_typed
 
+    rung = rungs_of(run)[0]
+    if before := made_for(run, rung):
+        return _rung_down(before, options, out) if rungs_of(before) else before
     token = _token()
-    me, sent, rung = tenant(token), sent_of(run), rungs_of(run)[0]
+    me, sent = tenant(token), sent_of(run)
     with out.progress() as show:
         seen, made = offer(recipe_with(run, rung), sent, token, show)
     says = f"It ran out of memory there. As a new run: {as_typed(rung)} {_terms(seen, made, me)}"
     other = f"python -m finetune_core train {run.path / 'recipe.yaml'} FIELD=VALUE --on jobs:{sent.flavor}"
     _require_yes(says, f"To agree, add --yes. For other settings or hardware: {other}", options, out)
-    return order(seen, made, me.name, options.runs_dir)
+    return order(seen, made, me.name, options.runs_dir, after=step_from(run, rung))
 
 
 def _terms(seen: Preflight, made: Estimate, me: Account) -> str:

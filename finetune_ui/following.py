@@ -12,7 +12,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.jobs.follow import next_start
 from finetune_core.jobs.order import order, tenant
 from finetune_core.jobs.price import CHANGED, agree, costs_more, price_now
-from finetune_core.jobs.rung import offer, recipe_with
+from finetune_core.jobs.rung import made_for, offer, recipe_with, step_from
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.ladder import as_overrides
 from finetune_core.run import Run
@@ -92,11 +92,13 @@ def start(run: Run, sent: Sent, agreed: Agreed) -> Sent | None:
 
 def start_rung(run: Run, sent: Sent, rung: Suggestion, agreed: Agreed) -> Run | Estimate:
     """A new run a rung down the ladder, on the hardware of one that ran out of memory there, and its job. What that
-    would cost, where nobody has agreed to it yet and so nothing was made.
+    would cost, where nobody has agreed to it yet and so nothing was made. The run, where it was made before.
 
     Raises FinetuneError: no-token, too-many-jobs, does-not-fit, no-flavor, hub-away, …
     """
     asker, runs_dir = visitor.require_signed_in(), run.path.parent
+    if before := made_for(run, rung):
+        return before
     token, recipe = _require_token(asker), recipe_with(run, rung)
     require_room(asker, runs_dir)
     require_readable(asker, recipe, runs_dir)
@@ -104,7 +106,7 @@ def start_rung(run: Run, sent: Sent, rung: Suggestion, agreed: Agreed) -> Run | 
     require_time_for(made.timeout_seconds)
     if not agreed.covers(run, made.dollars_at_most, as_overrides(rung.changes)):
         return made
-    new = order(seen, made, tenant(token).name, runs_dir, owner=asker.name)
+    new = order(seen, made, tenant(token).name, runs_dir, owner=asker.name, after=step_from(run, rung))
     follow(new, asker)
     return new
 

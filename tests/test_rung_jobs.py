@@ -96,11 +96,20 @@ def test_a_price_is_agreed_to_for_one_rung_of_one_run_and_no_more_than_was_told(
     assert len(started) == 1
 
 
+def test_an_ordered_run_is_none_of_this_machine_however_soon_it_is_seen(run, runs_dir, hub, started, monkeypatch):
+    kept, seen = Sent.save, []
+    monkeypatch.setattr(Sent, "save", lambda sent, of: (seen.append(list_runs(runs_dir)), kept(sent, of)))
+    *_, agreed = watch.start_gentler(runs_dir, run.id)
+    *_, held, _ = watch.start_gentler(runs_dir, run.id, 0, agreed)
+    assert seen == [[run]]
+    assert sent_of(Run(runs_dir / held)).repo_id == f"alice/fijn-{held.rpartition('-')[2]}"
+
+
 def test_a_rung_of_a_rented_run_is_never_started_on_this_machine(run, runs_dir, hub, started, monkeypatch):
     monkeypatch.setattr(watch.preflight, "create_run", lambda *_, **__: pytest.fail("made here"))
     *_, agreed = watch.start_gentler(runs_dir, run.id)
     watch.start_gentler(runs_dir, run.id, 0, agreed)
-    assert all(sent_of(new) for new, _ in started)
+    assert [bool(sent_of(new)) for new, _ in started] == [True]
 
 
 def test_what_does_not_fit_there_either_is_said_and_nothing_is_made(run, runs_dir, hub, started, monkeypatch):
@@ -149,6 +158,16 @@ def test_resuming_says_the_rung_and_its_price_and_yes_starts_it(run, runs_dir, t
     assert "--yes" in fix and f"{run.path / 'recipe.yaml'} FIELD=VALUE --on jobs:l4x1" in fix
     code, _, ((new),) = train(run.id, "--yes")
     assert code == 0 and new.id != run.id and new.recipe.max_length == 256 and sent_of(new).flavor == "l4x1"
+
+
+def test_a_rung_is_rented_once_however_often_it_is_asked_for(run, runs_dir, train, started):
+    train(run.id, "--yes")
+    _, _, (new, again) = train(run.id, "--yes")
+    assert again == new and len(list_runs(runs_dir)) == 2
+    *_, held, _ = watch.start_gentler(runs_dir, run.id)
+    assert held == new.id and started == []
+    new.delete()
+    assert train(run.id)[1]["error"]["code"] == "not-agreed"
 
 
 def test_a_run_at_the_foot_of_the_ladder_is_resumed_as_it_was(recipe, runs_dir, train):

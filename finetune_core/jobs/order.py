@@ -9,7 +9,7 @@ from ..preflight import Preflight, create_run_from
 from ..run import Run
 from ..takeaway import account
 from .hardware import Estimate
-from .sent import Sent, label_of, sent_of
+from .sent import Sent, label_of
 
 
 def tenant(token: str | None) -> account.Account:
@@ -19,20 +19,31 @@ def tenant(token: str | None) -> account.Account:
     return me
 
 
-def order(seen: Preflight, made: Estimate, name: str, runs_dir: Path, tail: str | None = None, owner: str = "") -> Run:
+def order(
+    seen: Preflight,
+    made: Estimate,
+    name: str,
+    runs_dir: Path,
+    tail: str | None = None,
+    owner: str = "",
+    after: str = "",
+) -> Run:
     """The run with its rows and its job.json; nothing is sent yet. The same `tail` twice gives the same run.
 
-    name: the Hub's user who rents. owner: as in Run.create. Raises FinetuneError (data-blocked).
+    name: the Hub's user who rents. owner: as in Run.create. after: as in Sent. Raises FinetuneError (data-blocked).
     """
-    run = create_run_from(replace(seen, plan=made.plan), runs_dir, tail, owner)
-    with run.starting(-1):
-        if sent_of(run) is None:  # else a double click, and its job may go on already
-            Sent(
-                made.flavor.name,
-                made.flavor.title,
-                made.timeout_seconds,
-                name,
-                f"{name}/fijn-{label_of(run)}",
-                dollars_per_minute=made.flavor.dollars_per_minute,
-            ).save(run)
-    return run
+
+    def is_of_there(folder: Path) -> None:
+        """Before it counts as a run: who is killed in between leaves none that would be started on this machine."""
+        run = Run(folder)
+        Sent(
+            made.flavor.name,
+            made.flavor.title,
+            made.timeout_seconds,
+            name,
+            f"{name}/fijn-{label_of(run)}",
+            dollars_per_minute=made.flavor.dollars_per_minute,
+            after=after,
+        ).save(run)
+
+    return create_run_from(replace(seen, plan=made.plan), runs_dir, tail, owner, is_of_there)

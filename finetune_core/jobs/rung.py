@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..ladder import harder_rungs, wider_rungs
+from ..ladder import as_overrides, harder_rungs, wider_rungs
 from ..preflight import Preflight, look
 from ..recipe import Recipe, Suggestion
-from ..run import Run
+from ..run import Run, list_runs
 from .hardware import Estimate, choose, list_flavors, machine_to_look_with
-from .sent import Sent, require_can_travel
+from .sent import Sent, require_can_travel, sent_of
 
 
 def rungs_of(run: Run) -> list[Suggestion]:
@@ -27,6 +27,17 @@ def rungs_of(run: Run) -> list[Suggestion]:
 def recipe_with(run: Run, rung: Suggestion) -> Recipe:
     """Its warnings were passed when the run was made."""
     return run.recipe.replace(**rung.changes, accept_warnings=True)
+
+
+def step_from(run: Run, rung: Suggestion) -> str:
+    """The run and the rung, as the order of a run that is made for it names them."""
+    return f"{run.id} {as_overrides(rung.changes)}"
+
+
+def made_for(run: Run, rung: Suggestion) -> Run | None:
+    """The run that was made for this rung: its job may go on, and another would cost as much again."""
+    step = step_from(run, rung)
+    return next((each for each in list_runs(run.path.parent) if (sent := sent_of(each)) and sent.after == step), None)
 
 
 def offer(

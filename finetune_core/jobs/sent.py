@@ -51,6 +51,7 @@ class Sent:
     since: int = 0  # lines of the diary that are older than this job
     pid: int = 0  # of the process that follows it, or did
     dollars_per_minute: float = 0.0  # when it was agreed to
+    after: str = ""  # the run that ran out of memory, and the rung of the ladder, for which this one was made
     left: dict[str, str] | None = None  # why the last follower left a job that may go on: code, problem, fix
 
     @property
