@@ -192,7 +192,7 @@ def fitting(preset: Preset, why: str) -> str:
     return (
         f'<div class="notice info" role="status">{icon("info")}<div><p class="notice-title">{esc(why)} '
         f"“{esc(preset.title)}” fits them better.</p>"
-        '<p class="notice-text">Quick look is made for the starter model and its rows: one pass in large steps. '
+        '<p class="notice-text">Quick look is made for the starter model and its rows: few passes in large steps. '
         "What you have set yourself stays. "
         f'<button type="button" class="btn" data-fit="{esc(preset.name)}">Use “{esc(preset.title)}”</button></p>'
         "</div></div>"
