@@ -47,7 +47,7 @@ def test_another_model_is_told_about_too(tmp_path, tiny_model_dir):
     assert better_preset(seen).preset.name == "classify-or-extract"
 
 
-@pytest.mark.parametrize("values", [{"learning_rate": 1e-4}, {"num_train_epochs": 3}])
+@pytest.mark.parametrize("values", [{"learning_rate": 1e-4}, {"num_train_epochs": 5}])
 def test_whoever_chose_how_to_learn_is_left_alone(tmp_path, tiny_model_dir, values):
     assert better_preset(seen_of(tmp_path, tiny_model_dir, **values)) is None
 
