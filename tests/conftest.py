@@ -14,6 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -284,3 +285,19 @@ def hub(tmp_path_factory):
 
     with HubDouble(tmp_path_factory.mktemp("hub")) as double:
         yield double
+
+
+@pytest.fixture
+def price(monkeypatch):
+    """Dollars a minute that the Hub asks for an L4; `price.now = …` is another day."""
+    from hub_store import ALICE
+    from planned import flavor
+    from rented import SENT
+
+    from finetune_core.jobs import price as pricing
+    from finetune_ui import following
+
+    asked = SimpleNamespace(now=SENT.dollars_per_minute)
+    monkeypatch.setattr(pricing, "list_flavors", lambda token: [flavor("l4x1", asked.now, 24)])
+    monkeypatch.setattr(following.account, "find_token", lambda: ALICE)
+    return asked
