@@ -99,6 +99,7 @@ def train(recipe: dict, steps: int, runs_dir: Path, cache: Path) -> dict:
         "promised_tokens_per_second": plan["tokens_per_second"],
         "rate_is_measured": plan["rate_is_measured"],
         "tokens_per_second": statistics.median(speeds),
+        "flops": round(statistics.median(speeds) * plan["flops_per_token"]),  # a second, as the plan counts them
     }
 
 

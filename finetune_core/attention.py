@@ -1,9 +1,9 @@
-"""Attention of packed rows, each row over itself alone: no mask of all positions against all is built or multiplied.
+"""Attention of rows over themselves alone: no mask of all positions against all is built or multiplied.
 
 TRL's collator says where the rows of a pack begin (`cu_seq_lens_q`). On NVIDIA GPUs that compute in 16 bits, PyTorch's
 own flash kernel for rows of unequal length does them all at once; on a processor rows of like length are computed side
-by side, by batched products; else one causal attention a row does. The result is that of sdpa with its dense mask
-(tests/test_packing.py asks each architecture).
+by side, by batched products; else one causal attention a row does. Rows of a batch that are filled up at their end
+need no mask either. The result is that of sdpa with its dense mask (tests/test_packing.py asks each architecture).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ASKS_ABOUT_FEWER_KEYS = "enable_gqa" in signature(varlen_attn).parameters  # to
 
 
 def attend_rows_apart(model: PreTrainedModel) -> bool:
-    """Let a model that computes with sdpa take packed batches row by row; all other batches go on as they did.
+    """Let a model that computes with sdpa take packed batches row by row, and filled-up ones without a mask.
 
     Only where packing.attends_by_row says so: others do not hand the rows' places down to their attention. Returns
     whether it does.
@@ -47,11 +47,34 @@ def attend_rows_apart(model: PreTrainedModel) -> bool:
     return model.config.get_text_config()._attn_implementation == NAME
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, allow_is_causal_skip: bool = True, **kwargs: Any) -> Any:
-    """None for packed rows: they come without a padding mask, and transformers forbids to take them for one row."""
+def _mask(
+    *args: Any,
+    q_length: int,
+    kv_length: int,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """None, which stands for causal attention, where no other mask is needed.
+
+    Packed rows come without a padding mask, and transformers forbids to take them for one row. Rows that are filled up
+    at their end have no token that sees the filling, and what the filling sees is nobody's business; of all positions
+    against all, sdpa would keep a mask in float32 for each layer.
+    """
     if attention_mask is None and not allow_is_causal_skip:
         return None
-    return sdpa_mask(*args, attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
+    whole = q_length == kv_length and (local_size is None or kv_length < local_size)
+    if attention_mask is not None and allow_is_causal_skip and whole and _ends_filled_up(attention_mask):
+        return None
+    more = {"attention_mask": attention_mask, "local_size": local_size, "allow_is_causal_skip": allow_is_causal_skip}
+    return sdpa_mask(*args, q_length=q_length, kv_length=kv_length, **more, **kwargs)
+
+
+def _ends_filled_up(attention_mask: Tensor) -> bool:
+    """(rows, tokens), True or 1 for a real token: no real one comes after one that only fills up."""
+    real = attention_mask.bool()
+    return bool((real[:, :-1] | ~real[:, 1:]).all())
 
 
 def _attend(

@@ -57,7 +57,7 @@ def build_trainer(
     )
     if recipe.fsdp:
         require_shares(model)
-    if recipe.packing and attends_by_row(model.config.get_text_config().model_type):
+    if attends_by_row(model.config.get_text_config().model_type):
         attend_rows_apart(model)
     if recipe.use_liger_kernel:
         use_liger_kernels(model)

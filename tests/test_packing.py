@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.masking_utils import sdpa_mask
 
 from finetune_core import attention
 from finetune_core.attention import attend_rows_apart
@@ -12,18 +13,22 @@ from finetune_core.packing import BY_MASK_ONLY, EXACT, attends_by_row
 WITHOUT_SDPA = {"gemma2", "vaultgemma"}  # their scores are bent (softcap), which no fast kernel of torch does
 
 
-def apart(model_type: str, row_by_row: bool = False) -> float:
-    """Largest difference of the logits of packed and separate rows, relative to the largest logit; a tiny model.
-
-    row_by_row: as a GPU or a CPU computes them in training, without a mask; else by sdpa with one.
-    """
+def tiny(model_type: str) -> torch.nn.Module:
     config = AutoConfig.for_model(
         model_type, vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=64, head_dim=8, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, sliding_window=16,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
+
+
+def apart(model_type: str, row_by_row: bool = False) -> float:
+    """Largest difference of the logits of packed and separate rows, relative to the largest logit; a tiny model.
+
+    row_by_row: as a GPU or a CPU computes them in training, without a mask; else by sdpa with one.
+    """
+    model = tiny(model_type)
     rows = [torch.randint(3, 64, (length,)) for length in (20, 9, 30)]
     places = torch.cat([torch.arange(len(row)) for row in rows])[None]
     begins: dict = {}
@@ -45,6 +50,40 @@ def test_packed_rows_do_not_see_each_other(model_type):
 @pytest.mark.parametrize("model_type", sorted(filter(attends_by_row, EXACT)))
 def test_packed_rows_are_computed_one_by_one_to_the_same_end(model_type):
     assert apart(model_type, row_by_row=True) < 1e-4
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("model_type", sorted(filter(attends_by_row, EXACT)))
+def test_rows_that_are_filled_up_give_the_logits_of_the_rows_alone(model_type, side):
+    """Longer and shorter than the sliding window of those that have one."""
+    model = tiny(model_type)
+    rows = [torch.randint(3, 64, (length,)) for length in (11, 5, 30)]
+    with torch.no_grad():
+        alone = [model(input_ids=row[None], use_cache=False).logits[0] for row in rows]
+        assert attend_rows_apart(model) == (model_type not in WITHOUT_SDPA)
+        for chosen in ((0, 1), (0, 1, 2)):
+            longest = max(len(rows[row]) for row in chosen)
+            ids, seen = torch.zeros(2, len(chosen), longest, dtype=torch.long)
+            places = [slice(0, len(rows[r])) if side == "right" else slice(longest - len(rows[r]), None) for r in chosen]
+            for at, (row, place) in enumerate(zip(chosen, places, strict=True)):
+                ids[at, place], seen[at, place] = rows[row], 1
+            positions = (seen.cumsum(-1) - 1).clamp(min=0)
+            logits = model(input_ids=ids, attention_mask=seen, position_ids=positions, use_cache=False).logits
+            for at, (row, place) in enumerate(zip(chosen, places, strict=True)):
+                assert float((logits[at, place] - alone[row]).abs().max() / alone[row].abs().max()) < 1e-4
+
+
+def test_no_mask_of_all_against_all_is_made_for_rows_that_are_filled_up_at_their_end(monkeypatch):
+    made = []
+    monkeypatch.setattr(attention, "sdpa_mask", lambda *args, **kwargs: made.append(kwargs) or sdpa_mask(*args, **kwargs))
+    model = tiny("llama")
+    assert attend_rows_apart(model)
+    ids, at_the_end = torch.randint(3, 64, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    at_the_end[0, 5:] = 0
+    model(input_ids=ids, attention_mask=at_the_end)
+    assert not made
+    model(input_ids=ids, attention_mask=at_the_end.flip(1))
+    assert made
 
 
 @pytest.mark.parametrize("model_type", sorted(BY_MASK_ONLY))
