@@ -60,6 +60,8 @@ def elsewhere(
     recipe = recipe.replace(num_processes=1, fsdp=None)
     step = max(1, -(-len(lengths) // SAMPLE))
     sample = lengths[::step] or [1]
+    times = len(lengths) / len(sample)
+    recipe = recipe.replace(max_minutes=recipe.max_minutes and recipe.max_minutes / times)
     share = trained_tokens / max(sum(lengths), 1) if trained_tokens else None
     offers = []
     for card in CARDS:
@@ -74,7 +76,7 @@ def elsewhere(
             trained_tokens=round(share * sum(sample)) if share is not None else None,
         )
         made = first_that_fits(recipe, machine, lambda kept_in, planned=planned: planned(kept_in=kept_in))
-        seconds = made.seconds * (len(lengths) / len(sample) if recipe.max_steps < 0 else 1)
+        seconds = made.seconds * (times if recipe.max_steps < 0 else 1)
         price = card.dollars_per_hour
         offers.append(
             Offer(

@@ -40,6 +40,7 @@ class Machine:
     bitsandbytes: bool = False  # whether the package is installed
     liger: bool = False  # whether the package liger-kernel is installed
     rented: bool = False  # another machine, of which nothing was measured here
+    product_rate: float | None = None  # measured FLOP/s of float32 matrix products on all cores (products.py)
 
     @property
     def has_bf16(self) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .facts import read_facts
-from .files import cache_dir
+from .files import cache_dir, read_json, write_json
 from .machine import Machine
 from .precision import FUSED, Formats
 from .recipe import Recipe
 
 SAME_FREE = 1.05  # free memory goes up and down by some per cent by itself
+SAME_RATE = 1.05  # and so does the rate of matrix products
 
 
 def remember(
@@ -25,11 +28,11 @@ def remember(
     seconds: float,
     peak_gb: float,
 ) -> None:
-    """Append one line: the rate in FLOP/s that was reached, and the peak beside the estimate.
+    """Append one line: how many times as fast as expected it was, and the peak beside the estimate.
 
     `promised`: the plan as a dict. `tokens` in `seconds` of training steps, warm-up left out.
     """
-    if not promised.get("flops_per_token") or tokens < 1 or seconds <= 0:  # planned by an older version, or elsewhere
+    if not promised.get("expected_speed") or tokens < 1 or seconds <= 0:  # planned by an older version, or elsewhere
         return
     line = {
         "machine": _kind(machine),
@@ -37,7 +40,7 @@ def remember(
         "method": recipe.method,
         "optim": recipe.optim,
         "parameters": read_facts(folder).parameters,
-        "rate": round(tokens / seconds * promised["flops_per_token"]),
+        "speed": float(f"{tokens / seconds / promised['expected_speed']:.4g}"),
         "peak_gb": round(peak_gb, 3),
         "estimate_gb": promised.get("estimate_gb"),
     }
@@ -84,10 +87,29 @@ def version() -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def rate_here(machine: Machine, dtype: str, parameters: int) -> float | None:
-    """Median FLOP/s of the last runs on this kind of machine with weights like these."""
-    rates = [line["rate"] for line in _like(machine, dtype, parameters) if line.get("rate")]
-    return statistics.median(rates[-9:]) if rates else None
+def speed_here(machine: Machine, dtype: str, parameters: int) -> float | None:
+    """How many times as fast as expected: median of the last runs on this kind of machine with weights like these."""
+    factors = [line["speed"] for line in _like(machine, dtype, parameters) if line.get("speed")]
+    return statistics.median(factors[-9:]) if factors else None
+
+
+def with_products(machine: Machine) -> Machine:
+    """The machine with the rate of its matrix products, where they tell its speed: the best that was ever measured.
+
+    While other work has the cores, less is measured than a training will have.
+    """
+    if machine.kind != "cpu" or machine.rented:
+        return machine
+    from .products import product_rate
+
+    path, kind = cache_dir() / "products.json", _kind(machine)
+    known = read_json(path) or {}
+    best, now = known.get(kind, 0.0), product_rate()
+    if now > SAME_RATE * best:
+        with suppress(OSError):  # it is measured again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, known | {kind: round(now)})
+    return replace(machine, product_rate=max(now, best))
 
 
 def memory_here(machine: Machine, kept_in: Formats, parameters: int, method: str) -> float | None:

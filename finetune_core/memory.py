@@ -27,17 +27,33 @@ def adapter_parameters(facts: ModelFacts, rank: int) -> int:
     return facts.layers * rank * per_layer
 
 
+def kept_values(facts: ModelFacts, recipe: Recipe, liger: bool = False, flash: bool = False) -> float:
+    """Values a token that wait for the backward pass in one Llama-like block.
+
+    Two residuals, two norms with their float32 copies (Liger: without), queries, keys and values before and after the
+    rotary embedding, the attention's output twice (each once where packed rows meet a flash kernel), and of the gated
+    MLP the gate, its activation (Liger: made again), the other half and their product. Adapters add their rank-sized
+    inputs.
+    """
+    h, i = facts.hidden_size, facts.intermediate_size
+    q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    attention = 2 * q + 2 * kv if flash else 3 * q + 4 * kv
+    return (
+        (4 if liger else 6) * h
+        + attention
+        + (3 if liger else 4) * i
+        + (7 * recipe.lora_r if recipe.method != "full" else 0)
+    )
+
+
 def memory_parts(
     recipe: Recipe, values: dict[str, Any], facts: ModelFacts, slots: int, machine: Machine
 ) -> dict[str, float]:
     """GiB by part for one pass of `slots` tokens; "total" is their sum.
 
-    Activations of a Llama-like block that wait for the backward pass, in vectors a token: two residuals, two norms
-    with their float32 copies (Liger: without), queries, keys and values before and after the rotary embedding, the
-    attention's output twice (each once where packed rows meet a flash kernel), and of the gated MLP the gate, its
-    activation (Liger: made again), the other half and their product. With checkpointing one
-    hidden vector a layer, and one whole block. Adapters add their rank-sized inputs. Everything moved (`full`) keeps
-    gradients and two moments; float32 weights multiplied in bfloat16 are held in both. Of a paged optimizer's moments
+    Activations are what each block keeps (`kept_values`); with checkpointing one hidden vector a layer, and one whole
+    block. Everything moved (`full`) keeps gradients and two moments; float32 weights multiplied in bfloat16 are held in
+    both. Of a paged optimizer's moments
     only those count that the machine's own memory has no room for. In 4 or 8 bits are the layers alone: embeddings and
     head keep their number format. With `fsdp` a process holds its share of the weights and, where all move, of their
     gradients and moments; embeddings, head and two layers (one at work, one on its way) are whole, in the number
@@ -49,20 +65,15 @@ def memory_parts(
     moved = values["dtype"] if recipe.method == "full" or not values["autocast_adapter_dtype"] else "float32"
     autocast = machine.autocasts(recipe.method, values["dtype"])
     width = 2 if autocast else size  # bytes of a value on its way
-    h, i = facts.hidden_size, facts.intermediate_size
-    q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    h = facts.hidden_size
     base_bytes = facts.parameters * (size + 2 if autocast else size)
     if bits := bits_of(recipe):
         base_bytes = facts.block_parameters * BITS_BYTES[bits] + (facts.parameters - facts.block_parameters) * size
     trained = facts.parameters if recipe.method == "full" else adapter_parameters(facts, recipe.lora_r)
     embedding = facts.vocab_size * h if recipe.method == "full" else 0
-    liger = values["use_liger_kernel"]
     flash = machine.kind == "cuda" and machine.has_bf16 and width == 2
     flash = flash and values["packing"] and attends_by_row(facts.model_type)
-    attention = 2 * q + 2 * kv if flash else 3 * q + 4 * kv
-    block = slots * ((4 if liger else 6) * h + attention + (3 if liger else 4) * i) * width
-    if recipe.method != "full":
-        block += slots * 7 * recipe.lora_r * width
+    block = slots * kept_values(facts, recipe, values["use_liger_kernel"], flash) * width
     layers = facts.layers
     activations = (slots * h * width * layers + block) if values["gradient_checkpointing"] else block * layers
     scores = min(slots, TILE_TOKENS) * TILE_COLUMNS[machine.kind]
@@ -88,8 +99,8 @@ def memory_parts(
         "logits": logits,
         "runtime": CONTEXT_GB[machine.kind] * GIB,
     }
-    rounded = {name: round(value / GIB, 3) for name, value in parts.items() if value > 0}
-    return rounded | {"total": round(sum(rounded.values()), 3)}
+    rounded = {name: round(value / GIB, 5) for name, value in parts.items() if value > 0}
+    return rounded | {"total": round(sum(rounded.values()), 5)}
 
 
 def _moments(optim: str, dtype: str, trained: int, embedding: int, machine: Machine) -> float:

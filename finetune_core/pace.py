@@ -5,9 +5,15 @@ from __future__ import annotations
 from .facts import ModelFacts
 from .machine import Machine
 
-# Dense matrix rates in FLOP/s that training of small models was seen to reach, or a third of the data sheet where
-# we have no measurement; replaced by this machine's own measured rate after its first run (see `measured_rate`).
-CPU_RATE_PER_CORE = {"float32": 30e9, "bfloat16": 60e9}  # of an EPYC with AVX512-BF16; AMX is faster
+# FLOP/s. A processor's products are measured (products.py), and what it does besides is counted in products: each value
+# that a layer keeps for the way back is passed over so often that it takes the time of PASS_FLOPS of a float32 product.
+# From trainings of 40 to 260 million weights on three processors (benchmarks/estimates.py, throughput.py).
+PASS_FLOPS = 850
+CHECKPOINTED = 2  # times as much where layers are computed twice, and their pages go back to the system meanwhile
+BFLOAT16_TIMES = 2.4  # as many products in bfloat16, where the processor has them; AMX was not measured
+UNMEASURED_CORE = 60e9  # of a processor elsewhere
+# Rates that training on a GPU was seen to reach, or a third of the data sheet where we have no measurement.
+APPLE_GPU_RATE = 0.8e12
 GPU_RATE = {"T4": 20e12, "L4": 35e12, "A10G": 40e12, "L40S": 110e12, "A100": 120e12, "H100": 440e12, "H200": 440e12}
 UNKNOWN_GPU_RATE = 30e12
 # However few the tokens, a GPU waits this long for what one layer asks of it, forward and back: the measured time of
@@ -52,15 +58,24 @@ def flops_per_token(
     return (2.0 * facts.block_parameters + attention) * passes + head
 
 
-def default_rate(machine: Machine, dtype: str) -> float:
-    """FLOP/s to expect in training on this machine, before anything was measured."""
+def expected_rate(
+    machine: Machine, dtype: str, flops: float = 1.0, values: float = 0.0, checkpointing: bool = False
+) -> float:
+    """FLOP/s to expect in training on this machine, before anything was measured.
+
+    `flops`: of a token, as `flops_per_token`; `values`: that all layers keep for a token (`memory.kept_values`), which
+    only matter on a processor. There a training is expected to reach three fifths of the rate of its products:
+
+    >>> laptop = Machine(cores=2, memory_gb=16, available_gb=12, product_rate=180e9)
+    >>> round(expected_rate(laptop, "float32", flops=453e6, values=366e3) / 1e9)
+    107
+    """
     if machine.gpus:
         known = max((name for name in GPU_RATE if name in machine.gpus[0].name), key=len, default="")  # L40S, not L4
         rate = GPU_RATE.get(known, UNKNOWN_GPU_RATE)
         return rate if dtype != "float32" else rate / 4
-    fast = machine.cpu_bf16 and dtype == "bfloat16"
-    return (
-        machine.cores
-        * CPU_RATE_PER_CORE["bfloat16" if fast else "float32"]
-        * (0.1 if dtype != "float32" and not fast else 1)
-    )
+    if machine.kind == "mps":
+        return APPLE_GPU_RATE
+    products = machine.product_rate or machine.cores * UNMEASURED_CORE
+    times = 1.0 if dtype == "float32" else BFLOAT16_TIMES if machine.cpu_bf16 else 0.1
+    return products * flops / (flops / times + PASS_FLOPS * values * (CHECKPOINTED if checkpointing else 1))

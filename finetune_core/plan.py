@@ -11,11 +11,12 @@ from typing import Any
 from .facts import ModelFacts
 from .ladder import rungs_of
 from .machine import GIB, Machine
-from .memory import corrected, memory_parts
-from .pace import LONGER, default_rate, expected_speed, flops_per_token, usual_pass, waiting_seconds
+from .memory import corrected, kept_values, memory_parts
+from .pace import LONGER, expected_rate, expected_speed, flops_per_token, usual_pass, waiting_seconds
 from .packing import SAMPLE, attends_by_row, filled_share, packed, padded_share
 from .precision import BYTES, Formats, formats
 from .recipe import Recipe, Suggestion
+from .schedule import Work, rhythm, shortened
 from .sharing import can_share_weights, share, weights_shared
 
 ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
@@ -40,6 +41,7 @@ class Plan:
     memory_is_measured: bool = False
     ran_out: bool = False  # memory ran out here when this, or what was to take no more, was measured
     flops_per_token: float = 0.0  # of a real token, with its part of the padding
+    expected_speed: float = 0.0  # real tokens a second of one process, before earlier runs corrected it
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -73,6 +75,7 @@ class Plan:
             "memory_is_measured": self.memory_is_measured,
             "ran_out": self.ran_out,
             "flops_per_token": self.flops_per_token,
+            "expected_speed": round(self.expected_speed, 3),
             "estimate_gb": self.estimate_gb,
             "settings": self.settings,
             "reasons": list(self.reasons),
@@ -85,7 +88,7 @@ def make_plan(
     facts: ModelFacts,
     lengths: Sequence[int],
     machine: Machine,
-    measured_rate: float | None = None,
+    speed_factor: float | None = None,
     validation_lengths: Sequence[int] = (),
     trained_tokens: int | None = None,
     memory_factor: float | None = None,
@@ -96,8 +99,8 @@ def make_plan(
     `kept_in`: number formats of weights and moments, the most exact ones if None (`precision.first_that_fits`).
 
     `lengths`, `validation_lengths`: tokens of each row as rendered, uncut; `trained_tokens`: those of the training rows
-    that are learned (all, if not known). `measured_rate`: FLOP/s that earlier runs reached here; `memory_factor`: what
-    they took for each GiB estimated.
+    that are learned (all, if not known). `speed_factor`: how many times as fast as expected earlier runs were here;
+    `memory_factor`: what they took for each GiB estimated.
     The effective batch (rows per step: per_device_train_batch_size x gradient_accumulation_steps) is kept. Packs are as
     long as one step fills, up to the tokens of a usual pass; on a GPU up to the longest of `pace.LONGER` that is roomy
     with the settings of a usual one and, by `pace.expected_speed`, gains by each doubling.
@@ -107,7 +110,7 @@ def make_plan(
         recipe=recipe,
         facts=facts,
         machine=machine,
-        measured_rate=measured_rate,
+        speed_factor=speed_factor,
         validation_lengths=validation_lengths,
         memory_factor=memory_factor,
         kept_in=kept_in or formats(recipe, machine)[0],
@@ -155,7 +158,7 @@ def _with_passes_of(
     facts: ModelFacts,
     lengths: Sequence[int],
     machine: Machine,
-    measured_rate: float | None,
+    speed_factor: float | None,
     validation_lengths: Sequence[int],
     trained_tokens: int | None,
     memory_factor: float | None,
@@ -196,8 +199,6 @@ def _with_passes_of(
     else:
         slots = max(kept) * rows_at_once
         steps_per_epoch = math.ceil(len(kept) / per_step)
-    steps = math.ceil(steps_per_epoch * recipe.num_train_epochs) if recipe.max_steps < 0 else recipe.max_steps
-    steps = max(steps, 1)
 
     available = (
         min(gpu.free_gb for gpu in machine.gpus[:processes]) if machine.gpus else machine.available_gb / processes
@@ -229,7 +230,6 @@ def _with_passes_of(
                 "Gradient checkpointing: without it this would not fit in memory; it costs about a third more time."
             )
     values["gradient_checkpointing"] = checkpointing
-    values |= _rhythm(recipe, steps)
 
     estimate = memory_parts(recipe, values, facts, slots, machine)
     memory = corrected(estimate, memory_factor)
@@ -241,25 +241,33 @@ def _with_passes_of(
     together = processes if machine.gpus else 1  # processes on a CPU share its cores
     trained_share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
     per_token = flops_per_token(facts, recipe.method, checkpointing, trained_share, tokens / len(kept))
+    padding = 1.0  # share of the slots that hold real tokens; what is packed is counted as full
     if not values["packing"]:
         grouped = values["train_sampling_strategy"] == "group_by_length"
         batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
-        per_token /= padded_share(kept, batch, accumulation, grouped)
+        padding = padded_share(kept, batch, accumulation, grouped)
+        per_token /= padding
     full = filled_share(kept, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
+    kept_by_layers = facts.layers * kept_values(facts, recipe) / padding
     expected = expected_speed(
-        default_rate(machine, computes_in) / per_token,
+        expected_rate(machine, computes_in, per_token, kept_by_layers, checkpointing) / per_token,
         slots * full,
         waiting_seconds(machine, recipe.method, facts, checkpointing),
     )
-    tokens_per_second = (measured_rate / per_token if measured_rate else expected) * together
-    share_done = steps / max(steps_per_epoch, 1)
-    looks = steps // values["eval_steps"]
-    seconds = tokens * share_done / tokens_per_second + looks * sum(watched) / (3 * tokens_per_second)
-    resolved = recipe.replace(**values)
+    tokens_per_second = expected * (speed_factor or 1.0) * together
+    work = Work(recipe, steps_per_epoch, tokens, sum(watched), tokens_per_second)
+    epochs, advice = work.epochs(), _usual_rate(values["learning_rate"], usual)
+    if epochs < recipe.num_train_epochs:
+        why, way_back = shortened(work, epochs)
+        reasons.append(why)
+        advice = (way_back, *advice)
+    steps = work.steps(epochs)
+    values |= rhythm(recipe, steps)
+    resolved = recipe.replace(**values, num_train_epochs=epochs, max_minutes=None)
     plan = Plan(
         recipe=resolved,
         steps=steps,
-        seconds=seconds,
+        seconds=work.seconds(epochs),
         tokens=tokens,
         tokens_per_second=tokens_per_second,
         memory_gb=memory,
@@ -267,10 +275,11 @@ def _with_passes_of(
         fits=fits,
         reasons=tuple(reasons),
         ladder=rungs_of(resolved, longest, machine),
-        advice=_usual_rate(resolved.learning_rate, usual),
-        rate_is_measured=measured_rate is not None,
+        advice=advice,
+        rate_is_measured=speed_factor is not None,
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
+        expected_speed=expected,
         estimate_gb=estimate["total"],
         settings=values,
     )
@@ -291,15 +300,3 @@ def _usual_rate(rate: float, usual: float) -> tuple[Suggestion, ...]:
         return ()
     says = f"Learning rate {usual:g}, as is usual for a model of this size; {rate:g} may unlearn more than it teaches"
     return (Suggestion(says, {"learning_rate": None}),)
-
-
-def _rhythm(recipe: Recipe, steps: int) -> dict[str, int]:
-    """How often to log, look at the validation rows and save: enough to see, few enough to stay cheap."""
-    looks = 2 if steps < 100 else 5 if steps < 500 else 10
-    eval_steps = recipe.eval_steps or max(1, math.ceil(steps / looks))
-    return {
-        "logging_steps": recipe.logging_steps or max(1, steps // 300),
-        "eval_steps": eval_steps,
-        # the best checkpoint can only be kept if one is saved at each look
-        "save_steps": eval_steps if recipe.early_stopping else recipe.save_steps or eval_steps,
-    }

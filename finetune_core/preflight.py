@@ -88,6 +88,7 @@ def look_again(seen: Preflight, recipe: Recipe) -> Preflight:
 def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: Machine) -> Plan:
     """What this recipe costs with the rows that were looked at, corrected by what earlier runs here really took."""
     lengths, validation = diagnosis.split_lengths()
+    machine = measured.with_products(machine)
     if facts.context < recipe.max_length:
         recipe = recipe.replace(max_length=facts.context)
 
@@ -97,7 +98,7 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
             facts,
             lengths,
             machine,
-            measured.rate_here(machine, kept_in.dtype, facts.parameters),
+            measured.speed_here(machine, kept_in.dtype, facts.parameters),
             validation,
             diagnosis.trained_tokens,
             measured.memory_here(machine, kept_in, facts.parameters, recipe.method),

@@ -123,6 +123,13 @@ class Recipe(BaseModel):
     )
     num_train_epochs: float = option(2.0, "Training", "How often every row is seen.", gt=0, le=100)
     max_steps: int = option(-1, "Training", "Stop after this many steps, whatever the epochs say. -1: no limit.", ge=-1)
+    max_minutes: float | None = option(
+        None,
+        "Training",
+        "Take only as many of the epochs as this machine is expected to learn in so many minutes. Empty: all of them.",
+        gt=0,
+        le=100_000,
+    )
     per_device_train_batch_size: int = option(8, "Training", "Rows in one pass through the model.", ge=1, le=1024)
     gradient_accumulation_steps: int = option(1, "Training", "Passes that are added up into one step.", ge=1, le=1024)
     num_processes: int = option(

@@ -128,6 +128,7 @@ def sweep(
     say(None, "looking at the rows")
     seen = preflight.look(recipe, token=token)
     space = space or usual_space(seen.plan.recipe)
+    recipe = recipe.replace(num_train_epochs=seen.plan.recipe.num_train_epochs, max_minutes=None)  # for all the same
     for values in combinations(space)[:2000]:
         recipe.replace(**values)  # every wrong value is told now, not after an hour
     if not len(seen.prepared.validation):

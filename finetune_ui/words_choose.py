@@ -53,6 +53,7 @@ FIELD_TITLES = {
     "lr_scheduler_type": "Learning rate curve",
     "warmup_steps": "Warm-up",
     "num_train_epochs": "Epochs",
+    "max_minutes": "Most minutes",
     "max_steps": "Most steps",
     "per_device_train_batch_size": "Batch size",
     "gradient_accumulation_steps": "Batches added up",
@@ -83,6 +84,7 @@ OPEN_MEANS = {  # what an empty box means, where the plan does not fill it in
     "template": "none",
     "system_prompt": "none",
     "max_rows": "all rows",
+    "max_minutes": "no limit",
     "sample_prompt": "the first validation row's",
     "rival_system_prompt": "none",
 }

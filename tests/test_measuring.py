@@ -92,7 +92,7 @@ def test_memory_that_runs_out_is_told_with_the_next_rung_which_can_be_applied(
         and 'data-ladder="Half the batch' in card
     )
     assert look_at(looks, recipe).seen.plan.ladder[0].changes["per_device_train_batch_size"] == 4
-    assert measured.rate_here(this_machine(), "float32", look_at(looks, recipe).seen.facts.parameters) is None
+    assert measured.speed_here(this_machine(), "float32", look_at(looks, recipe).seen.facts.parameters) is None
 
 
 @pytest.fixture

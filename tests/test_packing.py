@@ -64,7 +64,9 @@ def test_rows_that_are_filled_up_give_the_logits_of_the_rows_alone(model_type, s
         for chosen in ((0, 1), (0, 1, 2)):
             longest = max(len(rows[row]) for row in chosen)
             ids, seen = torch.zeros(2, len(chosen), longest, dtype=torch.long)
-            places = [slice(0, len(rows[r])) if side == "right" else slice(longest - len(rows[r]), None) for r in chosen]
+            places = [
+                slice(0, len(rows[r])) if side == "right" else slice(longest - len(rows[r]), None) for r in chosen
+            ]
             for at, (row, place) in enumerate(zip(chosen, places, strict=True)):
                 ids[at, place], seen[at, place] = rows[row], 1
             positions = (seen.cumsum(-1) - 1).clamp(min=0)
@@ -75,7 +77,9 @@ def test_rows_that_are_filled_up_give_the_logits_of_the_rows_alone(model_type, s
 
 def test_no_mask_of_all_against_all_is_made_for_rows_that_are_filled_up_at_their_end(monkeypatch):
     made = []
-    monkeypatch.setattr(attention, "sdpa_mask", lambda *args, **kwargs: made.append(kwargs) or sdpa_mask(*args, **kwargs))
+    monkeypatch.setattr(
+        attention, "sdpa_mask", lambda *args, **kwargs: made.append(kwargs) or sdpa_mask(*args, **kwargs)
+    )
     model = tiny("llama")
     assert attend_rows_apart(model)
     ids, at_the_end = torch.randint(3, 64, (2, 9)), torch.ones(2, 9, dtype=torch.long)

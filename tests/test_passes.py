@@ -95,8 +95,8 @@ def test_what_was_measured_with_padding_is_promised_with_padding(tiny_model_dir)
     first = plan(lengths=[20, 300] * 8, packing=False, per_device_train_batch_size=16)
     assert first.tokens_per_second < 0.6 * plan(lengths=[160] * 16, packing=False).tokens_per_second
     measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, 2.0)
-    rate = measured.rate_here(LAPTOP, "float32", read_facts(tiny_model_dir).parameters)
-    again = make_plan(first.recipe, SMALL, [20, 300] * 8, LAPTOP, rate)
+    speed = measured.speed_here(LAPTOP, "float32", read_facts(tiny_model_dir).parameters)
+    again = make_plan(first.recipe, SMALL, [20, 300] * 8, LAPTOP, speed)
     assert again.tokens_per_second == pytest.approx(500, rel=0.01)
 
 

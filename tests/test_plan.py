@@ -14,7 +14,7 @@ from finetune_core.facts import read_facts
 from finetune_core.ladder import step_down
 from finetune_core.machine import Gpu, Machine
 from finetune_core.memory import HEAD_SCORES, TILE_COLUMNS, TILE_TOKENS, memory_parts
-from finetune_core.pace import default_rate, flops_per_token
+from finetune_core.pace import expected_rate, flops_per_token
 from finetune_core.plan import make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, Formats
 from finetune_core.recipe import Recipe, recipe_from_preset
@@ -67,7 +67,7 @@ def test_tokens_that_are_not_trained_cost_no_head():
 def test_a_card_is_known_by_its_whole_name(name, like):
     def rate(name):
         gpus = (Gpu(name, 40, 40, 8.9),)
-        return default_rate(dataclasses.replace(A100, gpus=gpus), "bfloat16")
+        return expected_rate(dataclasses.replace(A100, gpus=gpus), "bfloat16")
 
     assert rate(name) == rate(like)
     assert rate("L40S") > 2 * rate("L4")
@@ -76,7 +76,7 @@ def test_a_card_is_known_by_its_whole_name(name, like):
 def test_all_weights_move_at_the_speed_of_bfloat16_where_the_gpu_has_it():
     made = plan(facts=LARGE, machine=A100, method="full", lengths=[500] * 400, per_device_train_batch_size=16)
     assert made.recipe.dtype == "float32"
-    assert made.tokens_per_second * made.flops_per_token == pytest.approx(default_rate(A100, "bfloat16"))
+    assert made.tokens_per_second * made.flops_per_token == pytest.approx(expected_rate(A100, "bfloat16"))
 
 
 def test_what_autocast_computes_waits_in_two_bytes():
@@ -171,9 +171,9 @@ def test_an_earlier_run_corrects_the_next_estimate(tiny_model_dir):
     first = plan()
     measured.remember(first.as_dict(), first.recipe, tiny_model_dir, LAPTOP, 50_000, 100.0, first.estimate_gb * 1.4)
     parameters = read_facts(tiny_model_dir).parameters
-    rate = measured.rate_here(LAPTOP, "float32", parameters)
+    speed = measured.speed_here(LAPTOP, "float32", parameters)
     factor = measured.memory_here(LAPTOP, Formats("float32", FUSED), parameters, "lora")
-    again = make_plan(first.recipe, SMALL, [60] * 240, LAPTOP, rate, memory_factor=factor)
+    again = make_plan(first.recipe, SMALL, [60] * 240, LAPTOP, speed, memory_factor=factor)
     assert again.tokens_per_second == pytest.approx(500, rel=0.01)
     assert again.memory_gb["total"] == pytest.approx(first.estimate_gb * 1.4, rel=0.01)
     assert again.rate_is_measured and again.memory_is_measured

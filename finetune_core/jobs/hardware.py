@@ -126,7 +126,10 @@ def few_rows(seen: Preflight) -> tuple[Preflight, float]:
         trained_tokens=round(seen.diagnosis.trained_tokens * sum(few) / max(1, sum(train))),
     )
     times = len(train) / len(few) if seen.recipe.max_steps < 0 else 1.0
-    return replace(seen, diagnosis=diagnosis), times
+    minutes = seen.recipe.max_minutes
+    return replace(
+        seen, recipe=seen.recipe.replace(max_minutes=minutes and minutes / times), diagnosis=diagnosis
+    ), times
 
 
 def choose(seen: Preflight, flavors: Sequence[Flavor], name: str = "") -> Estimate:
