@@ -2,16 +2,17 @@
 
 TRL's collator says where the rows of a pack begin (`cu_seq_lens_q`). On NVIDIA GPUs that compute in 16 bits, PyTorch's
 own flash kernel for rows of unequal length does them all at once; on a processor rows of like length are computed side
-by side, by batched products; else one causal attention a row does. Rows of a batch that are filled up at their end
-need no mask either. The result is that of sdpa with its dense mask (tests/test_packing.py asks each architecture).
+by side, by batched products; else one causal attention a row does. Where all rows begin alike, the beginning is the
+first row of the pack, and every other one looks at it as well (grouping.py). Rows of a batch that are filled up at
+their end need no mask either. The result is that of sdpa with its dense mask (tests/test_packing.py and
+test_beginning.py ask each architecture).
 """
 
 from __future__ import annotations
 
-import math
-from functools import cache, lru_cache
+from functools import cache
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .side_by_side import SideBySide
+
 NAME = "packed_rows"
 WIDEST_HEAD = 256  # of flash kernels
 # Tokens of the longest row whose scores are held whole. Measured on two cores with AVX512-BF16, 4 to 24 rows, forward
@@ -28,8 +31,6 @@ WIDEST_HEAD = 256  # of flash kernels
 # at 500 tokens; in float32 1.3 to 1.7 times up to 64 tokens, and slower from 150.
 LONGEST_BATCHED = 512
 LONGEST_BATCHED_FLOAT32 = 128
-LONGEST_KEPT = 128  # of a row whose shares are kept for the way back; longer ones' are computed again
-MOST_SCORES = 2**21  # of rows side by side
 _ASKS_ABOUT_FEWER_KEYS = "enable_gqa" in signature(varlen_attn).parameters  # torch 2.11 takes fewer keys as they are
 
 
@@ -86,6 +87,7 @@ def _attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -96,28 +98,64 @@ def _attend(
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings bring float32 back
         wanted = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(wanted), key.to(wanted), value.to(wanted)
-    if _flash_takes(query, value) and not dropout:
-        return _flash(query, key, value, cu_seq_lens_q, int(max_length_q or query.shape[2]), scaling, sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    lengths = cu_seq_lens_q.diff().tolist()
-    parts = list(zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True))
+    lengths = tuple(cu_seq_lens_q.diff().tolist())
+    if shared := _beginning(cu_seq_lens_q, cu_seq_lens_k):  # the first row is what all others begin with
+        states = (query[:, :, :shared], key[:, :, :shared], value[:, :, :shared])
+        first = _apart(*states, lengths[:1], 0, scale, dropout, None)
+        others = _apart(query[:, :, shared:], key, value, lengths[1:], shared, scale, dropout, None)
+        return torch.cat([first, others], 1), None
+    if _flash_takes(query, value) and not dropout:
+        return _flash(query, key, value, cu_seq_lens_q, int(max_length_q or query.shape[2]), scale, sliding_window)
+    return _apart(query, key, value, lengths, 0, scale, dropout, sliding_window), None
+
+
+def _beginning(queries: Tensor, keys: Tensor | None) -> int:
+    """Tokens of the first row that are keys of all others too: by so many, these have more keys than queries."""
+    if keys is None or keys is queries or len(queries) < 3:
+        return 0
+    return int(keys[2] - keys[1] - queries[2] + queries[1])
+
+
+def _apart(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    shared: int,
+    scale: float,
+    dropout: float,
+    window: int | None,
+) -> Tensor:
+    """(1, tokens, heads, width): each row over itself and over the first `shared` keys, which are no row's own."""
     most = LONGEST_BATCHED if query.dtype == torch.bfloat16 else LONGEST_BATCHED_FLOAT32
     most = most if query.device.type == "cpu" and not dropout else 0
-    short = [row for row, length in enumerate(lengths) if length <= min(most, sliding_window or most)]
+    short = [row for row, length in enumerate(lengths) if length <= min(most, window or most)]
     if len(short) == len(lengths):
-        return _Batched.apply(query, key, value, scale, tuple(lengths)), None
-    rows = [None] * len(lengths)
+        return SideBySide.apply(query, key, value, scale, lengths, shared)
+    before = [states[:, :, :shared] for states in (key, value)]
+    queries = query.split(lengths, 2)
+    keys, values = (states[:, :, shared:].split(lengths, 2) for states in (key, value))
+    rows: list[Any] = [None] * len(lengths)
     if short:
-        together = (torch.cat(states, 2) for states in zip(*(parts[row] for row in short), strict=True))
+        states = (
+            torch.cat([queries[row] for row in short], 2),
+            torch.cat([before[0], *(keys[row] for row in short)], 2),
+            torch.cat([before[1], *(values[row] for row in short)], 2),
+        )
         shorts = tuple(lengths[row] for row in short)
-        for row, out in zip(short, _Batched.apply(*together, scale, shorts).split(shorts, 1), strict=True):
+        for row, out in zip(short, SideBySide.apply(*states, scale, shorts, shared).split(shorts, 1), strict=True):
             rows[row] = out
-    for row, (q, k, v) in enumerate(parts):
+    for row, length in enumerate(lengths):
         if rows[row] is None:
-            options = {"enable_gqa": q.shape[1] != k.shape[1], **_causal(q.shape[2], sliding_window, q.device)}
+            q, k, v = queries[row], keys[row], values[row]
+            if shared:  # a row with its beginning is causal again; nobody asks what the beginning sees here
+                q = torch.cat([q.new_zeros(*q.shape[:2], shared, q.shape[3]), q], 2)
+                k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+            options = {"enable_gqa": q.shape[1] != k.shape[1], **_causal(q.shape[2], window, q.device)}
             out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale, **options)
-            rows[row] = out.transpose(1, 2)
-    return torch.cat(rows, 1), None
+            rows[row] = out.transpose(1, 2)[:, -length:]
+    return torch.cat(rows, 1)
 
 
 def _causal(length: int, window: int | None, device: torch.device) -> dict[str, Any]:
@@ -126,117 +164,6 @@ def _causal(length: int, window: int | None, device: torch.device) -> dict[str, 
         return {"is_causal": True}
     seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return {"attn_mask": seen.triu(1 - window)}
-
-
-class _Batched(torch.autograd.Function):
-    """Causal attention of each packed row over itself: softmax(s Q Kᵀ) V by batched matrix products.
-
-    q (1, heads, tokens, width), k and v (1, fewer heads, tokens, width) -> (1, tokens, heads, width of v). Rows of like
-    length are computed side by side, each filled up at its end: no token looks at what comes later, so what fills up is
-    seen by none, and nothing flows back from it. Heads that share keys lie below one another in one product.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: tuple[int, ...]) -> Tensor:
-        heads, keys = q.shape[1], k.shape[1]
-        out = v.new_empty(q.shape[2] * heads, v.shape[3])
-        kept = []
-        for rows in _alike(lengths, heads):
-            at_q, at_k = _places(lengths, rows, keys, heads // keys), _places(lengths, rows, keys, 1)
-            queries, seen, said = at_q.take(q), at_k.take(k), at_k.take(v)
-            shares = _shares(queries, seen, scale)
-            at_q.put(torch.bmm(shares, said), out)
-            kept += [queries, seen, said, *([shares] if shares.shape[2] <= LONGEST_KEPT else [])]
-        ctx.save_for_backward(*kept)
-        ctx.scale, ctx.lengths, ctx.shapes = scale, lengths, (q.shape, k.shape, v.shape)
-        return out.view(1, q.shape[2], heads, v.shape[3])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        kept = list(ctx.saved_tensors)
-        heads, keys = ctx.shapes[0][1], ctx.shapes[1][1]
-        gradient = gradients[0].transpose(1, 2)
-        wanted = [gradient.new_empty(shape[2] * shape[1], shape[3]) for shape in ctx.shapes]
-        for rows in _alike(ctx.lengths, heads):
-            at_q, at_k = _places(ctx.lengths, rows, keys, heads // keys), _places(ctx.lengths, rows, keys, 1)
-            q, k, v = kept.pop(0), kept.pop(0), kept.pop(0)
-            shares = kept.pop(0) if k.shape[1] <= LONGEST_KEPT else _shares(q, k, ctx.scale)
-            through = at_q.take(gradient, fill=0)
-            at_k.put(torch.bmm(shares.transpose(1, 2), through), wanted[2])
-            scores = torch._softmax_backward_data(torch.bmm(through, v.transpose(1, 2)), shares, -1, shares.dtype)
-            at_q.put(torch.baddbmm(q, scores, k, beta=0, alpha=ctx.scale), wanted[0])
-            at_k.put(torch.baddbmm(k, scores.transpose(1, 2), q, beta=0, alpha=ctx.scale), wanted[1])
-        by_head = (
-            states.view(1, shape[2], shape[1], shape[3]).transpose(1, 2)
-            for states, shape in zip(wanted, ctx.shapes, strict=True)
-        )
-        return *by_head, None, None
-
-
-def _shares(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """q (rows x heads, group x tokens, width), k (rows x heads, tokens, width) -> what each looks at, in q's dtype."""
-    later = _later(k.shape[1], q.shape[1] // k.shape[1], q.dtype)
-    return torch.baddbmm(later, q, k.transpose(1, 2), alpha=scale).softmax(-1)
-
-
-@lru_cache(maxsize=64)
-def _later(tokens: int, group: int, dtype: torch.dtype) -> Tensor:
-    """(group x tokens, tokens), -inf where a token comes after the one that looks."""
-    return torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu_(1).repeat(group, 1)
-
-
-@lru_cache(maxsize=64)
-def _alike(lengths: tuple[int, ...], heads: int) -> tuple[tuple[int, ...], ...]:
-    """Which rows are computed side by side: none under half as long as the longest, and no more scores than a cache
-    holds.
-
-    >>> _alike((10, 100, 60, 9), heads=4)
-    ((1, 2), (0, 3))
-    """
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        longest = lengths[groups[-1][0]] if groups else 0
-        if 2 * lengths[row] >= longest > 0 and (len(groups[-1]) + 1) * heads * longest**2 <= MOST_SCORES:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return tuple(tuple(group) for group in groups)
-
-
-class _Places(NamedTuple):
-    """Where the tokens of some packed rows lie in a pack and in a batch of those rows filled up to one length."""
-
-    batch: tuple[int, int]  # rows x heads, group x tokens
-    source: Tensor  # for each slot of the batch: token x heads + head in the pack; of the row's last where it fills up
-    filling: Tensor  # the slots that fill up
-    slots: Tensor  # the other slots
-    targets: Tensor  # and where they lie in the pack
-
-    def take(self, states: Tensor, fill: float | None = None) -> Tensor:
-        """(1, heads, tokens, width) of a pack -> (rows x heads, group x tokens, width)."""
-        flat = states[0].transpose(0, 1).reshape(-1, states.shape[-1]).index_select(0, self.source)
-        if fill is not None:
-            flat.index_fill_(0, self.filling, fill)
-        return flat.view(*self.batch, -1)
-
-    def put(self, states: Tensor, pack: Tensor) -> None:
-        """Back into a pack (tokens x heads, width)."""
-        flat = states.view(-1, states.shape[-1])
-        pack.index_copy_(0, self.targets, flat.index_select(0, self.slots) if len(self.filling) else flat)
-
-
-@lru_cache(maxsize=64)
-def _places(lengths: tuple[int, ...], rows: tuple[int, ...], keys: int, group: int) -> _Places:
-    ends = torch.tensor(lengths).cumsum(0)[list(rows), None]
-    sizes = torch.tensor([lengths[row] for row in rows])[:, None]
-    tokens = 16 * math.ceil(int(sizes.max()) / 16)  # few lengths: each asks for products of its own making
-    at = torch.arange(tokens)[None]
-    token = (ends - sizes + at.minimum(sizes - 1))[:, None, None, :]
-    head = torch.arange(keys * group).view(1, keys, group, 1)
-    source = (token * keys * group + head).flatten()
-    real = (at < sizes)[:, None, None, :].expand(-1, keys, group, -1).flatten()
-    slots = real.nonzero()[:, 0]
-    return _Places((len(rows) * keys, group * tokens), source, (~real).nonzero()[:, 0], slots, source[slots])
 
 
 def _flash_takes(query: Tensor, value: Tensor) -> bool:

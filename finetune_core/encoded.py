@@ -19,7 +19,7 @@ from .data.rows import open_rows
 from .errors import FinetuneError
 from .files import is_unsupported, remove, replacing
 from .leftovers import ENCODED
-from .render import Rendered, render_each
+from .render import IGNORED, Rendered, render_each
 from .run import Run
 
 if TYPE_CHECKING:
@@ -119,6 +119,46 @@ def token_lengths(rows: Dataset) -> list[int]:
     """Of each row, in tokens; read from where they begin and not from what they hold."""
     tables = rows.with_format("arrow").iter(10_000)
     return [length for table in tables for length in pc.list_value_length(table["input_ids"]).to_pylist()]
+
+
+def shared_beginning(sets: Sequence[Dataset]) -> tuple[int, ...]:
+    """Token ids with which every row of these sets begins, and none of which is trained, nor the one behind them."""
+    found: np.ndarray | None = None
+    for table in chain.from_iterable(rows.with_format("arrow").iter(10_000) for rows in sets):
+        ids, labels = (table[name].combine_chunks() for name in COLUMNS)
+        starts, ends = ids.offsets.to_numpy()[:-1], ids.offsets.to_numpy()[1:]
+        tokens, trained = ids.values.to_numpy(), labels.values.to_numpy() != IGNORED
+        if found is None:
+            found = tokens[starts[0] : ends[0]]
+        most = min(len(found), int((ends - starts).min()) - 1)
+        same = 0
+        while same < most and not trained[starts + same].any() and (tokens[starts + same] == found[same]).all():
+            same += 1
+        while same > 0 and trained[starts + same].any():  # the one before it would have to foresee each row's own
+            same -= 1
+        found = found[:same]
+    return () if found is None else tuple(found.tolist())
+
+
+def without_beginning(rows: Dataset, tokens: int) -> Dataset:
+    """The rows without so many tokens at their beginning, in a file beside theirs."""
+    path = Path(rows.cache_files[0]["filename"]) if rows.cache_files else None
+    sink = pa.BufferOutputStream() if path is None else pa.OSFile(str(path.with_suffix(".short.arrow")), "wb")
+    with sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for table in rows.with_format("arrow").iter(10_000):
+            lists = [table[name].combine_chunks() for name in COLUMNS]
+            starts = lists[0].offsets.to_numpy()
+            kept = np.ones(starts[-1] - starts[0], dtype=bool)
+            kept[(starts[:-1, None] - starts[0] + np.arange(tokens)).ravel()] = False
+            ends = starts - starts[0] - tokens * np.arange(len(starts))
+            columns = [
+                pa.LargeListArray.from_arrays(ends, each.values.to_numpy()[starts[0] : starts[-1]][kept])
+                for each in lists
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+    if path is not None:
+        return _opened(path.with_suffix(".short.arrow"))
+    return Dataset(pa.ipc.open_stream(sink.getvalue()).read_all())
 
 
 def _folder(run: Run, max_length: int) -> Path:

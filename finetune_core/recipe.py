@@ -147,6 +147,12 @@ class Recipe(BaseModel):
     packing_length: int | None = option(
         None, "Training", "Tokens in one packed row. Empty: chosen from the rows' lengths.", ge=8, le=1048576
     )
+    share_prefix: bool | None = option(
+        None,
+        "Training",
+        "Compute the tokens with which all rows begin, such as a system prompt, once for all rows that are packed "
+        "together. Empty: where it is exact and pays (on a processor).",
+    )
     gradient_checkpointing: bool | None = option(
         None, "Training", "Compute activations twice to save memory (slower). Empty: only when needed."
     )

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig, SFTTrainer
 
 from .attention import attend_rows_apart
-from .encoded import token_lengths
+from .encoded import shared_beginning, token_lengths, without_beginning
 from .errors import FinetuneError
 from .fast import GivesFreedMemoryBack, fuse_adapters
 from .grouping import RowsTrainer
@@ -44,9 +44,8 @@ def build_trainer(
     Within `liger.liger_kept_apart`, for as long as the model is used.
     """
     set_seed(recipe.seed)
-    train_set, validation_set = rows
     # before the weights: it joins the processes that take shares of them
-    config = sft_config(recipe, output_dir, machine, validation_set is not None)
+    config = sft_config(recipe, output_dir, machine, rows[1] is not None)
     model = load_base(
         folder,
         dtype=recipe.dtype or "float32",
@@ -57,8 +56,13 @@ def build_trainer(
     )
     if recipe.fsdp:
         require_shares(model)
-    if attends_by_row(model.config.get_text_config().model_type):
-        attend_rows_apart(model)
+    is_apart = attends_by_row(model.config.get_text_config().model_type) and attend_rows_apart(model)
+    beginning: tuple[int, ...] = ()
+    if recipe.share_prefix and recipe.packing and is_apart:
+        beginning = _beginning_to_share(model, recipe, rows)
+    if beginning:
+        rows = without_beginning(rows[0], len(beginning)), rows[1] and without_beginning(rows[1], len(beginning))
+    train_set, validation_set = rows
     if recipe.use_liger_kernel:
         use_liger_kernels(model)
     adapter = lora_config(recipe)
@@ -80,11 +84,31 @@ def build_trainer(
         peft_config=adapter,
         callbacks=callbacks,
     )
+    trainer.beginning = beginning
     trainer.remove_callback(PrinterCallback)  # the diary says it better
     if adapter is not None and recipe.autocast_adapter_dtype is not None:
         _keep_adapter_in(trainer.model, "float32" if recipe.autocast_adapter_dtype else recipe.dtype or "float32")
     fuse_adapters(trainer.model)
     return trainer
+
+
+def _beginning_to_share(
+    model: PreTrainedModel, recipe: Recipe, rows: tuple[Dataset, Dataset | None]
+) -> tuple[int, ...]:
+    """Token ids with which all rows begin; none where computing them once would not be exact.
+
+    Dropout draws for each row, and a layer that looks back over a window sees less of the beginning from further on.
+    """
+    config = model.config.get_text_config()
+    settings = config.to_dict()
+    draws = any(value for name, value in settings.items() if "drop" in name and isinstance(value, float))
+    if draws or recipe.lora_dropout or settings.get("output_router_logits"):
+        return ()
+    sets = [each for each in rows if each is not None]
+    longest = max(length for each in sets for length in token_lengths(each))
+    if 0 < (settings.get("sliding_window") or 0) < longest:
+        return ()
+    return shared_beginning(sets)
 
 
 def _keep_adapter_in(model: nn.Module, dtype: str) -> None:

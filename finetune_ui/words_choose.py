@@ -61,6 +61,7 @@ FIELD_TITLES = {
     "fsdp": "Share the weights (FSDP)",
     "max_length": "Longest row",
     "packing_length": "Length of a packed row",
+    "share_prefix": "Share the beginning",
     "optim": "Optimizer",
     "train_sampling_strategy": "Rows of a batch",
     "dataloader_num_workers": "Processes for batches",

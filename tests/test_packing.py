@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import sdpa_mask
 
-from finetune_core import attention
+from finetune_core import attention, side_by_side
 from finetune_core.attention import attend_rows_apart
 from finetune_core.packing import BY_MASK_ONLY, EXACT, attends_by_row
 
@@ -128,8 +128,8 @@ def test_the_check_notices_rows_that_leak(model_type):
 def test_under_autocast_rows_are_computed_in_its_format(monkeypatch):
     """Also where a rotary embedding made float32 of the queries: the flash kernel takes 16 bits."""
     seen = []
-    kept = attention._shares
-    monkeypatch.setattr(attention, "_shares", lambda q, k, scale: seen.append(q.dtype) or kept(q, k, scale))
+    kept = side_by_side._shares
+    monkeypatch.setattr(side_by_side, "_shares", lambda q, *rest: seen.append(q.dtype) or kept(q, *rest))
     states = [torch.randn(1, heads, 9, 8) for heads in (4, 2, 2)]
     with torch.autocast("cpu", torch.bfloat16):
         out, _ = attention._attend(torch.nn.Module(), *states, None, cu_seq_lens_q=torch.tensor([0, 4, 9]))
@@ -150,7 +150,7 @@ def test_under_autocast_rows_are_computed_in_its_format(monkeypatch):
 )
 def test_rows_side_by_side_give_what_sdpa_gives_for_each_alone(monkeypatch, lengths, most, kept, window):
     monkeypatch.setattr(attention, "LONGEST_BATCHED_FLOAT32", most)
-    monkeypatch.setattr(attention, "LONGEST_KEPT", kept)
+    monkeypatch.setattr(side_by_side, "LONGEST_KEPT", kept)
     torch.manual_seed(0)
     tokens = sum(lengths)
     states = [
@@ -174,7 +174,7 @@ def test_rows_side_by_side_give_what_sdpa_gives_for_each_alone(monkeypatch, leng
 
 
 def test_rows_side_by_side_are_of_like_length_and_few_enough_for_a_cache():
-    assert attention._alike((10, 100, 60, 9), 4) == ((1, 2), (0, 3))
-    many = attention._alike((128,) * 40, 9)
+    assert side_by_side._alike((10, 100, 60, 9), 4) == ((1, 2), (0, 3))
+    many = side_by_side._alike((128,) * 40, 9)
     assert len(many) == 3 and sorted(sum(many, ())) == list(range(40))
-    assert attention._alike((512, 512), 64) == ((0,), (1,))
+    assert side_by_side._alike((512, 512), 64) == ((0,), (1,))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Measures:
     special: dict[int, tuple[str, ...]] = field(default_factory=dict)  # control tokens written in the row, by number
     left_out: set[int] = field(default_factory=set)  # numbers of rows of whose answer the template writes only a part
     estimated: set[int] = field(default_factory=set)  # numbers of rows so long that only their beginning was rendered
+    beginning: tuple[int, ...] | None = None  # token ids with which all rows begin that train something; None: no rows
 
     def of(self, numbers: np.ndarray) -> Measures | None:
         """Of the rows with these numbers, in their order; None if one of them was not measured."""
@@ -61,6 +63,7 @@ class Measures:
             {number: tokens for number, tokens in self.special.items() if number in numbers},
             self.left_out & numbers,
             self.estimated & numbers,
+            self.beginning,
         )
 
 
@@ -101,6 +104,8 @@ def measure(
             measures.estimated.add(number)
         trained = np.flatnonzero(np.array(rendered.labels, dtype=np.int64) != IGNORED)
         has_any = len(trained) > 0
+        if has_any:
+            measures.beginning = alike(measures.beginning, rendered.input_ids[: max(0, int(trained[0]) - 1)])
         length = int(len(rendered.labels) * scale)
         columns["numbers"].append(number)
         columns["lengths"].append(length)
@@ -142,7 +147,20 @@ def joined(one: Measures, other: Measures) -> Measures:
         one.special | other.special,
         one.left_out | other.left_out,
         one.estimated | other.estimated,
+        one.beginning if other.beginning is None else alike(one.beginning, other.beginning),
     )
+
+
+def alike(known: tuple[int, ...] | None, ids: Sequence[int]) -> tuple[int, ...]:
+    """The beginning that both have; nothing is known yet: these ids.
+
+    >>> alike((1, 2, 3), [1, 2, 4, 5]), alike(None, [7]), alike((1, 2), [1])
+    ((1, 2), (7,), (1,))
+    """
+    if known is None or tuple(ids[: len(known)]) == known:
+        return tuple(ids) if known is None else known
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(known, ids, strict=False))
+    return tuple(token for token, _ in pairs)
 
 
 def excerpt(row: dict[str, Any], max_length: int) -> tuple[dict[str, Any], float]:
