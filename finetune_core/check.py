@@ -59,6 +59,11 @@ class Diagnosis:
         train, validation = self.train_rows, self.validation_rows
         return self.token_lengths[:train].tolist(), self.token_lengths[train : train + validation].tolist()
 
+    @property
+    def shared_tokens(self) -> int:
+        """With which all rows begin that train something; none of them is trained."""
+        return len(self.measures.beginning or ()) if self.measures else 0
+
     def as_dict(self) -> dict[str, Any]:
         """What `check --json` prints."""
         return {

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .machine import Machine
 from .recipe import Recipe
 
+LEAST_SHARED = 0.05  # of the tokens, to be worth it
 SAMPLE = 20_000  # rows whose batches are worked out; the rest is taken to be alike
 GROUPED_STEPS = 50  # most steps that transformers' LengthGroupedSampler sorts together
 
@@ -31,6 +33,15 @@ def packs_exactly(model_type: str) -> bool:
 def attends_by_row(model_type: str) -> bool:
     """Whether packed rows can be computed one by one (attention.py), without a mask of all tokens against all."""
     return model_type in EXACT and model_type not in BY_MASK_ONLY
+
+
+def shares_prefix(recipe: Recipe, machine: Machine, model_type: str, lengths: Sequence[int], shared: int) -> bool:
+    """Whether the `shared` tokens with which all rows begin are to be computed once a pack: where it is exact and known
+    to pay, or as the person asked. The trainer looks at the model itself once more (`trainer.beginning_of`)."""
+    if recipe.share_prefix is not None:
+        return recipe.share_prefix and shared > 0
+    exact = attends_by_row(model_type) and not recipe.lora_dropout and recipe.num_processes == 1
+    return exact and machine.kind == "cpu" and shared * len(lengths) >= LEAST_SHARED * sum(lengths)
 
 
 def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:

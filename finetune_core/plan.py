@@ -13,7 +13,7 @@ from .ladder import rungs_of
 from .machine import GIB, Machine
 from .memory import corrected, kept_values, memory_parts
 from .pace import LONGER, expected_rate, expected_speed, flops_per_token, usual_pass, waiting_seconds
-from .packing import SAMPLE, attends_by_row, filled_share, packed, padded_share
+from .packing import SAMPLE, attends_by_row, filled_share, packed, padded_share, shares_prefix
 from .precision import BYTES, Formats, formats
 from .recipe import Recipe, Suggestion
 from .schedule import Work, rhythm, shortened
@@ -93,6 +93,7 @@ def make_plan(
     trained_tokens: int | None = None,
     memory_factor: float | None = None,
     kept_in: Formats | None = None,
+    shared: int = 0,
 ) -> Plan:
     """Fill in every setting that the person left open, and say what it costs.
 
@@ -100,7 +101,7 @@ def make_plan(
 
     `lengths`, `validation_lengths`: tokens of each row as rendered, uncut; `trained_tokens`: those of the training rows
     that are learned (all, if not known). `speed_factor`: how many times as fast as expected earlier runs were here;
-    `memory_factor`: what they took for each GiB estimated.
+    `memory_factor`: what they took for each GiB estimated. `shared`: tokens with which all rows begin, untrained.
     The effective batch (rows per step: per_device_train_batch_size x gradient_accumulation_steps) is kept. Packs are as
     long as one step fills, up to the tokens of a usual pass; on a GPU up to the longest of `pace.LONGER` that is roomy
     with the settings of a usual one and, by `pace.expected_speed`, gains by each doubling.
@@ -114,6 +115,7 @@ def make_plan(
         validation_lengths=validation_lengths,
         memory_factor=memory_factor,
         kept_in=kept_in or formats(recipe, machine)[0],
+        shared=shared,
     )
     usual = usual_pass(machine)
     plan, _ = make(usual, lengths=lengths, trained_tokens=trained_tokens)
@@ -163,6 +165,7 @@ def _with_passes_of(
     trained_tokens: int | None,
     memory_factor: float | None,
     kept_in: Formats,
+    shared: int,
 ) -> tuple[Plan, float]:
     """The plan with packs of at most so many tokens, and the tokens a second expected before anything is measured."""
     reasons: list[str] = []
@@ -184,7 +187,12 @@ def _with_passes_of(
     values["learning_rate"] = recipe.learning_rate or usual
 
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    values |= packed(recipe, facts.model_type, kept, longest, rows_per_step, most, reasons)
+    spared = shared if shares_prefix(recipe, machine, facts.model_type, kept, shared) else 0  # of each row in a pack
+    own = [length - spared for length in kept]
+    values |= packed(recipe, facts.model_type, own, longest - spared, rows_per_step, most, reasons)
+    values["share_prefix"] = spared > 0 and values["packing"]
+    if not values["packing"]:
+        own, spared = kept, 0
     values["train_sampling_strategy"] = (
         "random" if values["packing"] else recipe.train_sampling_strategy or "group_by_length"
     )
@@ -193,8 +201,8 @@ def _with_passes_of(
     shared = share(recipe.replace(**values))
     rows_at_once = shared.recipe.per_device_train_batch_size  # in one process
     if values["packing"]:
-        slots = values["packing_length"] * rows_at_once
-        bins = math.ceil(sum(kept) / (values["packing_length"] * filled_share(kept, values["packing_length"])))
+        slots = values["packing_length"] * rows_at_once + spared
+        bins = math.ceil(sum(own) / (values["packing_length"] * filled_share(own, values["packing_length"])))
         steps_per_epoch = math.ceil(bins / per_step)
     else:
         slots = max(kept) * rows_at_once
@@ -240,15 +248,23 @@ def _with_passes_of(
     computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
     together = processes if machine.gpus else 1  # processes on a CPU share its cores
     trained_share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
-    per_token = flops_per_token(facts, recipe.method, checkpointing, trained_share, tokens / len(kept))
+    computed = (sum(own) + bins * spared) / tokens if spared else 1.0  # share of the tokens
+    if spared:
+        reasons.append(
+            f"All rows begin with the same {spared} tokens: computed once for the rows that are packed together, which "
+            f"spares {1 - computed:.0%} of the work."
+        )
+    per_token = computed * flops_per_token(
+        facts, recipe.method, checkpointing, trained_share / computed, tokens / len(kept)
+    )
     padding = 1.0  # share of the slots that hold real tokens; what is packed is counted as full
     if not values["packing"]:
         grouped = values["train_sampling_strategy"] == "group_by_length"
         batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
         padding = padded_share(kept, batch, accumulation, grouped)
         per_token /= padding
-    full = filled_share(kept, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
-    kept_by_layers = facts.layers * kept_values(facts, recipe) / padding
+    full = filled_share(own, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
+    kept_by_layers = facts.layers * kept_values(facts, recipe) * computed / padding
     expected = expected_speed(
         expected_rate(machine, computes_in, per_token, kept_by_layers, checkpointing) / per_token,
         slots * full,
@@ -274,7 +290,7 @@ def _with_passes_of(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        ladder=rungs_of(resolved, longest, machine),
+        ladder=rungs_of(resolved, longest - spared, machine),
         advice=advice,
         rate_is_measured=speed_factor is not None,
         memory_is_measured=memory_factor is not None,

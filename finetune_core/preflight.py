@@ -103,6 +103,7 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
             diagnosis.trained_tokens,
             measured.memory_here(machine, kept_in, facts.parameters, recipe.method),
             kept_in,
+            diagnosis.shared_tokens,
         )
 
     plan = first_that_fits(recipe, machine, make)

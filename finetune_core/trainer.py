@@ -58,11 +58,13 @@ def build_trainer(
         require_shares(model)
     is_apart = attends_by_row(model.config.get_text_config().model_type) and attend_rows_apart(model)
     beginning: tuple[int, ...] = ()
-    if recipe.share_prefix and recipe.packing and is_apart:
-        beginning = _beginning_to_share(model, recipe, rows)
+    if recipe.share_prefix and recipe.packing and recipe.num_processes == 1 and is_apart:
+        beginning = beginning_of(model, recipe, rows)
     if beginning:
         rows = without_beginning(rows[0], len(beginning)), rows[1] and without_beginning(rows[1], len(beginning))
     train_set, validation_set = rows
+    if recipe.share_prefix and recipe.packing:  # a pack is planned for rows without it, and TRL cuts what is longer
+        config.max_length = max(config.max_length, *(max(token_lengths(each)) for each in rows if each is not None))
     if recipe.use_liger_kernel:
         use_liger_kernels(model)
     adapter = lora_config(recipe)
@@ -92,9 +94,7 @@ def build_trainer(
     return trainer
 
 
-def _beginning_to_share(
-    model: PreTrainedModel, recipe: Recipe, rows: tuple[Dataset, Dataset | None]
-) -> tuple[int, ...]:
+def beginning_of(model: PreTrainedModel, recipe: Recipe, rows: tuple[Dataset, Dataset | None]) -> tuple[int, ...]:
     """Token ids with which all rows begin; none where computing them once would not be exact.
 
     Dropout draws for each row, and a layer that looks back over a window sees less of the beginning from further on.

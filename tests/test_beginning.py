@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import chat_rows
+from conftest import chat_rows, write_jsonl
 from datasets import Dataset, Features, LargeList, Value
-from planned import LAPTOP
+from planned import A100, LAPTOP, SMALL
 from test_packing import WITHOUT_SDPA, tiny
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -13,6 +13,8 @@ from finetune_core.attention import attend_rows_apart
 from finetune_core.encoded import encode, shared_beginning, without_beginning
 from finetune_core.grouping import with_beginning
 from finetune_core.packing import EXACT, attends_by_row
+from finetune_core.plan import make_plan
+from finetune_core.preflight import look
 from finetune_core.recipe import Recipe
 from finetune_core.render import load_tokenizer
 from finetune_core.trainer import build_trainer
@@ -183,7 +185,63 @@ def test_dropout_and_short_windows_share_nothing(tiny_model_dir, tmp_path):
     recipe = Recipe(model_name_or_path=str(tiny_model_dir), share_prefix=True, packing=True)
     model = tiny("llama")
     model.config.sliding_window = None
-    assert len(trainer._beginning_to_share(model, recipe, (encoded, None))) > 3
-    assert trainer._beginning_to_share(model, recipe.replace(lora_dropout=0.1), (encoded, None)) == ()
-    assert trainer._beginning_to_share(tiny("gpt2"), recipe, (encoded, None)) == ()
-    assert trainer._beginning_to_share(tiny("mistral"), recipe, (encoded, None)) == ()  # a window of 16 tokens
+    assert len(trainer.beginning_of(model, recipe, (encoded, None))) > 3
+    assert trainer.beginning_of(model, recipe.replace(lora_dropout=0.1), (encoded, None)) == ()
+    assert trainer.beginning_of(tiny("gpt2"), recipe, (encoded, None)) == ()
+    assert trainer.beginning_of(tiny("mistral"), recipe, (encoded, None)) == ()  # a window of 16 tokens
+
+
+def test_rows_that_keep_their_beginning_after_all_are_not_cut(tiny_model_dir, tmp_path):
+    rows = [{"messages": [{"role": "system", "content": "Sort this. " * 20}, *row["messages"]]} for row in chat_rows(6)]
+    encoded = encode(rows, load_tokenizer(tiny_model_dir), 512, tmp_path / "rows.arrow")
+    recipe = Recipe(
+        model_name_or_path=str(tiny_model_dir), share_prefix=True, packing=True, packing_length=64, lora_dropout=0.1,
+        per_device_train_batch_size=1, logging_steps=1, eval_steps=1, save_steps=1, learning_rate=1e-3,
+    )  # fmt: skip
+    made = build_trainer(recipe, tiny_model_dir, tmp_path, (encoded, None), [], LAPTOP)
+    assert made.beginning == ()
+    assert sum(map(len, made.train_dataset["input_ids"])) == sum(map(len, encoded["input_ids"])) > 6 * 64
+
+
+def test_the_plan_counts_the_beginning_once_a_pack():
+    lengths, pinned = [200] * 240, {"packing_length": 512, "packing": True}
+    plain, shared = (make_plan(Recipe(**pinned), SMALL, lengths, LAPTOP, shared=tokens) for tokens in (0, 150))
+    assert (plain.recipe.share_prefix, shared.recipe.share_prefix) == (False, True)
+    assert any("same 150 tokens" in reason for reason in shared.reasons)
+    assert shared.tokens == plain.tokens and shared.tokens_per_second > 2 * plain.tokens_per_second
+    assert shared.seconds < plain.seconds / 2
+    # the head is met by every trained token all the same
+    assert shared.flops_per_token > plain.flops_per_token * (50 * 240 / (200 * 240))
+    assert 8 <= 512 / 50 * shared.recipe.gradient_accumulation_steps <= 16  # rows a step, 8 asked
+
+
+@pytest.mark.parametrize(
+    "changes, machine, shared, expected",
+    [
+        ({}, LAPTOP, 150, True),
+        ({}, LAPTOP, 5, False),  # too few to pay
+        ({}, LAPTOP, 0, False),
+        ({}, A100, 150, False),  # not measured there
+        ({"share_prefix": True}, A100, 150, True),
+        ({"share_prefix": True}, LAPTOP, 0, False),
+        ({"share_prefix": False}, LAPTOP, 150, False),
+        ({"lora_dropout": 0.1}, LAPTOP, 150, False),
+        ({"packing": False}, LAPTOP, 150, False),
+        ({"num_processes": 2}, LAPTOP, 150, False),
+    ],
+)
+def test_the_beginning_is_shared_where_it_is_exact_and_pays(changes, machine, shared, expected):
+    assert make_plan(Recipe(**changes), SMALL, [200] * 240, machine, shared=shared).recipe.share_prefix is expected
+
+
+def test_the_check_finds_what_the_worker_shares(tiny_model_dir, tmp_path):
+    rows = [{"messages": [{"role": "system", "content": "Sort this."}, *row["messages"]]} for row in chat_rows(60)]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    seen = look(Recipe(model_name_or_path=str(tiny_model_dir), dataset_name=str(path)))
+    encoded = encode(seen.prepared.train, seen.tokenizer, 1024, tmp_path / "rows.arrow")
+    assert seen.diagnosis.shared_tokens == len(shared_beginning([encoded])) > 3
+    longer = look(seen.recipe.replace(max_length=512), earlier=seen)  # nothing is rendered again
+    assert longer.diagnosis.shared_tokens == seen.diagnosis.shared_tokens
+    other = [*rows[:-1], {"messages": [{"role": "system", "content": "Be kind."}, *rows[-1]["messages"][1:]]}]
+    write_jsonl(path, other)
+    assert look(seen.recipe).diagnosis.shared_tokens < seen.diagnosis.shared_tokens
