@@ -141,10 +141,21 @@ def shared_beginning(sets: Sequence[Dataset]) -> tuple[int, ...]:
 
 
 def without_beginning(rows: Dataset, tokens: int) -> Dataset:
-    """The rows without so many tokens at their beginning, in a file beside theirs."""
-    path = Path(rows.cache_files[0]["filename"]) if rows.cache_files else None
-    sink = pa.BufferOutputStream() if path is None else pa.OSFile(str(path.with_suffix(".short.arrow")), "wb")
-    with sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+    """The rows without so many tokens at their beginning, in a file beside theirs; it is made once."""
+    if not rows.cache_files:
+        sink = pa.BufferOutputStream()
+        _write_short(rows, tokens, sink)
+        return Dataset(pa.ipc.open_stream(sink.getvalue()).read_all())
+    path = Path(rows.cache_files[0]["filename"])
+    short = path.with_name(f"{path.stem}-{tokens}.arrow")
+    if not short.is_file():
+        with replacing(short) as beside, pa.OSFile(str(beside), "wb") as file:
+            _write_short(rows, tokens, file)
+    return _opened(short)
+
+
+def _write_short(rows: Dataset, tokens: int, sink: pa.NativeFile) -> None:
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
         for table in rows.with_format("arrow").iter(10_000):
             lists = [table[name].combine_chunks() for name in COLUMNS]
             starts = lists[0].offsets.to_numpy()
@@ -156,9 +167,6 @@ def without_beginning(rows: Dataset, tokens: int) -> Dataset:
                 for each in lists
             ]
             writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-    if path is not None:
-        return _opened(path.with_suffix(".short.arrow"))
-    return Dataset(pa.ipc.open_stream(sink.getvalue()).read_all())
 
 
 def _folder(run: Run, max_length: int) -> Path:

@@ -1,5 +1,6 @@
 """Rows that begin alike are computed from one beginning, to the same end."""
 
+import pyarrow as pa
 import pytest
 import torch
 from conftest import chat_rows, write_jsonl
@@ -10,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from finetune_core import attention, side_by_side, trainer
 from finetune_core.attention import attend_rows_apart
-from finetune_core.encoded import encode, shared_beginning, without_beginning
+from finetune_core.encoded import COLUMNS, SCHEMA, encode, shared_beginning, without_beginning
 from finetune_core.grouping import with_beginning
 from finetune_core.packing import EXACT, attends_by_row
 from finetune_core.plan import make_plan
@@ -129,9 +130,21 @@ def test_the_beginning_is_what_all_rows_share_and_none_trains(rows, untrained, s
     assert list(shared_beginning(both)) == shared
 
 
-def test_rows_without_their_beginning_keep_the_rest_in_order(tmp_path):
+def on_disk(rows, path):
+    """As `encode` writes them, in two pieces."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+        for at in (slice(0, 2), slice(2, None)):
+            writer.write_table(pa.table({name: rows[at][name] for name in COLUMNS}, schema=SCHEMA))
+    return Dataset.from_file(str(path))
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_rows_without_their_beginning_keep_the_rest_in_order(tmp_path, is_mapped):
     rows = [[1, 2, *range(10, 10 + length)] for length in (3, 9, 5)]
-    short = without_beginning(rows_of(*rows, untrained=3), 2)
+    made = rows_of(*rows, untrained=3)
+    whole = on_disk(made, tmp_path / "rows.arrow") if is_mapped else made
+    short = without_beginning(whole, 2)
+    assert bool(short.cache_files) == is_mapped
     assert short["input_ids"] == [row[2:] for row in rows]
     assert short["labels"] == [[-100, *row[3:]] for row in rows]
 
