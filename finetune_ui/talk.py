@@ -93,6 +93,7 @@ def build(page: Page) -> Talk:
                 )
     turns = gr.State(())
     row = gr.State(None)  # the Suggestion whose question is in the box
+    offered = gr.State(())  # the models among which left and right were last set
     awake = gr.Timer(4, active=False)
 
     # streaming fills as few components as it can: each one costs the browser time on every frame
@@ -128,10 +129,16 @@ def build(page: Page) -> Talk:
     page.held.change(None, None, None, cancels=streams).then(
         partial(begin, page.runs_dir),
         page.held,
-        [turns, chat, box, problem, row, system, length, left, right],
+        [turns, chat, box, problem, row, system, length, left, right, offered],
         **QUICK,
     )
-    page.step.change(partial(opened, page.runs_dir), [page.held, page.step, left, right], [left, right], **QUICK)
+    # not given left and right: gradio refuses a choice that `show` has just taken away, in words of its own
+    page.step.change(
+        partial(opened, page.runs_dir),
+        [page.held, page.step, turns, offered],
+        [left, right, offered, chat],
+        **QUICK,
+    )
     outputs = (heads, composer, settings, chips, left, right, presence, awake)
     return Talk(panel=panel, outputs=outputs, take_row=take, taken=(box, system, row))
 
@@ -164,7 +171,8 @@ def begin(runs_dir: Path, run_id: str) -> tuple[Any, ...]:
     except FinetuneError:
         pass  # the page shows no run: an empty chat
     hidden = gr.update(visible=False)
-    return (), _welcome(runs_dir, run_id), idle_box(""), hidden, None, system, length, *_heads(names, base)
+    heads = _heads(names, base)
+    return (), _welcome(runs_dir, run_id), idle_box(""), hidden, None, system, length, *heads, tuple(names)
 
 
 def _heads(names: list[str], base: str) -> tuple[Any, Any]:
@@ -173,18 +181,21 @@ def _heads(names: list[str], base: str) -> tuple[Any, Any]:
     return gr.update(choices=choices, value="base"), gr.update(choices=choices, value=names[min(1, len(names) - 1)])
 
 
-def opened(runs_dir: Path, run_id: str, step: str, left: str, right: str) -> tuple[Any, Any]:
-    """Chat was opened: a page that watched the training knew only the base model when it came."""
+def opened(runs_dir: Path, run_id: str, step: str, turns: Turns, offered: tuple[str, ...]) -> tuple[Any, ...]:
+    """Chat was opened: a page that watched the training knew only the base model, if any, when it came.
+
+    Left, right, the models offered, and the welcome where nothing was asked yet."""
     try:
         if step != "chat":
-            return gr.skip(), gr.skip()
+            return (gr.skip(),) * 4
         run = held_run(runs_dir, run_id)
     except FinetuneError:
-        return gr.skip(), gr.skip()
-    names = serving.models(run)
-    if left in names and right in names and left != right:
-        return gr.skip(), gr.skip()
-    return _heads(names, run.recipe.model_name_or_path)
+        return (gr.skip(),) * 4
+    names = tuple(serving.models(run))
+    welcome = gr.skip() if turns else _welcome(runs_dir, run_id)
+    if names == tuple(offered):
+        return gr.skip(), gr.skip(), gr.skip(), welcome
+    return *_heads(list(names), run.recipe.model_name_or_path), names, welcome
 
 
 def idle_box(value: Any = None) -> Any:

@@ -287,7 +287,8 @@ def test_a_half_written_data_file_gives_fewer_suggestions_and_no_error(run):
 
 
 def test_another_run_begins_a_fresh_conversation_with_its_own_system_prompt(run, runs_dir):
-    turns, html, _, _, _, system, length, left, right = talk.begin(runs_dir, run.id)
+    turns, html, _, _, _, system, length, left, right, offered = talk.begin(runs_dir, run.id)
+    assert offered == ("base", "tuned")
     assert (turns, system, length, left["value"], right["value"]) == ((), "Sort.", 64, "base", "tuned")
     assert "Ask both the same thing." in html
     assert "nothing to talk to yet" in talk.begin(runs_dir, "")[1]
@@ -309,7 +310,7 @@ def test_a_training_that_broke_off_can_be_talked_to_by_its_checkpoint(runs_dir):
     folder.mkdir(parents=True)
     (folder / "trainer_state.json").write_text("{}")
     assert serving.models(run) == ["base", "checkpoint-8"]
-    assert talk.begin(runs_dir, run.id)[-1]["value"] == "checkpoint-8"
+    assert talk.begin(runs_dir, run.id)[-2]["value"] == "checkpoint-8"
     assert talk.show(run)[1]["visible"]
 
 
@@ -354,12 +355,25 @@ def test_the_openai_lines_on_the_share_page_run_as_they_are(url, capsys):
 
 
 def test_a_page_that_watched_the_training_puts_the_tuned_model_beside_the_base(run, runs_dir):
-    left, right = talk.opened(runs_dir, run.id, "chat", "base", "base")  # all that there was when the page came
+    left, right, offered, chat = talk.opened(runs_dir, run.id, "chat", (), ("base",))  # as it was when the page came
     assert (left["value"], right["value"]) == ("base", serving.models(run)[1])
+    assert offered == tuple(serving.models(run))
+    assert "Ask both the same thing." in chat  # no longer "There is nothing to talk to yet."
 
 
-@pytest.mark.parametrize(("step", "left", "right"), [("train", "base", "base"), ("chat", "tuned", "base")])
-def test_opening_the_chat_keeps_two_models_that_were_chosen(run, runs_dir, step, left, right):
+@pytest.mark.parametrize("step", ["train", "chat"])
+def test_opening_the_chat_keeps_two_models_that_were_chosen(run, runs_dir, step):
     import gradio as gr
 
-    assert talk.opened(runs_dir, run.id, step, left, right) == (gr.skip(), gr.skip())
+    said = (Turn("q", (Answer("base", "no", "done"), Answer("tuned", "yes", "done"))),)
+    assert talk.opened(runs_dir, run.id, step, said, tuple(serving.models(run))) == (gr.skip(),) * 4
+
+
+def test_going_to_another_step_never_hands_over_a_model_that_is_no_longer_offered(runs_dir):
+    """gradio refuses a dropdown's value that is not among its choices, with an error over the page."""
+    import gradio as gr
+
+    with gr.Blocks() as blocks:
+        talk.build(frame.Page(runs_dir, gr.State(""), gr.State("")))
+    opening = next(each for each in blocks.fns.values() if getattr(each.fn, "func", None) is talk.opened)
+    assert not [each for each in opening.inputs if isinstance(each, gr.Dropdown)]
