@@ -41,6 +41,15 @@ def test_a_proposal_is_not_taken_for_granted(tmp_path):
     assert readiness(agreed)["sft"][0] == "ready"
 
 
+@pytest.mark.parametrize("answer", ["Modelantwoord", "model_answer", "Antwoord docent"])
+def test_a_topic_is_not_taken_for_the_answer_beside_a_column_of_answers(tmp_path, answer):
+    topics = ("klimaat", "breuken")
+    cells = "".join(f"{i};{sentence(i)};{sentence(i + 50)};{topics[i % 2]}\n" for i in range(40))
+    (tmp_path / "toets.csv").write_text(f"Nr;Vraag;{answer};Onderwerp\n{cells}")
+    finding = next(each for each in prepared_from(tmp_path / "toets.csv").findings if each.code == "columns-guessed")
+    assert finding.suggestion.changes == {"columns": {"prompt": "Vraag", "completion": answer}}
+
+
 def test_columns_of_the_recipe_go_first(tmp_path):
     rows = [{"prompt": "a", "completion": "b", "extra": f"{sentence(i)}"} for i in range(5)]
     (tmp_path / "x.jsonl").write_text(lines(rows))

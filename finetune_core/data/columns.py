@@ -86,6 +86,8 @@ def recognise(row: Mapping[str, Any]) -> ColumnMap | None:
         shape = "question-answer" if is_question else "prompt-completion"
         return ColumnMap(shape, _roles(prompt=column, context=pick(CONTEXTS), completion=answer) | extra)
     if label and (text or prompt):
+        if any(_is_reply(key) for key, value in row.items() if value is None or isinstance(value, str)):
+            return None  # a topic beside a "Modelantwoord": a person says which of them is the answer
         return ColumnMap("labels", _roles(prompt=text or prompt, completion=label) | extra)
     if text and not prompt and isinstance(row[text], str):
         return ColumnMap("text", {"text": text})
@@ -114,11 +116,11 @@ def propose(rows: Sequence[Mapping[str, Any]]) -> ColumnMap | None:
         return ColumnMap("text", {"text": next(iter(texts))})
     classes = [column for column in columns if _has_few_values(rows, column)]
     lengths = {column: sum(map(len, words)) / len(words) for column, words in texts.items()}
-    replies = [column for column in texts if _words(column) & REPLIES and not _words(column) & ASKS]
+    replies = [column for column in texts if _is_reply(column)]
     answer = next((column for column in (*replies, *reversed(columns)) if column in (*replies, *classes)), None)
     answer = answer or list(texts)[-1]
     prompts = [column for column in texts if column != answer]
-    prompts = [column for column in prompts if _words(column) & ASKS] or prompts
+    prompts = [column for column in prompts if _has_word(column, ASKS)] or prompts
     if not prompts:
         return ColumnMap("text", {"text": answer}) if answer not in classes else None
     return ColumnMap("guessed", {"prompt": max(prompts, key=lambda column: lengths[column]), "completion": answer})
@@ -136,8 +138,17 @@ def _has_few_values(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     return bool(cells) and max(map(len, cells)) <= 60 and len(set(cells)) <= max(2, len(cells) // 5)
 
 
-def _words(column: str) -> set[str]:
-    return set(re.split(r"[\W_]+", column.casefold()))
+def _is_reply(column: str) -> bool:
+    return _has_word(column, REPLIES) and not _has_word(column, ASKS)
+
+
+def _has_word(column: str, words: Iterable[str]) -> bool:
+    """Whether one of the words of a column's name is one of these, or ends in it, as Dutch compounds do.
+
+    >>> _has_word("antwoord_docent", ANSWERS), _has_word("Modelantwoord", ANSWERS), _has_word("Onderwerp", ANSWERS)
+    (True, True, False)
+    """
+    return any(word.endswith(tuple(words)) for word in re.split(r"[\W_]+", column.casefold()))
 
 
 def is_weak(mapping: ColumnMap, rows: Sequence[Mapping[str, Any]]) -> bool:
