@@ -77,6 +77,7 @@ def test_before_tuning_nobody_is_promised_every_letter_of_a_text(tiny_model_dir)
     scores = [0.2 + 0.01 * i for i in range(20)]
     entry = Entry(rival, [Said("Story", [1])] * 20, [9] * 20, {"chrf": scores}, 1.0)
     sentence = write_up(contest, [entry], {})["verdict"]["sentence"]
+    assert "scores 30 of 100: 70 points short of perfect (" in sentence  # not the far end of the range, 73
     assert "of which no training wins all" in sentence and "left to win" not in sentence
 
 

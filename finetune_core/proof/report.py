@@ -112,7 +112,8 @@ def left_to_win(contest: Contest, strongest: Entry) -> dict[str, Any]:
         rows = "one row says" if n == 1 else f"{n} rows say"
         end = f"{rows} too little; start with at least {START_WITH}."
     elif contest.metric.kind == "text":  # nobody writes every reference letter for letter
-        end = f"the best that could be is {most:.0f} points more, of which no training wins all."
+        elsewhere = f"{least:.0f} to {most:.0f} on other rows"
+        end = f"{100 * (1 - mean):.0f} points short of perfect ({elsewhere}), of which no training wins all."
     elif most < 5:
         end = "there is hardly anything left to win; a prompt will do."
     elif least < 10:
