@@ -55,7 +55,9 @@ def shortened(work: Work, epochs: float) -> tuple[str, Suggestion]:
     limit = about(60 * (work.recipe.max_minutes or 0.0))
     why = f"{epochs:g} of {asked} epochs: as many as this machine is expected to learn in {limit}."
     all_of_them = about(work.seconds(work.recipe.num_train_epochs))
-    return why, Suggestion(f"All {asked} epochs instead of {epochs:g}, in about {all_of_them}", {"max_minutes": None})
+    rounds = "once" if asked == "1" else f"{asked} times"
+    says = f"Go through the rows {rounds} instead of {epochs:g}, in about {all_of_them}"
+    return why, Suggestion(says, {"max_minutes": None})
 
 
 def about(seconds: float) -> str:

@@ -30,8 +30,14 @@ def test_a_limit_leaves_as_many_epochs_as_it_has_time_for():
 def test_the_way_to_all_epochs_is_one_click():
     recipe = {"num_train_epochs": 3, "max_minutes": 2, "lengths": ROWS, "machine": SLOW}
     [back] = plan(**recipe).suggestions
-    assert back.changes == {"max_minutes": None} and "All 3 epochs" in back.says
+    assert back.changes == {"max_minutes": None}
     assert plan(**recipe | back.changes).recipe.num_train_epochs == 3
+
+
+@pytest.mark.parametrize(("epochs", "says"), [(3, "Go through the rows 3 times"), (1, "Go through the rows once")])
+def test_the_way_to_all_epochs_is_said_without_the_word(epochs, says):
+    [back] = plan(num_train_epochs=epochs, max_minutes=0.5, lengths=ROWS, machine=SLOW).suggestions
+    assert back.says.startswith(f"{says} instead of ") and "epoch" not in back.says
 
 
 @pytest.mark.parametrize("more", [{"max_minutes": 600}, {"max_minutes": 0.1, "max_steps": 50}])
