@@ -25,6 +25,8 @@ FILTERS = {
     "fixed": "Tuning fixed",
     "broke": "Tuning broke",
 }
+# of answers that are more or less alike, none is right and none is broken
+BY_DEGREE = {"wrong": "Tuned is far off", "fixed": "Tuning is nearer", "broke": "Tuning is further off"}
 ORDERS = {"rows": "In their order", "worst": "Worst first", "best": "Best first", "shuffled": "Shuffled"}
 PAGE = 10  # rows shown at first, and more with each click
 
@@ -99,7 +101,7 @@ def ordered(report: Report, found: Sequence[tuple[int, Row]], order: str, seed: 
 def filter_choices(report: Report) -> list[tuple[str, str]]:
     """The filters with how many rows each keeps; a loss is never right or wrong."""
     of = unit(report)
-    labels = FILTERS | ({"wrong": "Tuned is far off"} if of == "points" else {})
+    labels = FILTERS if of == "share" else FILTERS | BY_DEGREE
     keys = [key for key in labels if not (key == "wrong" and of == "loss")]
     return [(f"{labels[key]} ({count(len(wanted(report, key)))})", key) for key in keys]
 

@@ -107,6 +107,14 @@ def test_of_a_loss_the_highest_is_the_worst_and_less_is_fixed():
     assert "data-use" not in words_rows.rows(report)
 
 
+def test_where_answers_are_more_or_less_alike_none_is_called_fixed():
+    report = make_report(metric="chrF", metric_kind="text")
+    for row, (base, tuned) in zip(report["rows"], ((0.03, 0.06), (0.3, 0.2), (0.1, 0.9), (0.2, 0.2)), strict=True):
+        row |= {"scores": {"base": base, "tuned": tuned}}
+    labels = [label for label, _ in words_rows.filter_choices(report)]
+    assert labels == ["All (4)", "Tuned is far off (3)", "Tuning is nearer (2)", "Tuning is further off (1)"]
+
+
 def test_shuffled_rows_come_in_the_same_order_for_the_same_run():
     report = make_report(((0, 0, 1),) * 30)
     found = words_rows.wanted(report, "all")

@@ -38,6 +38,16 @@ def test_the_page_holds_the_verdict_the_rivals_the_curves_and_the_rows(page, pro
     assert "prefers-color-scheme: dark" in page
 
 
+def test_answers_that_are_more_or_less_alike_are_called_nearer_not_fixed(proof_report):
+    from finetune_core.progress import Progress
+
+    report = json.loads(json.dumps(proof_report)) | {"metric_kind": "text"}
+    report["rows"] = [row | {"scores": {"base": 0.2, "tuned": 0.6}} for row in report["rows"]]
+    page = report_page(report, Progress(), Recipe(), "run")
+    assert "Tuning is nearer" in page and "Tuning fixed" not in page
+    assert 'class="row fixed"' in page and 'class="row wrong' not in page
+
+
 def test_a_mailed_page_does_not_tell_whose_folder_it_was(page):
     assert "/home/ada" not in page and "rows.jsonl" in page
 

@@ -222,8 +222,12 @@ def _rows(report: Report) -> str:
     if not rows or report.get("metric_kind") == "loss":
         return ""
     titles = {rival["name"]: rival["title"] for rival in report.get("rivals") or []}
-    shown = "".join(_row(row, titles) for row in rows[:MOST_ROWS])
+    by_degree = report.get("metric_kind") == "text"  # more or less alike: none is right and none is broken
+    shown = "".join(_row(row, titles, 0.5 if by_degree else 0.999) for row in rows[:MOST_ROWS])
     choices = (("all", "All rows"), ("wrong", "Tuned is wrong"), ("fixed", "Tuning fixed"), ("broke", "Tuning broke"))
+    if by_degree:
+        choices = (("all", "All rows"), ("wrong", "Tuned is far off"), ("fixed", "Tuning is nearer"),
+                   ("broke", "Tuning is further off"))  # fmt: skip
     radios = "".join(
         f'<input type="radio" name="which" id="w-{key}"{" checked" if key == "all" else ""}>'
         f'<label for="w-{key}">{label}</label>'
@@ -233,12 +237,12 @@ def _rows(report: Report) -> str:
     return f'<section class="rows"><h2>The rows themselves</h2>{radios}{cut}<div class="list">{shown}</div></section>'
 
 
-def _row(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+def _row(row: Mapping[str, Any], titles: Mapping[str, str], enough: float) -> str:
     scores, answers = row.get("scores") or {}, row.get("answers") or {}
     tuned, base = scores.get("tuned"), scores.get("base")
     marks = ["row"]
     if tuned is not None:
-        marks += ["wrong"] * (tuned < 0.999)
+        marks += ["wrong"] * (tuned < enough)
         if base is not None:
             marks += ["fixed"] * (tuned > base + 1e-9) + ["broke"] * (tuned < base - 1e-9)
     cells = "".join(
