@@ -126,7 +126,7 @@ class Recipe(BaseModel):
     max_minutes: float | None = option(
         None,
         "Training",
-        "Take only as many of the epochs as this machine is expected to learn in so many minutes. Empty: all of them.",
+        "Learn for about so many minutes, with fewer epochs where this machine would need longer. Empty: all epochs.",
         gt=0,
         le=100_000,
     )
@@ -349,6 +349,12 @@ def resolve_recipe(source: str, overrides: list[str] = ()) -> Recipe:  # type: i
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_dir() or not path.is_file():
             raise FinetuneError(f"There is no file {source}.", "Check the path of the recipe.", code="bad-recipe")
+        if path.suffix.lower() not in (".yaml", ".yml", ""):
+            raise FinetuneError(
+                f"{path.name} is no recipe: rows go beside one.",
+                f"Name a preset first: follow-instructions dataset_name={source}",
+                code="bad-recipe",
+            )
         values = _read_yaml(path)
     else:
         values = dict(load_preset(source).recipe)
@@ -386,7 +392,8 @@ def _bad_recipe(error: ValidationError, cls: type[BaseModel]) -> FinetuneError:
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"] if part not in ("str", "list[str]")) or "recipe"
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, cls.model_fields, 1)
+            longer = [field for field in cls.model_fields if field.endswith(f"_{name}")]
+            near = longer if len(longer) == 1 else difflib.get_close_matches(name, cls.model_fields, 1)
             problems.append(f"{name} is not an option" + (f" (did you mean {near[0]}?)" if near else ""))
         else:
             words = item["msg"].removeprefix("Value error, ")

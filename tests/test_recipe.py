@@ -35,6 +35,8 @@ def test_every_option_has_a_group_and_a_sentence():
         ({"learning_rate": 5}, "learning_rate"),
         ({"lora_r": 0}, "lora_r"),
         ({"lora_rank": 8}, "did you mean lora_r"),
+        ({"epochs": 3}, "did you mean num_train_epochs"),
+        ({"batch_size": 4}, "did you mean per_device_train_batch_size"),  # and not test_size
         ({"method": "magic"}, "method"),
         ({"columns": {"answer": "x"}}, "roles are"),
         ({"validation_size": 0.5, "test_size": 0.5}, "fifth of the rows"),
@@ -47,6 +49,14 @@ def test_a_wrong_value_is_refused_by_name(values, words):
         Recipe.make(values)
     assert words in refused.value.problem
     assert refused.value.code == "bad-recipe"
+
+
+def test_rows_in_the_place_of_a_recipe_are_told_to_go_beside_one(tmp_path):
+    rows = tmp_path / "toets.csv"
+    rows.write_text("Vraag;Antwoord\nHoe?;Zo.\n")
+    with pytest.raises(FinetuneError) as refused:
+        resolve_recipe(str(rows))
+    assert refused.value.fix == f"Name a preset first: follow-instructions dataset_name={rows}"
 
 
 def test_all_wrong_values_are_said_at_once():
