@@ -105,6 +105,8 @@ def train(options: argparse.Namespace, out: Output) -> int:
             if told[-1:] != ["error"]:  # refused before its diary was opened
                 out.json({"error": error.as_dict(), "run": run.id})
             return REFUSED
+    if verdict := (run.report() or {}).get("verdict"):
+        out.say(f"{verdict['sentence']} All of it: python -m finetune_core evaluate {run.id}")
     if loaded:
         _go_on_as_chat(run, loaded.pop())
     return STOPPED if outcome == "stopped" else GOOD
@@ -141,7 +143,11 @@ def runs(options: argparse.Namespace, out: Output) -> int:
         )
     width = max((len(r["id"]) for r in found), default=0)
     room = max((len(r["standing"]) for r in found), default=0)
-    lines = [f"{r['id']:{width}}  {r['standing']:{room}}  {r['step']}/{r['total_steps']}" for r in found]
+    lines = [
+        f"{r['id']:{width}}  {r['standing']:{room}}  {r['step']}/{r['total_steps']}"
+        + (f"\n  {r['verdict']}" if r["verdict"] else "")
+        for r in found
+    ]
     out.give(found, "\n".join(lines) or "No runs yet.")
     return GOOD
 

@@ -65,6 +65,24 @@ def test_train_takes_a_run_by_its_folder_its_id_or_its_end(recipe, runs_dir, mon
     assert trained == [run.id]
 
 
+def test_a_training_in_a_terminal_ends_with_what_it_was_worth(recipe, runs_dir, monkeypatch, capsys):
+    from finetune_core import cli
+    from finetune_core.run import Run
+
+    def work(run, **_):
+        (run.path / "report.json").write_text(json.dumps({"verdict": {"sentence": "Better by 3 points."}}))
+        return "finished"
+
+    run = Run.create(runs_dir, recipe)
+    monkeypatch.setattr("finetune_core.train.train", work)
+    cli.main(["train", run.id, "--runs-dir", str(runs_dir)])
+    assert capsys.readouterr().out.endswith(
+        f"Better by 3 points. All of it: python -m finetune_core evaluate {run.id}\n"
+    )
+    cli.main(["runs", "--runs-dir", str(runs_dir)])
+    assert "Better by 3 points." in capsys.readouterr().out
+
+
 def test_a_presets_name_is_never_a_run(recipe, runs_dir):
     from finetune_core import cli
     from finetune_core.recipe import list_presets
