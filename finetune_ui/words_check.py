@@ -103,7 +103,8 @@ def findings(
     order = {"error": 0, "warning": 1, "note": 2}
     indexed = sorted(enumerate(found), key=lambda pair: order.get(pair[1].level, 3))
     cards = "".join(_finding(index, finding, can_be_tried(finding), trial) for index, finding in indexed)
-    return applied(undo, repairs or {}) + (f'<ul class="findings">{cards}</ul>' if cards else "")
+    earlier = {fix: says for fix, says in (repairs or {}).items() if says not in undo[-1:]}  # the last is said by Undo
+    return applied(undo, earlier) + (f'<ul class="findings">{cards}</ul>' if cards else "")
 
 
 def applied(undo: Sequence[str], repairs: Mapping[str, str]) -> str:

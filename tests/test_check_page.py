@@ -371,3 +371,10 @@ def test_another_subset_starts_with_its_own_first_split():
 def test_no_other_field_can_be_chosen_there():
     start = form.to_boxes(Recipe())
     assert choose.pick_part(said(field="model_name_or_path", text="x"), *start) == start
+
+
+def test_a_repair_that_was_just_made_is_said_once_beside_those_made_before():
+    made = {"drop-empty-answers": "leave out rows with an empty answer", "drop-duplicates": "leave repeats out"}
+    html = words_check.findings((), ["leave out rows with an empty answer"], made)
+    assert html.lower().count("leave out rows with an empty answer") == 1
+    assert "<span>Leave repeats out</span>" in html
