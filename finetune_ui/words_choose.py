@@ -149,12 +149,18 @@ def field_problem(problem: Mapping[str, Any]) -> str:
         case "int_parsing" | "int_from_float" | "int_type":
             return f"{given} is no whole number. Write digits only."
         case "float_parsing" | "float_type":
-            return f"{given} is no number. Write for example 2e-4 or 0.5."
+            with_point = str(problem.get("input")).strip().replace(",", ".")
+            example = with_point if _is_number(with_point) else "for example 2e-4 or 0.5"
+            return f"{given} is no number. Write {example}."
         case "literal_error":
             return f"{given} is not one of {limit.get('expected', 'the choices')}."
         case _:
             words = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
             return f"{words[:1].upper()}{words[1:]}."
+
+
+def _is_number(word: str) -> bool:
+    return word.count(".") == 1 and word.replace(".", "").isdigit()
 
 
 def _plain(value: Any) -> str:

@@ -7,7 +7,7 @@ from page_helpers import box_at, boxes_of
 
 from finetune_core import Recipe
 from finetune_core.recipe import resolve_recipe
-from finetune_ui import form
+from finetune_ui import form, words_choose
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,9 @@ def test_the_command_shown_is_the_recipe_that_start_runs(values):
     words = shlex.split(line)
     assert words[:5] == ["python", "-m", "finetune_core", "train", "quick-look"]
     assert resolve_recipe(words[4], words[5:]) == recipe
+
+
+@pytest.mark.parametrize(("given", "right"), [("2,5", "Write 2.5."), ("many", "Write for example 2e-4 or 0.5.")])
+def test_a_number_with_a_comma_is_told_with_a_point(given, right):
+    problem = {"type": "float_parsing", "msg": "", "input": given}
+    assert words_choose.field_problem(problem) == f"“{given}” is no number. {right}"
