@@ -50,6 +50,7 @@ def build(page: Page) -> Chosen:
         html(words_choose.heading())
         about = html("", elem_classes="about-run")
         cards = html(words_choose.preset_cards(form.presets(), FIRST_PRESET, {}), js_on_load=scripts.PRESETS)
+        fit = html("", js_on_load=scripts.FIT)  # beside the cards that it is about, not under the bar with Start
         with gr.Row(elem_classes="boxes", equal_height=True):
             with gr.Column(elem_classes=["card", "box-card"], min_width=280):
                 model_help = words_choose.MODEL_HELP_ON_SPACE if on_space else words_choose.MODEL_HELP
@@ -61,7 +62,6 @@ def build(page: Page) -> Chosen:
                 picks = html("", js_on_load=scripts.PICKS)
                 drop_note = "" if on_space else words_choose.ROWS_STAY
                 drop = html(words_choose.drop_zone(drop_note), js_on_load=scripts.DROP, elem_classes="drop-home")
-        fit = html("", js_on_load=scripts.FIT)
         trouble = html("", elem_classes="trouble")
         boxes: dict[str, Any] = {"model_name_or_path": model, "dataset_name": data}
         with gr.Accordion(words_choose.SETTINGS_TITLE, open=False, elem_classes="settings") as settings:

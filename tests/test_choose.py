@@ -12,7 +12,7 @@ from page_helpers import boxes_of, make_run, said
 from finetune_core import hub
 from finetune_core.machine import Machine
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL
-from finetune_ui import choose, form, frame, names, words_choose
+from finetune_ui import choose, form, frame, names, scripts, words_choose
 
 
 def test_the_first_choice_is_the_starter():
@@ -123,3 +123,11 @@ def test_who_drops_a_file_is_told_where_it_stays_except_on_a_space(runs_dir, mon
     said = [any(words_choose.ROWS_STAY in str(block.value or "") for block in blocks.blocks.values()
                 if isinstance(block, gr.HTML)) for blocks in (here, space)]  # fmt: skip
     assert said == [True, False]
+
+
+def test_which_preset_fits_the_rows_is_said_between_the_cards_and_the_boxes(runs_dir):
+    """Below the boxes it lay hidden behind the bar with Start on a screen of usual height."""
+    with gr.Blocks() as blocks:
+        chosen = choose.build(frame.Page(runs_dir, None, None))
+    fit = next(block for block in blocks.blocks.values() if getattr(block, "js_on_load", None) == scripts.FIT)
+    assert chosen.presets._id < fit._id < chosen.model._id
