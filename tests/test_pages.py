@@ -187,3 +187,8 @@ def test_no_rule_sets_all_borders_by_a_colour_of_ours_and_one_of_them_apart():
     both = [rule for rule in rules if re.search(r"\bborder:[^;]*var\(", rule)
             and re.search(r"\bborder-(top|right|bottom|left)(-\w+)?:", rule)]  # fmt: skip
     assert both == []
+
+
+def test_the_numbers_of_the_check_stand_on_one_line_where_a_label_under_them_is_long():
+    rule = re.search(r"\.verdict-facts div \{([^}]*)\}", look.css())[1]
+    assert "column-reverse" in rule and "justify-content: flex-end" in rule  # which is the top of a reversed column
