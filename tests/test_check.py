@@ -129,6 +129,7 @@ def test_the_starter_rows_are_clean(tokenizer):
         ("broken-lines", lines(chats(30)) + "{oops\n"),
         ("missing-answers", lines([*chats(30), {"messages": [{"role": "user", "content": "?"}]}])),
         ("empty-answers", lines([*chats(30), chat("?", "")])),
+        ("spreadsheet-errors", lines([*chats(30), chat("?", "#N/B")])),
         ("unknown-roles", lines([*chats(30), {"messages": [{"role": "cat", "content": "?"}]}])),
         ("bad-messages", lines([*chats(30), {"messages": ["?"]}])),
         ("not-text", lines([*chats(30), chat("?", {"a": 1})])),

@@ -62,6 +62,13 @@ PROBLEMS = {
         (("drop-empty-answers", "Leave them out"),),
         "drop-empty-answers",
     ),
+    "spreadsheet-errors": Problem(
+        "error",
+        "{n} have a spreadsheet's error in the place of an answer: {where} ({detail}).",
+        "Correct the cells and save the file again, or leave these rows out: {rest} stay.",
+        (("drop-spreadsheet-errors", "Leave them out"),),
+        "drop-spreadsheet-errors",
+    ),
     "missing-prompts": Problem(
         "error",
         "{n} have an empty prompt: {where}.",
@@ -150,6 +157,7 @@ FIXES = {  # every repair a recipe can name, and what it does
     "drop-unknown-shape": "leave out rows whose columns are not known",
     "drop-missing-answers": "leave out rows without an answer",
     "drop-empty-answers": "leave out rows with an empty answer",
+    "drop-spreadsheet-errors": "leave out rows with a spreadsheet's error for an answer",
     "drop-missing-prompts": "leave out rows with an empty prompt",
     "drop-empty-texts": "leave out rows without text",
     "drop-unknown-roles": "leave out rows with unknown roles",

@@ -30,6 +30,8 @@ BAD = frozenset((
 ))  # fmt: skip
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio", "video", "video_url", "file")
+SPREADSHEET_ERRORS = frozenset(("#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!",  # and in Dutch:
+                                "#N/B", "#VERW!", "#WAARDE!", "#DEEL/0!", "#NAAM?", "#GETAL!", "#LEEG!"))  # fmt: skip
 PLACEHOLDER = re.compile(r"(?<!\{)\{([^{}\n]+)\}(?!\})")  # {column}, and not {{anything}}
 
 
@@ -227,6 +229,8 @@ class Converter:
                 messages.pop()
         if any(not message["content"].strip() and not message.get("tool_calls") for message in answers):
             raise Refused("empty-answers")
+        if error := next((text for each in answers if (text := each["content"].strip()) in SPREADSHEET_ERRORS), ""):
+            raise Refused("spreadsheet-errors", error)
         if not any(message["role"] in ("user", "tool") for message in messages):
             self.notes.append(("missing-user", ""))
         if has_consecutive(messages):
