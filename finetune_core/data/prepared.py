@@ -123,7 +123,7 @@ def prepare(
         splits, length = prepared.splits(), recipe.max_length
         measures = measure(splits, tokenizer, length, lambda part: tell(0.9 + 0.1 * part, "counting tokens"))
         prepared = without_misfits(prepared, measures, recipe)
-    tell(1.0, "ready")
+    tell(1.0, "rows are read")
     return prepared
 
 
