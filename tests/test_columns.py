@@ -48,6 +48,7 @@ def test_a_topic_is_not_taken_for_the_answer_beside_a_column_of_answers(tmp_path
     (tmp_path / "toets.csv").write_text(f"Nr;Vraag;{answer};Onderwerp\n{cells}")
     finding = next(each for each in prepared_from(tmp_path / "toets.csv").findings if each.code == "columns-guessed")
     assert finding.suggestion.changes == {"columns": {"prompt": "Vraag", "completion": answer}}
+    assert finding.says.startswith(f"Is “Vraag” the question and “{answer}” the answer? ")
 
 
 def test_columns_of_the_recipe_go_first(tmp_path):

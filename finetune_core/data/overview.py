@@ -86,12 +86,12 @@ def _guessed(intake: Intake) -> Finding | None:
     if intake.guess is None:
         return None
     roles = dict(intake.guess.roles)
-    words = " and ".join(f"{column!r} as the {role}" for role, column in roles.items())
+    words = " and ".join(f"“{column}” {ASKED.get(role, f'the {role}')}" for role, column in roles.items())
     return Finding(
         "columns-guessed",
         "error" if intake.is_weak_guess else "warning",
-        f"The columns ({_columns(intake)}) have no names that Fijn knows; all {count_rows(intake.total)} are kept. "
-        f"It took {words}, from their names and what is in them.",
+        f"Is {words}? Fijn guessed so from the columns ({_columns(intake)}) and what is in them; "
+        f"all {count_rows(intake.total)} are kept.",
         count=intake.shapes.get(intake.guess.shape, 0),
         fix="Say whether that is right, or choose other columns.",
         suggestion=Suggestion("That is right", {"columns": roles}),
