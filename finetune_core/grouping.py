@@ -43,6 +43,14 @@ class RowsTrainer(SFTTrainer):
         seeded = torch.Generator().manual_seed(self.args.seed)
         return LengthGroupedSampler(self.args.eval_batch_size, lengths=token_lengths(eval_dataset), generator=seeded)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing where the checkpoint to go on from is the last step's: in an epoch that ends early, transformers
+        would take one step more."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
 
 def with_beginning(batch: dict[str, Any], beginning: Sequence[int]) -> dict[str, Any]:
     """A packed batch of rows that lack their beginning, with that beginning as a row of its own before them.

@@ -1,6 +1,7 @@
 """The worker, with the real trainer on a tiny model: every promise of a run, kept."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,19 @@ def test_the_stop_of_an_earlier_worker_stops_no_other(recipe, runs_dir):
     run = create_run(recipe, runs_dir)
     (run.path / "stop").touch()
     assert train(run) == "finished"
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 6}, {"max_steps": -1, "num_train_epochs": 1.5}])
+def test_a_worker_that_died_behind_its_last_step_takes_no_further_one(recipe, runs_dir, length):
+    from finetune_core.train import train
+
+    run = run_in_process(recipe.replace(lr_scheduler_type="constant", **length), runs_dir)
+    learned, taken = tensors(run.result_dir), steps(run)
+    shutil.rmtree(run.result_dir)
+    assert train(run) == "finished"
+    assert steps(run) == taken and run.last_event().data["steps"] == taken[-1]
+    again = tensors(run.result_dir)
+    assert all((learned[name] == again[name]).all() for name in learned)
 
 
 def test_a_disk_that_is_full_in_a_training_says_how_its_run_goes_on(recipe, runs_dir, monkeypatch):
