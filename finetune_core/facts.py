@@ -7,6 +7,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+# as GPT-2, StarCoder, BLOOM and CodeGen call them; transformers itself reads them under either name
+OLDER_NAMES = (
+    ("hidden_size", "n_embd"),
+    ("num_hidden_layers", "n_layer"),
+    ("num_attention_heads", "n_head"),
+    ("intermediate_size", "n_inner"),
+    ("max_position_embeddings", "n_positions"),
+)
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -39,6 +48,7 @@ def read_facts(folder: Path) -> ModelFacts:
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config", config)
+    text = text | {name: text[older] for name, older in OLDER_NAMES if name not in text and older in text}
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
     heads = int(text.get("num_attention_heads") or 1)
     kv_heads = int(text.get("num_key_value_heads") or heads)

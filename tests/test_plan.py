@@ -222,3 +222,12 @@ def test_the_starter_models_learning_rate_is_questioned_on_a_large_model():
     [asked] = plan(LARGE, A100, learning_rate=rate).suggestions
     assert asked.changes == {"learning_rate": None} and "0.0002" in asked.says and "0.002" in asked.says
     assert plan(LARGE, A100, **asked.changes).suggestions == ()
+
+
+def test_a_config_with_the_names_of_gpt_2_is_read(tmp_path):
+    from transformers import GPT2Config
+
+    GPT2Config(vocab_size=512, n_embd=64, n_layer=2, n_head=4, n_positions=256).save_pretrained(tmp_path)
+    facts = read_facts(tmp_path)
+    shape = (facts.hidden_size, facts.layers, facts.heads, facts.head_dim, facts.intermediate_size, facts.context)
+    assert shape == (64, 2, 4, 16, 256, 256) and facts.model_type == "gpt2"
