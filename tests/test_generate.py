@@ -134,9 +134,10 @@ def test_a_seed_draws_the_same_answer_again(tuned_chatter):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_tiny_top_p_leaves_only_the_likeliest(tuned_chatter):
+@pytest.mark.parametrize("top_p", [1e-6, 0.0])
+def test_a_tiny_top_p_leaves_only_the_likeliest(tuned_chatter, top_p):
     [prompt] = prompts(tuned_chatter, QUESTIONS[:1])
-    drawn = tuned_chatter.generate("base", [prompt], max_new_tokens=12, temperature=2.0, top_p=1e-6, seed=3)
+    drawn = tuned_chatter.generate("base", [prompt], max_new_tokens=12, temperature=2.0, top_p=top_p, seed=3)
     assert ids(drawn) == ids(tuned_chatter.generate("base", [prompt], max_new_tokens=12))
 
 

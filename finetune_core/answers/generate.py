@@ -213,7 +213,8 @@ class Decoding:
         probabilities = torch.softmax(logits.float() / self.temperature, -1)
         if self.top_p < 1.0:
             ordered, order = probabilities.sort(dim=-1, descending=True)
-            ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0.0  # the first always stays
+            over = ordered.cumsum(-1) - ordered >= self.top_p
+            ordered[:, 1:][over[:, 1:]] = 0.0  # the first always stays
             probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
         return torch.multinomial(probabilities, 1, generator=self._generator)[:, 0]
 
