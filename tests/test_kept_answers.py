@@ -1,5 +1,6 @@
 """What the base model said before is not asked again, unless anything is different that could change it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -165,6 +166,17 @@ def test_anything_that_could_change_an_answer_asks_again(make_run, model_dir, mo
     compared(run)
     change(model_dir, monkeypatch)
     assert compared(run)[1]["base"] == 8
+
+
+def test_a_gpu_with_other_free_memory_is_the_same_gpu(make_run, monkeypatch):
+    from planned import A100
+
+    run = make_run()
+    for free, asked in ((70.0, 8), (31.0, 0)):
+        gpu = dataclasses.replace(A100.gpus[0], free_gb=free)
+        machine = dataclasses.replace(A100, gpus=(gpu,), available_gb=free)
+        monkeypatch.setattr(module, "this_machine", lambda machine=machine: machine)
+        assert compared(run)[1]["base"] == asked
 
 
 def test_the_number_format_is_part_of_what_an_answer_follows_from(make_run):

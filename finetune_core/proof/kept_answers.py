@@ -21,7 +21,7 @@ from ..answers import chatter as chatter_code
 from ..answers import generate as generate_code
 from ..answers.generate import Answer, Likelihood
 from ..files import append
-from ..machine import this_machine
+from ..machine import Machine, this_machine
 from ..space import this_space
 from . import likelihood as likelihood_code
 
@@ -181,7 +181,7 @@ def describe_base(chatter: Chatter) -> dict[str, Any] | None:
         "config": config.to_json_string(use_diff=False),  # with its quantization
         "attention": config._attn_implementation,
         "dtype": dtype,
-        "machine": (device, this_machine().title),
+        "machine": (device, _hardware(this_machine())),
         "tokens": (sorted(tokenizer.stop_ids), tokenizer.pad_id, tokenizer.model_max_length),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "code": [Path(code.__file__).read_text(encoding="utf-8") for code in CODE],
@@ -203,6 +203,12 @@ def _read(place: Path) -> dict[str, list[Any]]:
         if isinstance(key, str) and len(value) == 3:
             found[key] = value
     return found
+
+
+def _hardware(machine: Machine) -> tuple[Any, ...]:
+    """What does not change from one minute to the next, as free memory does."""
+    gpu = machine.gpus[0] if machine.gpus else None
+    return machine.kind, machine.cores, round(machine.memory_gb), gpu and (gpu.name, gpu.capability)
 
 
 def _version(name: str) -> str:
