@@ -159,7 +159,15 @@ def sample_messages(recipe: Recipe, rows: list[dict], tokenizer: ChatTokenizer) 
     else:
         room = min(room, recipe.max_length)
         prompts = [prompt for row in rows[:SAMPLE_ROWS] if (prompt := _question(row.get("messages") or []))]
-    return next((prompt for prompt in prompts if len(render_prompt(prompt, tokenizer)) <= room), [])
+    return next((prompt for prompt in prompts if _fits(prompt, tokenizer, room)), [])
+
+
+def _fits(prompt: list[dict], tokenizer: ChatTokenizer, room: int) -> bool:
+    """Some templates refuse what stands before the first answer of a row that they take: a system prompt alone."""
+    try:
+        return len(render_prompt(prompt, tokenizer)) <= room
+    except FinetuneError:
+        return False
 
 
 def _question(messages: list[dict]) -> list[dict]:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import chat_rows, write_jsonl
+from conftest import CHATML, chat_rows, save_tiny_model, write_jsonl
 
 from finetune_core.errors import FinetuneError
 from finetune_core.preflight import create_run
@@ -321,6 +321,22 @@ def test_the_sample_is_of_a_row_that_leaves_room_for_an_answer(recipe, tiny_toke
     long = [{"role": "user", "content": "kettle " * 2000}, {"role": "assistant", "content": "defect"}]
     assert sample_messages(recipe, [{"messages": long}, {"messages": short}], tiny_tokenizer) == short[:1]
     assert sample_messages(recipe, [{"messages": long}], tiny_tokenizer) == []
+
+
+def test_a_row_whose_beginning_the_template_refuses_is_no_sample(recipe, tmp_path):
+    """Qwen 3.5 wants a user's words somewhere, and this row has them behind its first answer."""
+    from finetune_core.render import load_tokenizer, render
+    from finetune_core.watching import sample_messages
+
+    nobody_asks = "{% if not messages | selectattr('role', 'equalto', 'user') | list %}"
+    refusing = nobody_asks + "{{ raise_exception('nobody asks') }}{% endif %}" + CHATML
+    tokenizer = load_tokenizer(save_tiny_model(tmp_path / "model", refusing))
+    [short] = chat_rows(1)
+    greeting = [{"role": "system", "content": "Be kind."}, {"role": "assistant", "content": "Hello!"}]
+    greeted = {"messages": [*greeting, *short["messages"]]}
+    assert render(greeted, tokenizer).trained
+    assert sample_messages(recipe, [greeted, short], tokenizer) == short["messages"][:1]
+    assert sample_messages(recipe, [greeted], tokenizer) == []
 
 
 def test_a_training_that_goes_on_keeps_the_stop_that_was_asked_for(recipe, runs_dir):
