@@ -304,7 +304,7 @@ FALLING = curve(3.0, 2.0, 1.4, 1.0, 0.8, 0.7, 0.6, 0.55)
     ("train", "validation", "kind", "changed"),
     [
         (FALLING, curve(2.5, 1.5, 1.1, 0.95, 1, 1.2, 1.3, 1.4), "overfitting", {"early_stopping", "num_train_epochs"}),
-        (FALLING, curve(2.5, 2.0, 1.6, 1.4, 1.2, 1.05, 0.9, 0.8), "unfinished", {"num_train_epochs"}),
+        (FALLING, curve(2.5, 2.0, 1.6, 1.4, 1.2, 1.05, 0.9, 0.8), "unfinished", {"num_train_epochs", "max_minutes"}),
         (FALLING, curve(2.5, 1.5, 1.1, 1.0, 0.96, 0.95, 0.945, 0.95), "good", set()),
         (FALLING, (), "unwatched", set()),
         (FALLING, curve(2.0, 1.0), "short", set()),
@@ -335,6 +335,23 @@ def test_a_training_that_was_stopped_early_is_counted_in_the_epochs_that_it_came
                         total_steps=200)  # fmt: skip
     reading = read_curves(progress, Recipe(num_train_epochs=10, early_stopping=early_stopping))
     assert reading.changes["num_train_epochs"] == 2.0
+
+
+@pytest.mark.parametrize("asked, changes", [
+    ({"num_train_epochs": 2, "max_minutes": 2}, {"num_train_epochs": 3.0, "max_minutes": None}),
+    ({"num_train_epochs": 90}, {"num_train_epochs": 100.0, "max_minutes": None}),
+    ({"num_train_epochs": 2, "max_steps": 75}, {"max_steps": 113}),
+])  # fmt: skip
+def test_half_as_long_again_is_longer_however_the_length_was_said(asked, changes):
+    falling = curve(2.5, 2.0, 1.6, 1.4, 1.2, 1.05, 0.9, 0.8)
+    recipe = Recipe(**asked)
+    assert read_curves(Progress(loss=FALLING, eval_loss=falling), recipe).changes == changes
+    assert recipe.replace(**changes)
+
+
+def test_overfitting_in_a_number_of_steps_suggests_fewer_steps():
+    progress = Progress(loss=FALLING, eval_loss=curve(2.5, 1.5, 1.0, 0.9, 1.0, 1.1, 1.2, 1.3))
+    assert read_curves(progress, Recipe(max_steps=80, early_stopping=True)).changes == {"max_steps": 40}
 
 
 def test_without_early_stopping_the_result_is_that_of_the_last_step():

@@ -205,14 +205,15 @@ def read_curves(progress: Progress, recipe: Recipe | None = None) -> Reading:
     best_step, best = min(validation, key=lambda point: (point[1], point[0]))
     last_step, last = validation[-1]
     if last > 1.02 * best and best_step < last_step:
-        fewer = _two_digits(_epochs_until(best_step, progress, epochs)) if epochs else None
         kept = ""
         if recipe and not recipe.early_stopping:
             kept = " The result is what it had become at the last step, not at its best."
         elif progress.best_step == best_step:
             kept = " The best checkpoint was kept, so the result does not suffer."
         changes: dict[str, Any] = {} if recipe and recipe.early_stopping else {"early_stopping": True}
-        if fewer and epochs and fewer < epochs:
+        if recipe and recipe.max_steps > 0:
+            changes["max_steps"] = best_step
+        elif epochs and (fewer := _two_digits(_epochs_until(best_step, progress, epochs))) < epochs:
             changes["num_train_epochs"] = fewer
         return Reading(
             "overfitting",
@@ -228,11 +229,18 @@ def read_curves(progress: Progress, recipe: Recipe | None = None) -> Reading:
             f"The validation loss was still falling at the end ({before:.2f} to {last:.2f} in the last third): "
             "there was more to learn.",
             "Train half as long again.",
-            {"num_train_epochs": _two_digits(epochs * 1.5)} if epochs else {},
+            _half_as_long_again(recipe) if recipe else {},
         )
     return Reading(
         "good", f"The validation loss fell to {best:.2f} and stayed there: no overfitting, and little left to learn."
     )
+
+
+def _half_as_long_again(recipe: Recipe) -> dict[str, Any]:
+    """By what says how long it takes: steps where they are limited, else epochs, and then no limit in minutes."""
+    if recipe.max_steps > 0:
+        return {"max_steps": math.ceil(recipe.max_steps * 1.5)}
+    return {"num_train_epochs": min(100.0, _two_digits(recipe.num_train_epochs * 1.5)), "max_minutes": None}
 
 
 def _epochs_until(step: int, progress: Progress, epochs: float) -> float:
