@@ -41,6 +41,7 @@ def remember(
         "optim": recipe.optim,
         "parameters": read_facts(folder).parameters,
         "speed": float(f"{tokens / seconds / promised['expected_speed']:.4g}"),
+        "product_rate": promised.get("product_rate"),
         "peak_gb": round(peak_gb, 3),
         "estimate_gb": promised.get("estimate_gb"),
     }
@@ -88,8 +89,16 @@ def version() -> tuple[int, int]:
 
 
 def speed_here(machine: Machine, dtype: str, parameters: int) -> float | None:
-    """How many times as fast as expected: median of the last runs on this kind of machine with weights like these."""
-    factors = [line["speed"] for line in _like(machine, dtype, parameters) if line.get("speed")]
+    """How many times as fast as expected: median of the last runs on this kind of machine with weights like these.
+
+    Of a processor whose products have been measured faster since, as much more is expected now.
+    """
+
+    def since(line: dict[str, Any]) -> float:
+        then, now = line.get("product_rate"), machine.product_rate
+        return then / now if then and now else 1.0
+
+    factors = [line["speed"] * since(line) for line in _like(machine, dtype, parameters) if line.get("speed")]
     return statistics.median(factors[-9:]) if factors else None
 
 

@@ -42,6 +42,7 @@ class Plan:
     ran_out: bool = False  # memory ran out here when this, or what was to take no more, was measured
     flops_per_token: float = 0.0  # of a real token, with its part of the padding
     expected_speed: float = 0.0  # real tokens a second of one process, before earlier runs corrected it
+    product_rate: float | None = None  # of the machine, from which a processor's speed is expected
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -76,6 +77,7 @@ class Plan:
             "ran_out": self.ran_out,
             "flops_per_token": self.flops_per_token,
             "expected_speed": round(self.expected_speed, 3),
+            "product_rate": self.product_rate,
             "estimate_gb": self.estimate_gb,
             "settings": self.settings,
             "reasons": list(self.reasons),
@@ -296,6 +298,7 @@ def _with_passes_of(
         memory_is_measured=memory_factor is not None,
         flops_per_token=per_token,
         expected_speed=expected,
+        product_rate=machine.product_rate,
         estimate_gb=estimate["total"],
         settings=values,
     )

@@ -103,3 +103,12 @@ def test_a_run_tells_how_much_faster_than_expected_it_was(tiny_model_dir):
     expected, corrected = (make_plan(Recipe(), SMALL, [900] * 40, SLOW, speed) for speed in (None, factor))
     assert corrected.tokens_per_second == pytest.approx(2 * expected.tokens_per_second, rel=0.01)
     assert corrected.rate_is_measured and not expected.rate_is_measured
+
+
+def test_a_processor_whose_products_are_measured_faster_later_is_not_expected_to_train_faster(tiny_model_dir):
+    """While something else computed, less was measured, and the first run was faster than expected from that."""
+    made, parameters = plan(machine=SLOW), read_facts(tiny_model_dir).parameters
+    measured.remember(made.as_dict(), made.recipe, tiny_model_dir, SLOW, 1000, 1000 / (3 * made.expected_speed), 1.0)
+    idle = dataclasses.replace(SLOW, product_rate=3 * SLOW.product_rate)
+    later = make_plan(Recipe(), SMALL, [60] * 240, idle, measured.speed_here(idle, "float32", parameters))
+    assert later.tokens_per_second == pytest.approx(3 * made.expected_speed, rel=0.01)
