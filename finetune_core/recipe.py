@@ -224,6 +224,13 @@ class Recipe(BaseModel):
         """As they are typed: fixes=drop-empty-answers,drop-duplicates."""
         return [fix for word in fixes.split(",") if (fix := word.strip())] if isinstance(fixes, str) else fixes
 
+    @field_validator("max_steps")
+    @classmethod
+    def _some_steps(cls, steps: int) -> int:
+        if steps == 0:
+            raise ValueError("in no step nothing is learned; -1 sets no limit")
+        return steps
+
     @model_validator(mode="after")
     def _bits_have_an_adapter(self) -> Recipe:
         if self.load_in_8bit and self.method != "qlora":

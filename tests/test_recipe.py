@@ -42,6 +42,7 @@ def test_every_option_has_a_group_and_a_sentence():
         ({"validation_size": 0.5, "test_size": 0.5}, "fifth of the rows"),
         ({"model_name_or_path": "  "}, "model_name_or_path"),
         ({"num_train_epochs": "many"}, "num_train_epochs"),
+        ({"max_steps": 0}, "max_steps: in no step nothing is learned"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(values, words):
