@@ -25,6 +25,7 @@ from .run import Run
 Say = Callable[[float | None, str], None]
 Space = dict[str, list[Any]]
 NOT_SWEPT = ("seed", "max_length", "packing", "packing_length", "objective")  # they change what the loss means
+NOT_SWEPT += ("max_minutes",)  # it is the same limit for all; what it leaves of the epochs is what they begin from
 MOST_TRIALS = 100
 POLL_SECONDS = 0.5
 JUDGED_FROM = 30  # per cent of a trial; earlier a long one, whose learning rate falls later, looks worse than it is

@@ -46,6 +46,11 @@ def test_what_is_learned_from_is_never_swept():
     assert not {"dataset_name", "test_size", "seed", "max_length", "evaluate_rows"} & set(swept())
 
 
+def test_a_limit_in_minutes_is_one_for_all_trials():
+    """What it leaves of the epochs is worked out before the first of them, and is not limited again."""
+    assert read_space(["max_minutes=1,4"]) == (["max_minutes=1,4"], {})
+
+
 def test_a_full_training_sweeps_no_rank():
     assert "lora_r" not in usual_space(Recipe(method="full", learning_rate=2e-5))
 
