@@ -100,8 +100,11 @@ def parser() -> argparse.ArgumentParser:
     run_verb("delete", verbs.delete, "delete a run's folder")
     verbs_proof.add_verbs(verb, run_verb, recipe_verb)
     one = run_verb("predict", verbs_answer.predict, "answer the rows of a file")
-    one.add_argument("--input", required=True, help="JSONL with `messages` or `prompt` in each row")
-    one.add_argument("--output", required=True, help="JSONL to write: `id` and `prediction`")
+    one.add_argument("--input", required=True, help="CSV, Excel, JSON, JSONL, Parquet or Arrow; no answers needed")
+    one.add_argument(
+        "--output", required=True, help="a .csv (the input's columns and `prediction`) or .jsonl (`id`, `prediction`)"
+    )
+    one.add_argument("--question", metavar="COLUMN", help="the column to answer (default: found as in training)")
     one.add_argument("--base", action="store_true", help="the untuned model")
     one.add_argument("--max-new-tokens", type=int, help="longest answer, in tokens (default: the recipe's)")
     one = run_verb("chat", verbs_answer.chat, "talk to the tuned model")

@@ -1,20 +1,27 @@
-"""Answer the rows of a file: conversations in, one prediction each out, batched by length and in the rows' order."""
+"""Answer the rows of a file: questions in, one prediction each out, batched by length and in the rows' order."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from .errors import FinetuneError, first_line
+from .data.rows import without_formula
+from .data.tables import as_cell
+from .errors import FinetuneError
 from .files import replacing
+from .questions import Questions, bad_row, conversation, read_questions
+from .recipe import Recipe
 from .render import render_prompt
 
 if TYPE_CHECKING:
     from .answers.chatter import Chatter
 
 OnProgress = Callable[[float, str], None]
+TABLES = (".xlsx", ".xls", ".xlsm", ".ods", ".tsv", ".tab", ".parquet", ".arrow", ".feather")  # not written
 ROWS_AT_ONCE = 256  # sorted by length among themselves, and written when they are done
 
 
@@ -23,28 +30,85 @@ def predict_file(
     source: Path,
     target: Path,
     *,
+    recipe: Recipe | None = None,
+    trained: Mapping[str, str] | None = None,
+    question: str | None = None,
     base: bool = False,
     max_new_tokens: int,
     on_progress: OnProgress | None = None,
+    on_read: Callable[[str], None] | None = None,
 ) -> int:
-    """Read JSONL rows, write {"id", "prediction"} lines; how many. The rows are read before the model is loaded.
+    """Answer the rows of a file; how many. The rows are read before the model is loaded.
 
-    The target appears when it is complete. Raises FinetuneError for a file or row that cannot be used.
+    A target that ends in .csv gets the file's own columns and `prediction` beside them (see write_csv); another one
+    {"id", "prediction"} lines. It appears when it is complete. `recipe`, `trained` and `question` say what is asked in
+    a row (see read_questions); `on_read` hears in words which columns that are.
+
+    Raises FinetuneError for a file or row that cannot be used.
     """
-    rows = read_rows(source)
-    conversations = [conversation(row, number) for number, row in enumerate(rows, 1)]
+    as_csv = target.suffix.casefold() == ".csv"
+    if target.suffix.casefold() in TABLES:
+        raise FinetuneError(
+            f"Answers are not written as {target.suffix}.",
+            f"Give --output {target.stem}.csv, which Excel opens, or {target.stem}.jsonl.",
+            code="usage",
+        )
+    if as_csv and target.resolve() == source.resolve():
+        raise FinetuneError(
+            "The answers would take the place of the questions.", "Choose another --output.", code="usage"
+        )
+    questions = read_questions(source, recipe, trained, question)
     if not target.parent.is_dir():
         raise FinetuneError(
             f"There is no folder {target.parent}.", "Make it, or choose another --output.", code="usage"
         )
+    if on_read and questions.says:
+        on_read(questions.says)
     predictions = predict(
-        load_chatter(), conversations, base=base, max_new_tokens=max_new_tokens, on_progress=on_progress
+        load_chatter(), questions.conversations, base=base, max_new_tokens=max_new_tokens, on_progress=on_progress
     )
-    with replacing(target) as beside, beside.open("w", encoding="utf-8") as file:
-        for prediction in predictions:
-            file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-            file.flush()
-    return len(rows)
+    with replacing(target) as beside:
+        if as_csv:
+            with beside.open("w", encoding="utf-8-sig", errors="replace", newline="") as file:
+                write_csv(file, questions, predictions)
+        else:
+            with beside.open("w", encoding="utf-8") as file:
+                for prediction in predictions:
+                    file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+                    file.flush()
+    return len(questions.rows)
+
+
+def write_csv(file: IO[str], questions: Questions, predictions: Iterable[Mapping[str, Any]]) -> None:
+    """The columns of the questions in their order, then `prediction` (`prediction 2` where that is taken).
+
+    A spreadsheet runs nothing that is written, as OWASP advises against CSV injection: a cell, or the name of a
+    column, that begins with = + - @, a tab or a new line gets an apostrophe before it, and every cell stands in
+    quotation marks. A negative number stays the number it is.
+    """
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+    writer.writerow([_cell(name) for name in (*questions.columns, free_name("prediction", questions.columns))])
+    for row, prediction in zip(questions.rows, predictions, strict=True):
+        cells = [row.get(column) for column in questions.columns]
+        writer.writerow([_cell(cell) for cell in (*cells, prediction["prediction"])])
+        file.flush()
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """
+    >>> free_name("prediction", ["text", "Prediction", "prediction 2"])
+    'prediction 3'
+    """
+    names, found, number = {each.casefold() for each in taken}, name, 1
+    while found.casefold() in names:
+        number += 1
+        found = f"{name} {number}"
+    return found
+
+
+def _cell(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else as_cell(value)
+    return text if re.fullmatch(r"-[0-9]+([.,][0-9]+)?", text) else without_formula(text)
 
 
 def predict(
@@ -74,67 +138,13 @@ def predict(
             yield {"id": each["id"], "prediction": answer.text}
 
 
-def conversation(row: dict[str, Any], number: int) -> dict[str, Any]:
-    """{"id", "messages", "tools"}: what is to be answered in a row; its number where it has no id.
-
-    >>> conversation({"prompt": "Hello", "completion": "Hi"}, 7)
-    {'id': 7, 'messages': [{'role': 'user', 'content': 'Hello'}], 'tools': None}
-    """
-    messages = row.get("messages") if row.get("messages") is not None else row.get("prompt")
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    well_formed = isinstance(messages, list) and all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
-        for message in messages
-    )
-    if not well_formed:
-        raise _bad_row(number, "needs `messages` (role and content) or `prompt` (a text)")
-    while messages and messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise _bad_row(number, "has no question")
-    return {"id": row.get("id", number), "messages": messages, "tools": row.get("tools")}
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """One JSON object a line. Raises FinetuneError that names the line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at U+2028 inside a text
-    except FileNotFoundError:
-        raise FinetuneError(f"There is no file {path}.", "Check the path.", code="unreadable-file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FinetuneError(
-            f"{path} cannot be read: {first_line(error)}", "Give a JSONL file in UTF-8.", code="unreadable-file"
-        ) from None
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise FinetuneError(
-                f"Line {number} of {path.name} is not a JSON object.",
-                'Write one row a line, such as {"prompt": "Hello"}.',
-                code="unreadable-file",
-            )
-        rows.append(row)
-    return rows
-
-
 def _prompt(each: dict[str, Any], number: int, chatter: Chatter) -> list[int]:
     messages = each["messages"]
     if chatter.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": chatter.system_prompt}, *messages]
     ids = render_prompt(messages, chatter.tokenizer, each["tools"])
     if len(ids) >= chatter.tokenizer.model_max_length:
-        raise _bad_row(
+        raise bad_row(
             number, f"has {len(ids)} tokens, and this model reads at most {chatter.tokenizer.model_max_length - 1}"
         )
     return ids
-
-
-def _bad_row(number: int, says: str) -> FinetuneError:
-    return FinetuneError(f"Row {number} {says}.", "Correct it, or leave it out.", code="bad-row")

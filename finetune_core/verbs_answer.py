@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .alone import WAITING, alone
+from .files import read_json
 from .output import Output
 from .run import Run
 from .verbs import GOOD, needs_result
@@ -25,9 +26,13 @@ def predict(options: argparse.Namespace, out: Output) -> int:
             lambda: load_for_chat(run),
             Path(options.input),
             Path(options.output),
+            recipe=run.recipe,
+            trained=(read_json(run.path / "data" / "card.json") or {}).get("mapping"),
+            question=options.question,
             base=options.base,
             max_new_tokens=options.max_new_tokens or run.recipe.max_new_tokens,
             on_progress=lambda fraction, words="": print(f"\r{fraction:.0%} {words}", end="", file=sys.stderr),
+            on_read=out.say,
         )
     out.give({"rows": count, "output": options.output}, f"{count} answers in {options.output}")
     return GOOD

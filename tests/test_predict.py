@@ -72,7 +72,7 @@ def test_a_file_becomes_a_file(chatter, tmp_path):
     [
         (["{"], "Line 1"),
         ([{"prompt": "x"}, "[]"], "Line 2"),
-        ([{"question": "x"}], "Row 1"),
+        ([{"prompt": "x"}, {"question": "x"}], "Row 2"),
         ([{"messages": [{"role": "assistant", "content": "x"}]}], "Row 1"),
         ([{"messages": ["x"]}], "Row 1"),
     ],

@@ -265,6 +265,15 @@ def _parsed_turns(value: Any) -> Any:
     return value
 
 
+def open_turns(value: Any) -> list[Any]:
+    """The turns of a conversation up to its last question: without the answers at its end. None where it is none."""
+    turns = _parsed_turns(value)
+    turns = list(turns) if _is_turns(turns) else []
+    while turns and ROLES.get(str(turns[-1].get("role", turns[-1].get("from"))).strip().casefold()) == "assistant":
+        turns.pop()
+    return turns
+
+
 def _is_turns(value: Any) -> bool:
     return (
         isinstance(value, list)
