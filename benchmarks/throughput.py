@@ -1,9 +1,11 @@
 """Real tokens a second on short chats: TRL's defaults, the same settings by hand in TRL, and Fijn, one process each.
 
-python benchmarks/throughput.py [--steps 12] [--repeats 3] [--uneven] [--llama-factory PYTHON]
+python benchmarks/throughput.py [--steps 12] [--repeats 3] [--uneven | --prompted] [--llama-factory PYTHON]
 
-Each learns from 8 rows a step: of the starter rows, which are of much the same length, or with --uneven of rows that
-are one to four of those in one, as chats are short and long: half of the slots of a batch of 8 are padding then. With
+Each learns from 8 rows a step: of the starter rows, which are of much the same length; with --uneven of rows that are
+one to four of those in one, as chats are short and long: half of the slots of a batch of 8 are padding then; or with
+--prompted of the starter rows under one system prompt of 150 tokens, which Fijn computes once for the rows that are
+packed together. Without that (share_prefix=false) it is measured as well, and those settings are the ones by hand. With
 --llama-factory also what LLaMA-Factory's page chooses (16 rows a step, 2 at a time; an adapter of rank 8, others have
 16), by the PYTHON of an environment that has it (`llama_factory.py`).
 
@@ -27,6 +29,14 @@ from trainer import by_hand, ours, printed
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+PROMPT = (
+    "You work for a shop that sells things for the house. Sort each message that comes in. Answer with JSON that "
+    "has three fields and nothing else. The category is one of delivery, return, defect, payment or question. The "
+    "urgency is low, normal or high: high where somebody is angry, waits for more than a week or may be hurt; low "
+    "where they say that it can wait. The product is one word in English, in lower case, without a brand. "
+    "Messages come in English and in Dutch; the fields are always English. Do not explain, do not greet, and do "
+    "not ask anything back. If a message holds several things, take the one that has to be done first."
+)
 DEFAULTS = """
 import json, sys, time
 import torch
@@ -77,6 +87,17 @@ def uneven_rows(path: Path, rows: int = 400) -> Path:
             asked, said = ("\n".join(row["messages"][turn]["content"] for row in chosen) for turn in (1, 2))
             turns = [chosen[0]["messages"][0], {"role": "user", "content": asked}]
             file.write(json.dumps({"messages": [*turns, {"role": "assistant", "content": said}]}) + "\n")
+    return path
+
+
+def prompted_rows(path: Path) -> Path:
+    """The starter rows, each under the same long system prompt."""
+    from finetune_core.recipe import DATA_DIR, STARTER_DATA
+
+    with path.open("w", encoding="utf-8") as file:
+        for line in (DATA_DIR / STARTER_DATA / "train.jsonl").read_text().splitlines():
+            said = json.loads(line)["messages"][1:]
+            file.write(json.dumps({"messages": [{"role": "system", "content": PROMPT}, *said]}) + "\n")
     return path
 
 
@@ -141,10 +162,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--default-steps", type=int, default=3, help="steps of TRL's defaults, which are slow")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--uneven", action="store_true", help="rows of very different length")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--uneven", action="store_true", help="rows of very different length")
+    kinds.add_argument("--prompted", action="store_true", help="rows under one long system prompt")
     parser.add_argument("--llama-factory", metavar="PYTHON", help="of an environment that has llamafactory")
     given = parser.parse_args()
-    rates: dict[str, list[float]] = {"trl_defaults": [], "same_settings_by_hand": [], "fijn": []}
+    rates: dict[str, list[float]] = {"trl_defaults": [], "same_settings_by_hand": [], "fijn_each_row": [], "fijn": []}
     if given.llama_factory:
         rates["llama_factory"] = []
     with tempfile.TemporaryDirectory() as name:
@@ -152,21 +175,25 @@ def main() -> None:
         options = ["per_device_train_batch_size=8"]  # rows a step, as TRL's defaults
         if given.uneven:
             options.append(f"dataset_name={uneven_rows(folder / 'uneven.jsonl')}")
+        if given.prompted:
+            options.append(f"dataset_name={prompted_rows(folder / 'prompted.jsonl')}")
         for _ in range(given.repeats):
-            mine, run = ours(folder, given.steps, *options)
+            mine, shared = ours(folder, given.steps, *options)
+            alone, run = ours(folder, given.steps, *options, "share_prefix=false")
             other = by_hand(folder, run)
             rates["fijn"].append(mine["tokens"] / mine["seconds"])
+            rates["fijn_each_row"].append(alone["tokens"] / alone["seconds"])
             rates["same_settings_by_hand"].append(other["tokens"] / other["seconds"])
             rates["trl_defaults"].append(trl_defaults(folder, run, given.default_steps))
             if given.llama_factory:
                 rates["llama_factory"].append(llama_factory(given.llama_factory, folder, run, given.default_steps))
-        plan = json.loads((run / "plan.json").read_text())
+        plan = json.loads((shared / "plan.json").read_text())
         from finetune_core.facts import read_facts
         from finetune_core.hub import local_model
         from finetune_core.machine import this_machine
         from finetune_core.run import Run
 
-        recipe = Run(run).recipe
+        recipe = Run(shared).recipe
         facts = read_facts(local_model(recipe.model_name_or_path))
         limit = product_rate(recipe.packing_length or 256, facts.hidden_size, facts.intermediate_size, recipe.dtype)
     median = {name: round(statistics.median(values), 1) for name, values in rates.items()}
@@ -183,7 +210,7 @@ def main() -> None:
                     else {}
                 ),
                 "share_of_product_limit": round(median["fijn"] * plan["flops_per_token"] / limit, 3),
-                "rows": "uneven" if given.uneven else "starter",
+                "rows": "uneven" if given.uneven else "prompted" if given.prompted else "starter",
                 "repeats": given.repeats,
             },
             indent=1,

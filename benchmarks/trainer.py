@@ -122,7 +122,7 @@ def main() -> None:
     apart = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(given.repeats):
-            mine, run = ours(Path(folder), given.steps)
+            mine, run = ours(Path(folder), given.steps, "share_prefix=false")  # TRL has nothing like it
             other = by_hand(Path(folder), run)
             rates["fijn"].append(mine["tokens"] / mine["seconds"])
             rates["by_hand"].append(other["tokens"] / other["seconds"])

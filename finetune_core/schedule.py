@@ -62,18 +62,20 @@ def shortened(work: Work, epochs: float) -> tuple[str, Suggestion]:
 
 def about(seconds: float) -> str:
     """
-    >>> about(40), about(60), about(150), about(9000)
+    >>> about(40), about(59.7), about(150), about(9000)
     ('40 seconds', '1 minute', '2.5 minutes', '2.5 hours')
     """
-    number, unit = (seconds, "second") if seconds < 59.5 else (seconds / 60, "minute")
-    number, unit = (seconds / 3600, "hour") if seconds > 5400 else (number, unit)
+    whole = round(seconds)
+    number, unit = (
+        (whole, "second") if whole < 60 else (whole / 60, "minute") if whole <= 5400 else (whole / 3600, "hour")
+    )
     said = f"{number:.0f}" if unit == "second" or number >= 10 else f"{number:.2g}"
     return f"{said} {unit}{'' if said == '1' else 's'}"
 
 
 def rhythm(recipe: Recipe, steps: int) -> dict[str, Any]:
     """How often to log, look at the validation rows and save: enough to see, few enough to stay cheap."""
-    looks = 2 if steps < 100 else 3 if steps < 200 else 5 if steps < 500 else 10
+    looks = 3 if steps < 200 else 5 if steps < 500 else 10  # fewer would tell nothing of how the curve goes
     eval_steps = recipe.eval_steps or max(1, math.ceil(steps / looks))
     return {
         "logging_steps": recipe.logging_steps or max(1, steps // 300),
