@@ -73,7 +73,7 @@ def show(run: Run) -> tuple[Any, ...]:
         words_take.elsewhere(run.recipe, adapter, merged["path"] if merged else None),
         words_share.terminal_card(
             text(launch.command(run, "chat")),
-            text(launch.command(run, "predict", "--input", "questions.jsonl", "--output", "answers.jsonl")),
+            text(launch.command(run, "predict", "--input", "questions.csv", "--output", "answers.csv")),
             text(launch.command(run, "serve", "--port", "8080")),
         ),
         gr.Timer(active=True),
