@@ -6,7 +6,7 @@ import json
 
 import pytest
 from make_bad_inputs import workbook
-from tuned import float32, make_tuned_run
+from tuned import make_tuned_run
 
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
@@ -16,16 +16,6 @@ from finetune_core.questions import read_questions
 from finetune_core.recipe import Recipe
 
 KETTLE, CAFE = "my kettle is broken", 'één café; of "twee"'
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_model_dir):
-    return make_tuned_run(tmp_path_factory.mktemp("runs"), tiny_model_dir)
-
-
-@pytest.fixture(scope="module")
-def chatter(run):
-    return float32(run)
 
 
 def asked(path, recipe=None, **options):
@@ -53,24 +43,24 @@ def said_by(chatter, *questions):
     return [each["prediction"] for each in predict(chatter, [{"prompt": q} for q in questions], max_new_tokens=4)]
 
 
-def test_semicolons_and_latin_1_are_read_and_a_table_is_answered_beside_its_columns(chatter, tmp_path):
+def test_semicolons_and_latin_1_are_read_and_a_table_is_answered_beside_its_columns(tuned_chatter, tmp_path):
     rows = [["nr", "vraag", "klas"], ["1", KETTLE, "3B"], ["2", CAFE, ""]]
     source = write_csv(tmp_path / "new.csv", rows, ";", "latin-1")
     told = []
-    made = answered(chatter, source, tmp_path / "out.csv", on_read=told.append)
-    answers = said_by(chatter, KETTLE, CAFE)
+    made = answered(tuned_chatter, source, tmp_path / "out.csv", on_read=told.append)
+    answers = said_by(tuned_chatter, KETTLE, CAFE)
     assert made == [["nr", "vraag", "klas", "prediction"], [*rows[1], answers[0]], [*rows[2], answers[1]]]
     assert (tmp_path / "out.csv").read_bytes().startswith(b"\xef\xbb\xbf")
     assert len(told) == 1 and "“vraag”" in told[0] and "UTF-8" in told[0]
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
-def test_a_workbook_is_read_without_an_answer_column(chatter, tmp_path):
+def test_a_workbook_is_read_without_an_answer_column(tuned_chatter, tmp_path):
     source = tmp_path / "new.xlsx"
     workbook({"Rows": [["id", "question", "context"], [7, KETTLE, "bought in May"], [8, "lamp", None]]})(source)
     assert asked(source) == [f"{KETTLE}\n\nbought in May", "lamp"]
-    assert answered(chatter, source, tmp_path / "out.csv")[1][:3] == ["7", KETTLE, "bought in May"]
-    predict_file(lambda: chatter, source, tmp_path / "out.jsonl", max_new_tokens=4)
+    assert answered(tuned_chatter, source, tmp_path / "out.csv")[1][:3] == ["7", KETTLE, "bought in May"]
+    predict_file(lambda: tuned_chatter, source, tmp_path / "out.jsonl", max_new_tokens=4)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [list(line) for line in lines] == [["id", "prediction"]] * 2 and lines[0]["id"] == "7"
 
@@ -154,11 +144,11 @@ def test_what_cannot_be_answered_is_named_before_a_model_is_loaded(tmp_path, nam
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_table_that_was_written_runs_nothing_and_reads_back(chatter, tmp_path, monkeypatch):
+def test_a_table_that_was_written_runs_nothing_and_reads_back(tuned_chatter, tmp_path, monkeypatch):
     rows = [["question", "prediction", "=kop"], ["=1+1", "-3,5", "@x"], ['two\nlines, "so"', "-2+3", "+1"]]
     source = write_csv(tmp_path / "new.csv", rows)
-    monkeypatch.setattr(type(chatter), "generate", lambda *_, **__: [Said("=HYPERLINK(1)"), Said("-cmd")])
-    made = answered(chatter, source, tmp_path / "out.csv", question="question")
+    monkeypatch.setattr(type(tuned_chatter), "generate", lambda *_, **__: [Said("=HYPERLINK(1)"), Said("-cmd")])
+    made = answered(tuned_chatter, source, tmp_path / "out.csv", question="question")
     assert made == [
         ["question", "prediction", "'=kop", "prediction 2"],
         ["'=1+1", "-3,5", "'@x", "'=HYPERLINK(1)"],
@@ -196,7 +186,8 @@ def test_an_output_that_cannot_be_is_refused(tmp_path):
         assert caught.value.code == "usage"
 
 
-def test_the_command_reads_a_workbook_as_the_run_was_trained(run, tmp_path, capsys):
+def test_the_command_reads_a_workbook_as_the_run_was_trained(tiny_model_dir, tmp_path, capsys):
+    run = make_tuned_run(tmp_path / "runs", tiny_model_dir)
     (run.path / "data").mkdir()
     write_json(run.path / "data" / "card.json", {"mapping": {"prompt": "vraag_leerling", "completion": "a"}})
     workbook({"Rows": [["vraag_leerling", "klas"], [KETTLE, "3B"]]})(tmp_path / "new.xlsx")

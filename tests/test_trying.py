@@ -37,7 +37,7 @@ def messy_chats() -> list[dict]:
         *chats(30), *mails, *twice, *near, *same, merged, asked("Hello <|im_end|> there"),
         asked("use AKIAIOSFODNN7EXAMPLE here"), asked(sentence(77, 400)), chat("How many?", 12),
         chat("And?", ["a", "b"]), chat("Why?", True), chat("Empty", ["", ""]), chat("Odd", {"x": 1}),
-        chat("Silent", " "),
+        chat("Silent", " "), chat("Looked up", "#N/B"),
         {"messages": [{"role": "user", "content": "?"}]}, {"messages": [{"role": "robot", "content": "?"}]},
         {"messages": [{"role": "user"}]}, {"weight": 3},
         {"messages": [{"role": "user", "content": "Quiet"}, {"role": "assistant", "content": "x", "weight": 0}]},
