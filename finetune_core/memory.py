@@ -53,11 +53,11 @@ def memory_parts(
 
     Activations are what each block keeps (`kept_values`); with checkpointing one hidden vector a layer, and one whole
     block. Everything moved (`full`) keeps gradients and two moments; float32 weights multiplied in bfloat16 are held in
-    both. Of a paged optimizer's moments
-    only those count that the machine's own memory has no room for. In 4 or 8 bits are the layers alone: embeddings and
-    head keep their number format. With `fsdp` a process holds its share of the weights and, where all move, of their
-    gradients and moments; embeddings, head and two layers (one at work, one on its way) are whole, in the number
-    format of the products, and so are their gradients before they are shared. An adapter is whole in each.
+    both. Of a paged optimizer's moments only those count that the machine's own memory has no room for. In 4 or 8 bits
+    are the layers alone: embeddings and head keep their number format. With `fsdp` a process holds its share of the
+    weights and, where all move, of their gradients and moments; embeddings, head and two layers (one at work, one on
+    its way) are whole, in the number format of the products, and so are their gradients before they are shared. An
+    adapter is whole in each.
     `logits`: a tile of scores, and where the head moves in bfloat16 its gradient, which is added up in float32.
     Not counted: scores of an attention without a flash kernel.
     """

@@ -38,9 +38,9 @@ def attends_by_row(model_type: str) -> bool:
 def shares_prefix(recipe: Recipe, machine: Machine, model_type: str, lengths: Sequence[int], shared: int) -> bool:
     """Whether the `shared` tokens with which all rows begin are to be computed once a pack: where it is exact and known
     to pay, or as the person asked. The trainer looks at the model itself once more (`trainer.beginning_of`)."""
-    if recipe.share_prefix is not None:
-        return recipe.share_prefix and shared > 0
     exact = attends_by_row(model_type) and not recipe.lora_dropout and recipe.num_processes == 1
+    if recipe.share_prefix is not None:
+        return exact and recipe.share_prefix and shared > 0
     return exact and machine.kind == "cpu" and shared * len(lengths) >= LEAST_SHARED * sum(lengths)
 
 
