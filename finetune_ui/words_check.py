@@ -69,7 +69,12 @@ def looking(says: str = "", fraction: float | None = None) -> str:
     )
 
 
+WAITS_FOR_STARTER = "It is brought to this machine once; the bar below says how far it is."
+
+
 def failed(error: FinetuneError) -> str:
+    if error.code == "starter-not-here":  # the bar with Start says how far it is; the check then begins by itself
+        return notice("info", "The rows are checked when the starter model is here.", WAITS_FOR_STARTER)
     again = '<button type="button" class="btn" data-again>Check again</button>'
     said = notice("info", error.problem, error.fix) if error.code == CANCELLED else error_card(error)
     return f'{said}<p class="verdict-again">{again}</p>'

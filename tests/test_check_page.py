@@ -124,6 +124,12 @@ def test_the_text_of_rows_stays_text_in_a_trial():
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "&lt;b&gt;" in shown
 
 
+def test_a_starter_model_on_its_way_is_no_error():
+    waiting = words_check.failed(FinetuneError("It is not here yet.", "Wait.", "starter-not-here"))
+    assert 'role="status"' in waiting and "when the starter model is here" in waiting
+    assert "alert" not in waiting and "data-again" not in waiting
+
+
 def test_a_check_that_the_person_cancelled_is_no_error():
     said_so = words_check.failed(FinetuneError("The check was cancelled.", "Start it again.", looking.CANCELLED))
     assert "notice info" in said_so and "Check again" in said_so
