@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT))
 
 from finetune_core import launch  # noqa: E402
 from finetune_core.preflight import create_run_from, look  # noqa: E402
+from finetune_core.presets import resolve_recipe  # noqa: E402
 from finetune_core.progress import summarize  # noqa: E402
-from finetune_core.recipe import resolve_recipe  # noqa: E402
 
 
 def ask(url: str, model: str, message: str) -> tuple[float, float, str]:

@@ -37,10 +37,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from finetune_core.evaluate import Asked, evaluate  # noqa: E402
 from finetune_core.machine import this_machine  # noqa: E402
 from finetune_core.preflight import create_run  # noqa: E402
+from finetune_core.presets import DATA_DIR, resolve_recipe  # noqa: E402
 from finetune_core.proof.contest import RIVALS, Contest, prepare_contest, read_rows  # noqa: E402
 from finetune_core.proof.intervals import difference_interval, mean_interval  # noqa: E402
 from finetune_core.proof.rivals import Rival, question  # noqa: E402
-from finetune_core.recipe import DATA_DIR, STARTER_DATA, STARTER_MODEL, Recipe, resolve_recipe  # noqa: E402
+from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe  # noqa: E402
 from finetune_core.run import Run  # noqa: E402
 from finetune_core.train import train, versions  # noqa: E402
 

@@ -77,7 +77,8 @@ print(json.dumps({"tokens": clock.tokens - clock.first, "seconds": clock.seconds
 
 def uneven_rows(path: Path, rows: int = 400) -> Path:
     """Rows of one question and one answer, most of one shop message and some of up to four: at most 205 tokens."""
-    from finetune_core.recipe import DATA_DIR, STARTER_DATA
+    from finetune_core.presets import DATA_DIR
+    from finetune_core.recipe import STARTER_DATA
 
     known = [json.loads(line) for line in (DATA_DIR / STARTER_DATA / "train.jsonl").read_text().splitlines()]
     draw = random.Random(0)
@@ -92,7 +93,8 @@ def uneven_rows(path: Path, rows: int = 400) -> Path:
 
 def prompted_rows(path: Path) -> Path:
     """The starter rows, each under the same long system prompt."""
-    from finetune_core.recipe import DATA_DIR, STARTER_DATA
+    from finetune_core.presets import DATA_DIR
+    from finetune_core.recipe import STARTER_DATA
 
     with path.open("w", encoding="utf-8") as file:
         for line in (DATA_DIR / STARTER_DATA / "train.jsonl").read_text().splitlines():

@@ -2,8 +2,9 @@
 
 from .errors import FinetuneError, explain
 from .events import Event
+from .presets import list_presets, recipe_from_preset
 from .progress import Progress, summarize
-from .recipe import Recipe, Suggestion, list_presets, recipe_from_preset
+from .recipe import Recipe, Suggestion
 from .run import Run, default_runs_dir, list_runs
 
 __all__ = [

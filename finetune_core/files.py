@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from .errors import FinetuneError
+
 
 def cache_dir() -> Path:
     """Fijn's own cache: FIJN_CACHE, else `fijn` beside the Hub's cache (~/.cache/fijn)."""
@@ -125,3 +129,26 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Fields and values of a recipe or preset. Raises FinetuneError (bad-recipe) if there is no such file, or none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FinetuneError(f"There is no file {path}.", "Check the path of the recipe.", code="bad-recipe") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise FinetuneError(
+            f"{path.name} is not a readable YAML file{where}.",
+            "One `field: value` a line; compare it with a file in presets/.",
+            code="bad-recipe",
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise FinetuneError(
+            f"{path.name} does not hold fields and values.", "One `field: value` a line.", code="bad-recipe"
+        )
+    return values

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .recipe import STARTER_DATA, STARTER_MODEL, Preset, Recipe, load_preset
+from .presets import Preset, load_preset
+from .recipe import STARTER_DATA, STARTER_MODEL, Recipe
 
 if TYPE_CHECKING:
     from .preflight import Preflight

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .recipe import PRESETS_DIR
+from .presets import PRESETS_DIR
 
 SIGN_IN = ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES", "OPENID_PROVIDER_URL")  # set by hf_oauth: true
 SPENDING_ROLES = ("admin", "write")  # in the organisation that owns the Space

@@ -18,8 +18,9 @@ from . import launch, preflight
 from .alone import WAITING
 from .errors import FinetuneError, explain
 from .files import write_json
+from .presets import parse_override
 from .progress import kept_loss, summarize
-from .recipe import Recipe, group_of, parse_override
+from .recipe import Recipe, group_of
 from .run import Run
 
 Say = Callable[[float | None, str], None]

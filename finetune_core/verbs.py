@@ -20,8 +20,9 @@ from .ladder import as_overrides, as_typed
 from .locks import is_held, lock_at
 from .machine import this_machine
 from .output import Output
+from .presets import list_presets, resolve_recipe
 from .progress import summarize
-from .recipe import STARTER_MODEL, Recipe, Suggestion, list_presets, resolve_recipe
+from .recipe import STARTER_MODEL, Recipe, Suggestion
 from .run import Run, list_runs
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import FinetuneError
 from .events import Event
 from .output import Output
-from .recipe import resolve_recipe
+from .presets import resolve_recipe
 from .run import Run
 
 if TYPE_CHECKING:

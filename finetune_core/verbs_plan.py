@@ -14,7 +14,8 @@ from .fitting import better_preset
 from .ladder import as_overrides, as_typed
 from .machine import take_gpus, this_machine
 from .output import Output
-from .recipe import Suggestion, resolve_recipe
+from .presets import resolve_recipe
+from .recipe import Suggestion
 from .turn import StoppedWaiting
 from .verbs import GOOD, STOPPED, bring_starter, look_at, words_of_better
 from .verbs_proof import job_of, machine_for

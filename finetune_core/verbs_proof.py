@@ -16,8 +16,9 @@ from .errors import FinetuneError
 from .files import write_json
 from .job import Job
 from .output import Output
+from .presets import resolve_recipe
 from .proof.metrics import METRICS
-from .recipe import Recipe, resolve_recipe
+from .recipe import Recipe
 from .run import Run
 from .space import owner_of
 from .turn import StoppedWaiting

@@ -13,7 +13,8 @@ import gradio as gr
 from pydantic import ValidationError
 
 from finetune_core.errors import FinetuneError
-from finetune_core.recipe import Preset, Recipe, group_of, list_presets, load_preset
+from finetune_core.presets import Preset, list_presets, load_preset
+from finetune_core.recipe import Recipe, group_of
 
 from . import words_choose
 

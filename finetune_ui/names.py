@@ -15,7 +15,8 @@ from finetune_core import hub
 from finetune_core.errors import FinetuneError
 from finetune_core.machine import Machine, this_machine
 from finetune_core.memory import first_guess
-from finetune_core.recipe import DATA_DIR, STARTER_MODEL
+from finetune_core.presets import DATA_DIR
+from finetune_core.recipe import STARTER_MODEL
 from finetune_core.run import Run
 from finetune_core.takeaway import account
 

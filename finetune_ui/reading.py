@@ -6,7 +6,8 @@ from pathlib import Path
 
 from finetune_core import access, hub
 from finetune_core.errors import FinetuneError
-from finetune_core.recipe import DATA_DIR, STARTER_MODEL, Recipe
+from finetune_core.presets import DATA_DIR
+from finetune_core.recipe import STARTER_MODEL, Recipe
 from finetune_core.space import may_open
 
 from .visitor import Visitor

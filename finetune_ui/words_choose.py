@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_core.errors import FinetuneError
-from finetune_core.recipe import Preset, Recipe
+from finetune_core.presets import Preset
+from finetune_core.recipe import Recipe
 
 from .words import count, esc, gib, icon, join, many
 

@@ -85,7 +85,7 @@ def test_a_training_in_a_terminal_ends_with_what_it_was_worth(recipe, runs_dir, 
 
 def test_a_presets_name_is_never_a_run(recipe, runs_dir):
     from finetune_core import cli
-    from finetune_core.recipe import list_presets
+    from finetune_core.presets import list_presets
     from finetune_core.run import Run
     from finetune_core.verbs import run_to_go_on
 

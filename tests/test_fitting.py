@@ -8,7 +8,7 @@ from conftest import write_jsonl
 from finetune_core.cli import main
 from finetune_core.fitting import better_preset
 from finetune_core.preflight import look
-from finetune_core.recipe import recipe_from_preset
+from finetune_core.presets import recipe_from_preset
 from finetune_ui import choose, form
 
 LABELS = [{"prompt": f"Message {i} of the day", "completion": ["return", "praise", "delay"][i % 3]} for i in range(60)]

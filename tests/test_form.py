@@ -6,7 +6,7 @@ import pytest
 from page_helpers import box_at, boxes_of
 
 from finetune_core import Recipe
-from finetune_core.recipe import resolve_recipe
+from finetune_core.presets import resolve_recipe
 from finetune_ui import form, words_choose
 
 

@@ -8,7 +8,7 @@ from hub_store import ALICE
 from planned import flavor
 
 from finetune_core.errors import FinetuneError
-from finetune_core.recipe import resolve_recipe
+from finetune_core.presets import resolve_recipe
 
 
 def test_the_cheapest_gpu_on_which_it_fits_is_chosen_and_the_price_has_an_end(recipe):

@@ -63,7 +63,7 @@ def test_a_smaller_model_is_the_next_of_its_family(name, smaller):
 
 
 def test_a_rung_can_be_typed():
-    from finetune_core.recipe import parse_override
+    from finetune_core.presets import parse_override
 
     changes = {"packing": True, "packing_length": 256, "load_in_8bit": False, "model_name_or_path": "Qwen/Qwen3-0.6B"}
     changes["learning_rate"] = None
@@ -72,7 +72,7 @@ def test_a_rung_can_be_typed():
 
 
 def test_a_repair_can_be_typed():
-    from finetune_core.recipe import resolve_recipe
+    from finetune_core.presets import resolve_recipe
 
     changes = {"fixes": ["drop-leaks", "drop-duplicates"], "columns": {"prompt": "My question", "completion": "Answer"}}
     recipe = resolve_recipe("quick-look", shlex.split(as_overrides(changes)))

@@ -17,7 +17,8 @@ from finetune_core.memory import HEAD_SCORES, TILE_COLUMNS, TILE_TOKENS, memory_
 from finetune_core.pace import expected_rate, flops_per_token
 from finetune_core.plan import make_plan
 from finetune_core.precision import FUSED, IN_8_BITS, Formats
-from finetune_core.recipe import Recipe, recipe_from_preset
+from finetune_core.presets import recipe_from_preset
+from finetune_core.recipe import Recipe
 from finetune_ui import words_plan
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_core.recipe import PRESETS_DIR, Recipe, list_presets, recipe_from_preset
+from finetune_core.presets import PRESETS_DIR, list_presets, recipe_from_preset
+from finetune_core.recipe import Recipe
 from finetune_ui import form
 
 PRESETS = [preset.name for preset in list_presets()]

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from finetune_core.errors import FinetuneError
-from finetune_core.recipe import Recipe, group_of, list_presets, parse_override, resolve_recipe
+from finetune_core.presets import list_presets, parse_override, resolve_recipe
+from finetune_core.recipe import Recipe, group_of
 
 
 def test_a_saved_recipe_loads_back_equal(tmp_path):

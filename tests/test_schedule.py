@@ -10,7 +10,8 @@ from finetune_core.elsewhere import elsewhere
 from finetune_core.facts import read_facts
 from finetune_core.pace import expected_rate
 from finetune_core.plan import make_plan
-from finetune_core.recipe import Recipe, recipe_from_preset
+from finetune_core.presets import recipe_from_preset
+from finetune_core.recipe import Recipe
 
 SLOW = dataclasses.replace(LAPTOP, product_rate=20e9)
 ROWS = [75] * 240

@@ -14,7 +14,8 @@ from hub_store import ALICE
 from space_people import HOST, SPACE, asked_by
 
 from finetune_core import children, launch, space
-from finetune_core.recipe import DATA_DIR, PRESETS_DIR, STARTER_DATA, Recipe
+from finetune_core.presets import DATA_DIR, PRESETS_DIR
+from finetune_core.recipe import STARTER_DATA, Recipe
 from finetune_core.run import Run, default_runs_dir
 from finetune_core.space import Identity, Space, may_open, may_use_machine, read_identity, this_space
 from finetune_ui import on_space, uploads, words_space

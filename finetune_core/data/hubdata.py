@@ -10,7 +10,8 @@ from typing import Any
 
 from .. import hub
 from ..errors import FinetuneError, explain, first_line
-from ..recipe import DATA_DIR, Recipe
+from ..presets import DATA_DIR
+from ..recipe import Recipe
 from .filenames import PACKED, SPLITS, SUFFIXES
 from .json_rows import Record
 from .readers import Reading, read_file

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FinetuneError
-from ..recipe import DATA_DIR, Recipe
+from ..presets import DATA_DIR
+from ..recipe import Recipe
 from .hubdata import hub_name, looks_like_file, read_hub
 from .readers import Reading, read_file
 from .unpack import fingerprint, unpack

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..recipe import PRESETS_DIR
+from ..presets import PRESETS_DIR
 
 PROBE_DIR = PRESETS_DIR / "probe"
 AREAS = ("facts", "arithmetic", "instructions", "language", "refusing")
