@@ -46,16 +46,22 @@ def expected_speed(computed: float, tokens: float, waits: float) -> float:
 
 
 def flops_per_token(
-    facts: ModelFacts, method: str, checkpointing: bool, trained_share: float = 1.0, mean_length: float = 0.0
+    facts: ModelFacts,
+    method: str,
+    checkpointing: bool,
+    trained_share: float = 1.0,
+    mean_length: float = 0.0,
+    computed: float = 1.0,
 ) -> float:
     """FLOP for one token of a row: forward 2N, backward to the activations 2N, to the weights 2N (full only); once
     more forward if checkpointed; attention 4 x length x width a layer each way. The head is met by the trained tokens
-    alone: forward, again in the backward pass, and back (Kaplan et al. 2020, appendix A, for 2N a token).
+    alone: forward, again in the backward pass, and back (Kaplan et al. 2020, appendix A, for 2N a token). `computed`:
+    tokens that the layers compute for it, more by padding and less by a beginning that rows share.
     """
     passes = 2 + (1 if method == "full" else 0) + (1 if checkpointing else 0)
     attention = 4 * mean_length * facts.heads * facts.head_dim * facts.layers
     head = 2.0 * facts.vocab_size * facts.hidden_size * (3 + (1 if method == "full" else 0)) * trained_share
-    return (2.0 * facts.block_parameters + attention) * passes + head
+    return (2.0 * facts.block_parameters + attention) * passes * computed + head
 
 
 def expected_rate(

@@ -39,9 +39,19 @@ def shares_prefix(recipe: Recipe, machine: Machine, model_type: str, lengths: Se
     """Whether the `shared` tokens with which all rows begin are to be computed once a pack: where it is exact and known
     to pay, or as the person asked. The trainer looks at the model itself once more (`trainer.beginning_of`)."""
     exact = attends_by_row(model_type) and not recipe.lora_dropout and recipe.num_processes == 1
+    exact = exact and 0 < shared < max(lengths)  # a row that is cut before it ends trains nothing
     if recipe.share_prefix is not None:
-        return exact and recipe.share_prefix and shared > 0
+        return exact and recipe.share_prefix
     return exact and machine.kind == "cpu" and shared * len(lengths) >= LEAST_SHARED * sum(lengths)
+
+
+def without_first(shared: int, lengths: Sequence[int]) -> Sequence[int]:
+    """Tokens of each row behind those that it shares with all; a row may be cut, or refused, before that.
+
+    >>> without_first(3, [10, 3, 0])
+    [7, 0, 0]
+    """
+    return [max(0, length - shared) for length in lengths] if shared else lengths
 
 
 def pack_lengths(lengths: Sequence[int], capacity: int) -> list[int]:
@@ -89,18 +99,21 @@ def padded_share(lengths: Sequence[int], batch: int, accumulation: int = 1, grou
 def packed(
     recipe: Recipe,
     model_type: str,
-    lengths: Sequence[int],
+    whole: Sequence[int],
+    shared: int,
     room: int,
-    rows_per_step: int,
     most: int,
     reasons: list[str],
 ) -> dict[str, Any]:
     """Packing with as many rows a step as the person asked for, or plain batches where packing gains nothing.
 
     A recipe that says how long its packs are and has one in a batch was planned before: its accumulation counts packs.
-    `room`: tokens of the longest training or validation row, which a pack has to hold: TRL would cut it. `most`: tokens
-    that a pack holds otherwise; what a step has more is dealt out evenly.
+    `whole`: tokens of each row; `shared`: those of its beginning that a pack holds once for all, beside its length.
+    `room`: tokens of the longest training or validation row without them, which a pack has to hold: TRL would cut it.
+    `most`: tokens that a pack holds otherwise; what a step has more is dealt out evenly.
     """
+    lengths = without_first(shared, whole)
+    rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     mean, longest = sum(lengths) / len(lengths), max(lengths)
     plain = {
         "packing": False,
@@ -124,7 +137,7 @@ def packed(
     if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
         return plain  # rows of one length: nothing to gain
     filled = filled_share(lengths, length)
-    padded = padded_share(lengths, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps)
+    padded = padded_share(whole, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps)
     reasons.append(
         f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; "
         + ("rows do not see each other." if exact else

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from .batches import deal
 from .facts import ModelFacts
 from .ladder import rungs_of
 from .machine import GIB, Machine
 from .memory import corrected, kept_values, memory_parts
 from .pace import LONGER, expected_rate, expected_speed, flops_per_token, usual_pass, waiting_seconds
-from .packing import SAMPLE, attends_by_row, filled_share, packed, padded_share, shares_prefix
+from .packing import SAMPLE, attends_by_row
 from .precision import BYTES, Formats, formats
 from .recipe import Recipe, Suggestion
 from .schedule import Work, rhythm, shortened
-from .sharing import can_share_weights, share, weights_shared
+from .sharing import can_share_weights, weights_shared
 
 ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
 LEAST_GAIN = 1.05  # in speed by a pass twice as long, which takes memory that something else may want
@@ -173,7 +174,6 @@ def _with_passes_of(
     reasons: list[str] = []
     kept = [min(length, recipe.max_length) for length in lengths] or [1]
     watched = [min(length, recipe.max_length) for length in validation_lengths]
-    longest = max(max(kept), max(watched, default=0))
     values: dict[str, Any] = {}
 
     values["dtype"], values["optim"] = kept_in.dtype, kept_in.optim
@@ -188,35 +188,13 @@ def _with_passes_of(
     usual = default_learning_rate(recipe.method, facts.parameters)
     values["learning_rate"] = recipe.learning_rate or usual
 
-    rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    spared = shared if shares_prefix(recipe, machine, facts.model_type, kept, shared) else 0  # of each row in a pack
-    own = [length - spared for length in kept]
-    values |= packed(recipe, facts.model_type, own, longest - spared, rows_per_step, most, reasons)
-    values["share_prefix"] = spared > 0 and values["packing"]
-    if not values["packing"]:
-        own, spared = kept, 0
-    values["train_sampling_strategy"] = (
-        "random" if values["packing"] else recipe.train_sampling_strategy or "group_by_length"
-    )
-    per_step = values["gradient_accumulation_steps"] * values["per_device_train_batch_size"]
-    processes = recipe.num_processes
-    shared = share(recipe.replace(**values))
-    rows_at_once = shared.recipe.per_device_train_batch_size  # in one process
-    if values["packing"]:
-        slots = values["packing_length"] * rows_at_once + spared
-        bins = math.ceil(sum(own) / (values["packing_length"] * filled_share(own, values["packing_length"])))
-        steps_per_epoch = math.ceil(bins / per_step)
-    else:
-        slots = max(kept) * rows_at_once
-        steps_per_epoch = math.ceil(len(kept) / per_step)
-
+    batches = deal(recipe, machine, facts.model_type, kept, watched, most, shared)
+    values |= batches.values
+    reasons += batches.reasons
+    processes, slots = recipe.num_processes, batches.slots
     available = (
         min(gpu.free_gb for gpu in machine.gpus[:processes]) if machine.gpus else machine.available_gb / processes
     )
-    if processes > 1:
-        reasons.append(shared.says)
-    elif len(machine.gpus) > 1:
-        reasons.append(f"{len(machine.gpus)} GPUs here: num_processes={len(machine.gpus)} shares each step among them.")
 
     def crowded(**more: Any) -> bool:
         parts = corrected(memory_parts(recipe, values | more, facts, slots, machine), memory_factor)
@@ -250,30 +228,16 @@ def _with_passes_of(
     computes_in = "bfloat16" if machine.autocasts(recipe.method, values["dtype"]) else values["dtype"]
     together = processes if machine.gpus else 1  # processes on a CPU share its cores
     trained_share = min(1.0, trained_tokens / tokens) if trained_tokens else 1.0
-    computed = (sum(own) + bins * spared) / tokens if spared else 1.0  # share of the tokens
-    if spared:
-        reasons.append(
-            f"All rows begin with the same {spared} tokens: computed once for the rows that are packed together, which "
-            f"spares {1 - computed:.0%} of the work."
-        )
-    per_token = computed * flops_per_token(
-        facts, recipe.method, checkpointing, trained_share / computed, tokens / len(kept)
-    )
-    padding = 1.0  # share of the slots that hold real tokens; what is packed is counted as full
-    if not values["packing"]:
-        grouped = values["train_sampling_strategy"] == "group_by_length"
-        batch, accumulation = values["per_device_train_batch_size"], values["gradient_accumulation_steps"]
-        padding = padded_share(kept, batch, accumulation, grouped)
-        per_token /= padding
-    full = filled_share(own, values["packing_length"]) if values["packing"] else tokens / len(kept) / max(kept)
-    kept_by_layers = facts.layers * kept_values(facts, recipe) * computed / padding
+    mean, computed = tokens / len(kept), batches.computed
+    per_token = flops_per_token(facts, recipe.method, checkpointing, trained_share, mean, computed)
+    kept_by_layers = facts.layers * kept_values(facts, recipe) * computed
     expected = expected_speed(
         expected_rate(machine, computes_in, per_token, kept_by_layers, checkpointing) / per_token,
-        slots * full,
+        batches.real_slots,
         waiting_seconds(machine, recipe.method, facts, checkpointing),
     )
     tokens_per_second = expected * (speed_factor or 1.0) * together
-    work = Work(recipe, steps_per_epoch, tokens, sum(watched), tokens_per_second)
+    work = Work(recipe, batches.steps_per_epoch, tokens, sum(watched), tokens_per_second)
     epochs, advice = work.epochs(), _usual_rate(values["learning_rate"], usual)
     if epochs < recipe.num_train_epochs:
         why, way_back = shortened(work, epochs)
@@ -292,7 +256,7 @@ def _with_passes_of(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        ladder=rungs_of(resolved, longest - spared, machine),
+        ladder=rungs_of(resolved, batches.longest, machine),
         advice=advice,
         rate_is_measured=speed_factor is not None,
         memory_is_measured=memory_factor is not None,

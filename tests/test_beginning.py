@@ -258,3 +258,27 @@ def test_the_check_finds_what_the_worker_shares(tiny_model_dir, tmp_path):
     other = [*rows[:-1], {"messages": [{"role": "system", "content": "Be kind."}, *rows[-1]["messages"][1:]]}]
     write_jsonl(path, other)
     assert look(seen.recipe).diagnosis.shared_tokens < seen.diagnosis.shared_tokens
+
+
+@pytest.mark.parametrize(
+    "lengths, changes",
+    [
+        ([200] * 239 + [0], {}),  # a row that the template refuses has no tokens
+        ([200] * 239 + [40], {}),  # one that trains nothing may end before the others part
+        ([200] * 240, {"max_length": 64}),  # all are cut within their beginning
+    ],
+)
+def test_rows_that_end_within_the_beginning_of_the_others_are_planned(lengths, changes):
+    made = make_plan(Recipe(**changes), SMALL, lengths, LAPTOP, shared=150)
+    assert made.seconds > 0 and made.steps > 0
+    assert made.recipe.share_prefix is ("max_length" not in changes)
+
+
+def test_a_page_of_rows_cut_within_their_system_prompt_says_so(tiny_model_dir, tmp_path):
+    """And has a plan all the same."""
+    rows = [
+        {"messages": [{"role": "system", "content": "Sort this. " * 40}, *row["messages"]]} for row in chat_rows(60)
+    ]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    seen = look(Recipe(model_name_or_path=str(tiny_model_dir), dataset_name=str(path), max_length=32))
+    assert seen.diagnosis.verdict == "blocked" and seen.plan.steps > 0
