@@ -172,7 +172,7 @@ def _with_passes_of(
 ) -> tuple[Plan, float]:
     """The plan with packs of at most so many tokens, and the tokens a second expected before anything is measured."""
     reasons: list[str] = []
-    kept = [min(length, recipe.max_length) for length in lengths] or [1]
+    kept = [min(length, recipe.max_length) for length in lengths if length] or [1]  # none where a template refuses
     watched = [min(length, recipe.max_length) for length in validation_lengths]
     values: dict[str, Any] = {}
 

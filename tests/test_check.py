@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import chat_rows, save_tiny_model, write_jsonl
 from make_bad_inputs import CASES, chat, chats, lines, sentence
 
+from finetune_core import preflight
 from finetune_core.check import Diagnosis, check
 from finetune_core.data import FIXES, prepare
 from finetune_core.data.lengths import length_findings
@@ -319,3 +321,14 @@ def test_checking_never_loads_torch():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_template_that_refuses_every_row_is_told_and_not_an_error_of_ours(tmp_path):
+    template = "{% if messages | length > 2 %}{{ raise_exception('One question, one answer') }}{% endif %}"
+    template += "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token }}{% endfor %}"
+    model = save_tiny_model(tmp_path / "model", template)
+    rows = [{"messages": [*row["messages"][-2:], *row["messages"][-2:]]} for row in chat_rows(40)]
+    recipe = Recipe(model_name_or_path=str(model), dataset_name=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    seen = preflight.look(recipe)
+    assert seen.diagnosis.verdict == "blocked" and seen.plan.steps >= 1
+    assert any("One question, one answer" in finding.says for finding in seen.diagnosis.findings)

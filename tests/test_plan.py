@@ -188,6 +188,14 @@ def test_a_run_of_another_method_or_optimizer_corrects_nothing(tiny_model_dir):
     assert measured.memory_here(LAPTOP, Formats("float32", IN_8_BITS), parameters, "lora") is None
 
 
+@pytest.mark.parametrize("limit", [None, 2])
+def test_rows_without_a_token_count_for_nothing(limit):
+    """As those that the chat template refuses."""
+    some, all_of_them = (plan(lengths=rows, max_minutes=limit) for rows in ([60] * 240 + [0] * 9, [0] * 9))
+    assert some.as_dict() == plan(max_minutes=limit).as_dict()
+    assert all_of_them.steps >= 1 and all_of_them.tokens_per_second > 0
+
+
 def test_the_usual_cards_differ_in_what_they_hold_and_cost():
     offers = {offer.name: offer for offer in elsewhere(Recipe(), LARGE, [900] * 200)}
     assert offers["T4"].fits == "no" and offers["A100"].fits == "fits"
