@@ -162,7 +162,7 @@ def product_rate(tokens: int, hidden: int, wide: int, dtype: str, seconds: float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--default-steps", type=int, default=3, help="steps of TRL's defaults, which are slow")
+    parser.add_argument("--default-steps", type=int, default=3, help="of TRL's defaults, which are slow; 0: none")
     parser.add_argument("--repeats", type=int, default=3)
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--uneven", action="store_true", help="rows of very different length")
@@ -186,9 +186,10 @@ def main() -> None:
             rates["fijn"].append(mine["tokens"] / mine["seconds"])
             rates["fijn_each_row"].append(alone["tokens"] / alone["seconds"])
             rates["same_settings_by_hand"].append(other["tokens"] / other["seconds"])
-            rates["trl_defaults"].append(trl_defaults(folder, run, given.default_steps))
+            if given.default_steps:
+                rates["trl_defaults"].append(trl_defaults(folder, run, given.default_steps))
             if given.llama_factory:
-                rates["llama_factory"].append(llama_factory(given.llama_factory, folder, run, given.default_steps))
+                rates["llama_factory"].append(llama_factory(given.llama_factory, folder, run, given.default_steps or 3))
         plan = json.loads((shared / "plan.json").read_text())
         from finetune_core.facts import read_facts
         from finetune_core.hub import local_model
@@ -198,19 +199,17 @@ def main() -> None:
         recipe = Run(shared).recipe
         facts = read_facts(local_model(recipe.model_name_or_path))
         limit = product_rate(recipe.packing_length or 256, facts.hidden_size, facts.intermediate_size, recipe.dtype)
-    median = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    median = {name: round(statistics.median(values), 1) for name, values in rates.items() if values}
     print(
         json.dumps(
             {
                 "machine": this_machine().title,
                 "tokens_per_second": median,
-                "times_trl_defaults": round(median["fijn"] / median["trl_defaults"], 2),
-                "times_same_settings": round(median["fijn"] / median["same_settings_by_hand"], 2),
-                **(
-                    {"times_llama_factory": round(median["fijn"] / median["llama_factory"], 2)}
-                    if given.llama_factory
-                    else {}
-                ),
+                **{
+                    f"times_{name}": round(median["fijn"] / other, 2)
+                    for name, other in median.items()
+                    if name != "fijn"
+                },
                 "share_of_product_limit": round(median["fijn"] * plan["flops_per_token"] / limit, 3),
                 "rows": "uneven" if given.uneven else "prompted" if given.prompted else "starter",
                 "repeats": given.repeats,
