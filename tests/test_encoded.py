@@ -30,22 +30,30 @@ def test_encoded_rows_are_the_rendered_rows_in_their_order(tiny_tokenizer, tmp_p
     assert token_lengths(encoded) == [len(row.input_ids) for row in expected if row.trained]
 
 
-def test_what_is_encoded_is_not_held_in_memory(tiny_tokenizer, tmp_path):
-    import psutil
+def test_what_is_encoded_is_not_held_in_memory(tiny_tokenizer, tmp_path, monkeypatch):
+    import tracemalloc
 
+    import pyarrow
+
+    from finetune_core import encoded, render
+
+    monkeypatch.setattr(encoded, "AT_ONCE", 5000)
+    monkeypatch.setattr(render, "BATCH", 50)
     long = [{"role": "user", "content": "kettle"}, {"role": "assistant", "content": "good " * 60}]
+    path = tmp_path / "rows.arrow"
 
-    def many(count):
-        return ({"messages": long} for _ in range(count))
+    def peak(count):
+        tracemalloc.start()
+        try:
+            assert len(encode(({"messages": long} for _ in range(count)), tiny_tokenizer, 256, path)) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
-    def memory():
-        return psutil.Process().memory_full_info().uss
-
-    encode(many(1000), tiny_tokenizer, 256, tmp_path / "first.arrow")  # what is loaded once
-    before = memory()
-    encoded = encode(many(8000), tiny_tokenizer, 256, tmp_path / "rows.arrow")
-    size = (tmp_path / "rows.arrow").stat().st_size
-    assert len(encoded) == 8000 and size > 10e6 and memory() - before < size / 2
+    peak(500)  # what is loaded once
+    before = pyarrow.total_allocated_bytes()
+    assert peak(2500) < 1.5 * peak(500)
+    assert pyarrow.total_allocated_bytes() - before < path.stat().st_size / 2
 
 
 def test_another_max_length_is_encoded_anew_and_all_of_it_forgotten(run, tiny_tokenizer):
