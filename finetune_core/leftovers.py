@@ -14,9 +14,10 @@ from .errors import FinetuneError
 from .files import cache_dir, remove
 from .job import Job
 from .launch import BEFORE_TRAINING
-from .locks import forget_locks
+from .locks import forget_locks, is_held
 from .run import MAKING, Run, making
 
+PULLING, HELD = ".pulling-", "lock"  # how a pull's download begins, in the cache; the lock that its process holds there
 ENCODED = ".rows"  # in a run's folder, while it learns
 YOUNG_SECONDS = 60.0  # a folder may be made a moment before its process begins
 OLD_SECONDS = 2 * 24 * 3600.0  # nobody reads, fetches or converts for so long
@@ -24,7 +25,8 @@ OLD_SECONDS = 2 * 24 * 3600.0  # nobody reads, fetches or converts for so long
 
 def sweep_leftovers(runs_dir: Path) -> None:
     """Delete token ids of runs that nobody trains, rows of runs that were never made, measurements that were never
-    finished, and what was unpacked or fetched days ago. Results stay, and what another start is making."""
+    finished, downloads of a pull that was killed, and what was unpacked or fetched days ago. Results stay, and what
+    another process is making."""
     for encoded in runs_dir.glob(f"*/{ENCODED}/"):
         run = Run(encoded.parent)
         _sweep(run.starting(0), [encoded], lambda _, run=run: not run.is_alive())
@@ -33,9 +35,9 @@ def sweep_leftovers(runs_dir: Path) -> None:
     if measured := list((runs_dir / BEFORE_TRAINING["plan"]).glob("*/")):
         _sweep(making(runs_dir, 0), measured, _was_given_up)
     temporary, cache = Path(tempfile.gettempdir()), cache_dir()
-    for folder in (*temporary.glob("fijn-*/"), *cache.glob(".pulling-*/"), *cache.glob(".making-*/")):
+    for folder in (*temporary.glob("fijn-*/"), *cache.glob(f"{PULLING}*/"), *cache.glob(".making-*/")):
         with contextlib.suppress(FileNotFoundError):  # another process tidies too
-            if not folder.is_symlink() and folder.stat().st_mtime < time.time() - OLD_SECONDS:
+            if not folder.is_symlink() and (_was_let_go(folder) or _age(folder) > OLD_SECONDS):
                 remove(folder)
 
 
@@ -52,10 +54,20 @@ def _sweep(lock: AbstractContextManager[Any], folders: list[Path], is_left: Call
             raise
 
 
+def _was_let_go(folder: Path) -> bool:
+    """A pull's download whose process is gone: it held its lock from the first moment of the download."""
+    lock = folder / HELD
+    return folder.name.startswith(PULLING) and lock.exists() and _age(lock) > YOUNG_SECONDS and not is_held(lock)
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
 def _was_given_up(folder: Path) -> bool:
     """Its process died on the way, or never began."""
     job = Job(folder, "plan")
     said = job.said()
-    if not folder.exists() or job.is_alive() or time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
+    if not folder.exists() or job.is_alive() or _age(folder) < YOUNG_SECONDS:
         return False
     return said is None or (said.error or {}).get("code") == "interrupted"

@@ -120,7 +120,7 @@ class Run:
     @property
     def result_dir(self) -> Path:
         """Where the tuned weights are: adapter/ or, for full fine-tuning, model/."""
-        return self.path / ("model" if self.recipe.method == "full" else "adapter")
+        return self.path / result_name(self.recipe)
 
     @property
     def inbox(self) -> Path:
@@ -192,6 +192,11 @@ class Run:
         shutil.rmtree(self.path)
         shutil.rmtree(self.inbox, ignore_errors=True)
         forget_locks(self.path)
+
+
+def result_name(recipe: Recipe) -> str:
+    """The folder of the tuned weights in a run of this recipe."""
+    return "model" if recipe.method == "full" else "adapter"
 
 
 def making(runs_dir: Path, wait_seconds: float) -> AbstractContextManager[None]:

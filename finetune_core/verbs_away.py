@@ -55,8 +55,10 @@ def push_data(options: argparse.Namespace, out: Output) -> int:
 
 
 def pull(options: argparse.Namespace, out: Output) -> int:
+    from .leftovers import sweep_leftovers
     from .takeaway.pull import pull as work
 
+    sweep_leftovers(options.runs_dir)  # a pull that was killed may have filled the disk
     run = work(options.repo_id, options.runs_dir, revision=options.revision, tell=_teller())
     out.give({"id": run.id, "path": str(run.path)}, f"Run {run.id}")
     return GOOD
