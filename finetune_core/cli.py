@@ -102,7 +102,10 @@ def parser() -> argparse.ArgumentParser:
     one = run_verb("predict", verbs_answer.predict, "answer the rows of a file")
     one.add_argument("--input", required=True, help="CSV, Excel, JSON, JSONL, Parquet or Arrow; no answers needed")
     one.add_argument(
-        "--output", required=True, help="a .csv (the input's columns and `prediction`) or .jsonl (`id`, `prediction`)"
+        "--output",
+        required=True,
+        help="a .xlsx, .csv (delimiter of the input) or .tsv: the input's columns and `prediction`; or a .jsonl: `id`, "
+        "`prediction`",
     )
     one.add_argument("--question", metavar="COLUMN", help="the column to answer (default: found as in training)")
     one.add_argument("--base", action="store_true", help="the untuned model")

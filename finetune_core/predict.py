@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from .data.rows import without_formula
-from .data.tables import as_cell
 from .errors import FinetuneError
 from .files import replacing
 from .questions import Questions, bad_row, conversation, read_questions
 from .recipe import Recipe
 from .render import render_prompt
+from .sheets import MOST_COLUMNS, MOST_IN_CELL, MOST_ROWS, fits_cell, text_of, write_text_table, write_workbook
 
 if TYPE_CHECKING:
     from .answers.chatter import Chatter
 
 OnProgress = Callable[[float, str], None]
-TABLES = (".xlsx", ".xls", ".xlsm", ".ods", ".tsv", ".tab", ".parquet", ".arrow", ".feather")  # not written
+TABLES = (".csv", ".tsv", ".tab", ".xlsx")
+NOT_WRITTEN = (".xls", ".xlsm", ".ods", ".parquet", ".arrow", ".feather")
 ROWS_AT_ONCE = 256  # sorted by length among themselves, and written when they are done
 
 
@@ -40,37 +38,29 @@ def predict_file(
 ) -> int:
     """Answer the rows of a file; how many. The rows are read before the model is loaded.
 
-    A target that ends in .csv gets the file's own columns and `prediction` beside them (see write_csv); another one
+    A target that ends in .csv, .tsv or .xlsx is a table: the file's own columns and `prediction` beside them. A .csv
+    has the delimiter that the questions came with, a comma where they were no such table. Another target gets
     {"id", "prediction"} lines. It appears when it is complete. `recipe`, `trained` and `question` say what is asked in
-    a row (see read_questions); `on_read` hears in words which columns that are.
+    a row (see read_questions); `on_read` hears in words which columns that is.
 
     Raises FinetuneError for a file or row that cannot be used.
     """
-    as_csv = target.suffix.casefold() == ".csv"
-    if target.suffix.casefold() in TABLES:
-        raise FinetuneError(
-            f"Answers are not written as {target.suffix}.",
-            f"Give --output {target.stem}.csv, which Excel opens, or {target.stem}.jsonl.",
-            code="usage",
-        )
-    if as_csv and target.resolve() == source.resolve():
-        raise FinetuneError(
-            "The answers would take the place of the questions.", "Choose another --output.", code="usage"
-        )
+    kind = target.suffix.casefold()
+    _require_target(target, source)
     questions = read_questions(source, recipe, trained, question)
-    if not target.parent.is_dir():
-        raise FinetuneError(
-            f"There is no folder {target.parent}.", "Make it, or choose another --output.", code="usage"
-        )
+    if kind == ".xlsx":
+        _require_sheet(questions, target)
     if on_read and questions.says:
         on_read(questions.says)
     predictions = predict(
         load_chatter(), questions.conversations, base=base, max_new_tokens=max_new_tokens, on_progress=on_progress
     )
     with replacing(target) as beside:
-        if as_csv:
-            with beside.open("w", encoding="utf-8-sig", errors="replace", newline="") as file:
-                write_csv(file, questions, predictions)
+        if kind == ".xlsx":
+            write_workbook(beside, table_of(questions, predictions))
+        elif kind in TABLES:
+            delimiter = (questions.delimiter or ",") if kind == ".csv" else "\t"
+            write_text_table(beside, table_of(questions, predictions), delimiter)
         else:
             with beside.open("w", encoding="utf-8") as file:
                 for prediction in predictions:
@@ -79,19 +69,45 @@ def predict_file(
     return len(questions.rows)
 
 
-def write_csv(file: IO[str], questions: Questions, predictions: Iterable[Mapping[str, Any]]) -> None:
-    """The columns of the questions in their order, then `prediction` (`prediction 2` where that is taken).
+def _require_target(target: Path, source: Path) -> None:
+    """Raises FinetuneError (usage) for a place where no answers can be written, before anything is read."""
+    if target.suffix.casefold() in NOT_WRITTEN:
+        raise FinetuneError(
+            f"Answers are not written as {target.suffix}.",
+            f"Give --output {target.stem}.xlsx, {target.stem}.csv or {target.stem}.jsonl.",
+            code="usage",
+        )
+    if target.is_dir():
+        raise FinetuneError(f"{target} is a folder.", "Give --output a file in it.", code="usage")
+    if not target.parent.is_dir():
+        raise FinetuneError(
+            f"There is no folder {target.parent}.", "Make it, or choose another --output.", code="usage"
+        )
+    if target.resolve() == source.resolve():
+        raise FinetuneError(
+            "The answers would take the place of the questions.", "Choose another --output.", code="usage"
+        )
 
-    A spreadsheet runs nothing that is written, as OWASP advises against CSV injection: a cell, or the name of a
-    column, that begins with = + - @, a tab or a new line gets an apostrophe before it, and every cell stands in
-    quotation marks. A negative number stays the number it is.
-    """
-    writer = csv.writer(file, quoting=csv.QUOTE_ALL)
-    writer.writerow([_cell(name) for name in (*questions.columns, free_name("prediction", questions.columns))])
+
+def _require_sheet(questions: Questions, target: Path) -> None:
+    """Raises FinetuneError (usage) for rows that a workbook's sheet does not hold."""
+    other = f"Give --output {target.stem}.csv, which holds them."
+    if len(questions.rows) >= MOST_ROWS or len(questions.columns) >= MOST_COLUMNS:
+        size = f"{len(questions.rows):,} rows and {len(questions.columns):,} columns"
+        limits = f"{MOST_ROWS - 1:,} rows and {MOST_COLUMNS - 1:,} columns of questions"
+        raise FinetuneError(f"The file has {size}, and a workbook holds {limits}.", other, code="usage")
+    for number, row in enumerate(questions.rows, 1):
+        if not all(fits_cell(text_of(row.get(column))) for column in questions.columns):
+            says = f"Row {number} has a cell with more characters than a workbook's holds ({MOST_IN_CELL:,})."
+            raise FinetuneError(says, other, code="usage")
+
+
+def table_of(questions: Questions, predictions: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    """The names of the columns, then the rows: those of the questions in their order, and `prediction` (`prediction 2`
+    where that is taken)."""
+    yield [*questions.columns, free_name("prediction", questions.columns)]
     for row, prediction in zip(questions.rows, predictions, strict=True):
-        cells = [row.get(column) for column in questions.columns]
-        writer.writerow([_cell(cell) for cell in (*cells, prediction["prediction"])])
-        file.flush()
+        yield [*(row.get(column) for column in questions.columns), prediction["prediction"]]
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
@@ -104,11 +120,6 @@ def free_name(name: str, taken: Iterable[str]) -> str:
         number += 1
         found = f"{name} {number}"
     return found
-
-
-def _cell(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else as_cell(value)
-    return text if re.fullmatch(r"-[0-9]+([.,][0-9]+)?", text) else without_formula(text)
 
 
 def predict(

@@ -43,6 +43,7 @@ class Questions:
     columns: tuple[str, ...]  # in the file's order
     rows: Sequence[Mapping[str, Any]]
     conversations: list[dict[str, Any]]  # {"id", "messages", "tools"}, one a row
+    delimiter: str | None = None  # of a text table
     says: str = ""  # how the file was read; nothing where each row is a conversation of its own
 
 
@@ -63,23 +64,24 @@ def read_questions(
     recipe = recipe or Recipe()
     if path.suffix.casefold() in (".jsonl", ".ndjson") or not path.is_file():
         records = [Record(number, number, row) for number, row in enumerate(read_rows(path), 1)]
-        kind, how = "jsonl", ""
+        kind, how, delimiter = "jsonl", "", None
     else:
         reading, records = _read(path, recipe)
-        kind, how = reading.kind, _how(reading)
+        kind, how, delimiter = reading.kind, _how(reading), reading.delimiter
     rows = [record.value or {} for record in records]
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
     first = rows[0] if rows else {}
     if question is None and kind == "jsonl" and any(first.get(key) is not None for key in ("messages", "prompt")):
         return Questions(columns, rows, [conversation(row, number) for number, row in enumerate(rows, 1)])
     if not rows:
-        return Questions(columns, rows, [])
+        return Questions(columns, rows, [], delimiter=delimiter)
     finder = _Finder(path.name, columns, recipe, trained or {}, question)
     usual = next((found for row in rows if (found := finder.mapping(row))), None)
     if usual is None:
         raise finder.unknown()
     conversations = [finder.conversation(record, usual) for record in records]
-    return Questions(columns, rows, conversations, f"What is asked stands in {finder.asked(usual)}.{how}")
+    says = f"What is asked stands in {finder.asked(usual)}.{how}"
+    return Questions(columns, rows, conversations, says, delimiter)
 
 
 class _Finder:

@@ -29,9 +29,16 @@ def write_csv(path, rows, delimiter=",", encoding="utf-8"):
     return path
 
 
-def table(path):
+def table(path, delimiter=","):
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.reader(file))
+        return list(csv.reader(file, delimiter=delimiter))
+
+
+def sheet(path):
+    """The cells of a workbook's first sheet, as a spreadsheet sees them."""
+    import openpyxl
+
+    return [[cell.value for cell in row] for row in openpyxl.load_workbook(path).active.iter_rows()]
 
 
 def answered(chatter, source, target, **options):
@@ -47,12 +54,72 @@ def test_semicolons_and_latin_1_are_read_and_a_table_is_answered_beside_its_colu
     rows = [["nr", "vraag", "klas"], ["1", KETTLE, "3B"], ["2", CAFE, ""]]
     source = write_csv(tmp_path / "new.csv", rows, ";", "latin-1")
     told = []
-    made = answered(tuned_chatter, source, tmp_path / "out.csv", on_read=told.append)
+    predict_file(lambda: tuned_chatter, source, tmp_path / "out.csv", max_new_tokens=4, on_read=told.append)
     answers = said_by(tuned_chatter, KETTLE, CAFE)
-    assert made == [["nr", "vraag", "klas", "prediction"], [*rows[1], answers[0]], [*rows[2], answers[1]]]
+    assert table(tmp_path / "out.csv", ";") == [
+        ["nr", "vraag", "klas", "prediction"],
+        [*rows[1], answers[0]],
+        [*rows[2], answers[1]],
+    ]
     assert (tmp_path / "out.csv").read_bytes().startswith(b"\xef\xbb\xbf")
     assert len(told) == 1 and "“vraag”" in told[0] and "UTF-8" in told[0]
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+def test_a_table_goes_out_with_the_delimiter_that_it_came_with(echo, tmp_path, delimiter):
+    rows = [["nr", "vraag"], ["1", KETTLE], ["2", CAFE]]
+    source = write_csv(tmp_path / "new.csv", rows, delimiter)
+    predict_file(lambda: echo, source, tmp_path / "out.csv", max_new_tokens=4)
+    assert table(tmp_path / "out.csv", delimiter) == [
+        ["nr", "vraag", "prediction"],
+        *([*row, SAID] for row in rows[1:]),
+    ]
+
+
+def test_a_tsv_has_tabs_and_rows_that_were_no_text_table_get_commas(echo, tmp_path):
+    source = write_csv(tmp_path / "new.csv", [["vraag"], [KETTLE]], ";")
+    workbook({"Rows": [["vraag"], [KETTLE]]})(tmp_path / "new.xlsx")
+    (tmp_path / "new.jsonl").write_text(json.dumps({"vraag": KETTLE}))
+    predict_file(lambda: echo, source, tmp_path / "out.tsv", max_new_tokens=4)
+    assert table(tmp_path / "out.tsv", "\t") == [["vraag", "prediction"], [KETTLE, SAID]]
+    for name in ("new.xlsx", "new.jsonl"):
+        predict_file(lambda: echo, tmp_path / name, tmp_path / "out.csv", max_new_tokens=4)
+        assert table(tmp_path / "out.csv") == [["vraag", "prediction"], [KETTLE, SAID]]
+
+
+def test_a_workbook_holds_the_rows_as_they_are_and_no_formula(echo, tmp_path):
+    rows = [["vraag", "nr", "code"], ["=1+1", "-3", "0012"], ["é & <b>€</b>\n_x0041_\x0b", "+31 6", "8712345678901"]]
+    (tmp_path / "new.json").write_text(json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]]))
+    predict_file(lambda: echo, tmp_path / "new.json", tmp_path / "out.xlsx", max_new_tokens=4)
+    import openpyxl
+
+    made = openpyxl.load_workbook(tmp_path / "out.xlsx").active
+    assert {cell.data_type for row in made for cell in row} == {"s", "n"}  # none is "f"
+    assert sheet(tmp_path / "out.xlsx") == [
+        ["vraag", "nr", "code", "prediction"],
+        ["=1+1", -3, "0012", SAID],
+        ["é & <b>€</b>\n_x005F_x0041_\ufffd", "+31 6", "8712345678901", SAID],
+    ]
+    assert read_questions(tmp_path / "out.xlsx").columns == ("vraag", "nr", "code", "prediction")
+
+
+def test_what_a_workbook_does_not_hold_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
+    source = write_csv(tmp_path / "new.csv", [["vraag", "tekst"], [KETTLE, "kort"], ["lamp", "é" * 32_768]])
+    with pytest.raises(FinetuneError, match="Row 2 has a cell") as told:
+        predict_file(pytest.fail, source, tmp_path / "out.xlsx", max_new_tokens=4)
+    assert "out.csv" in told.value.fix
+    monkeypatch.setattr("finetune_core.predict.MOST_ROWS", 2)
+    with pytest.raises(FinetuneError, match="2 rows"):
+        predict_file(pytest.fail, source, tmp_path / "out.xlsx", max_new_tokens=4)
+
+
+def test_an_answer_that_is_too_long_for_a_cell_is_cut_visibly(tmp_path):
+    from finetune_core.sheets import write_workbook
+
+    write_workbook(tmp_path / "out.xlsx", [["a" * 40_000], ["😀" * 20_000]])
+    (ascii_,), (emoji,) = sheet(tmp_path / "out.xlsx")
+    assert ascii_ == "a" * 32_766 + "…" and emoji == "😀" * 16_383 + "…"
 
 
 def test_a_workbook_is_read_without_an_answer_column(tuned_chatter, tmp_path):
@@ -144,6 +211,16 @@ def test_what_cannot_be_answered_is_named_before_a_model_is_loaded(tmp_path, nam
     assert not (tmp_path / "out.csv").exists()
 
 
+SAID = "een; antwoord, met\ttab"
+
+
+@pytest.fixture
+def echo(tuned_chatter, monkeypatch):
+    """A model that always says the same."""
+    monkeypatch.setattr(type(tuned_chatter), "generate", lambda self, name, prompts, **_: [Said(SAID) for _ in prompts])
+    return tuned_chatter
+
+
 def test_a_table_that_was_written_runs_nothing_and_reads_back(tuned_chatter, tmp_path, monkeypatch):
     rows = [["question", "prediction", "=kop"], ["=1+1", "-3,5", "@x"], ['two\nlines, "so"', "-2+3", "+1"]]
     source = write_csv(tmp_path / "new.csv", rows)
@@ -178,12 +255,12 @@ def test_jsonl_with_columns_of_its_own_is_asked_as_a_table_is(tmp_path):
     assert asked(tmp_path / "new.jsonl") == [KETTLE]
 
 
-def test_an_output_that_cannot_be_is_refused(tmp_path):
-    source = write_csv(tmp_path / "new.csv", [["question"], [KETTLE]])
-    for target in (tmp_path / "out.xlsx", source):
-        with pytest.raises(FinetuneError) as caught:
-            predict_file(pytest.fail, source, target, max_new_tokens=4)
-        assert caught.value.code == "usage"
+@pytest.mark.parametrize("output", ["out.parquet", "new.jsonl", "../{}/new.jsonl", ".", "no/out.csv"])
+def test_an_output_that_cannot_be_is_refused(tmp_path, output):
+    (tmp_path / "new.jsonl").write_text(json.dumps({"prompt": KETTLE}))
+    with pytest.raises(FinetuneError) as caught:
+        predict_file(pytest.fail, tmp_path / "new.jsonl", tmp_path / output.format(tmp_path.name), max_new_tokens=4)
+    assert caught.value.code == "usage" and (tmp_path / "new.jsonl").read_text()
 
 
 def test_the_command_reads_a_workbook_as_the_run_was_trained(tiny_model_dir, tmp_path, capsys):
