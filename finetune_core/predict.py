@@ -153,7 +153,10 @@ def _prompt(each: dict[str, Any], number: int, chatter: Chatter) -> list[int]:
     messages = each["messages"]
     if chatter.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": chatter.system_prompt}, *messages]
-    ids = render_prompt(messages, chatter.tokenizer, each["tools"])
+    try:
+        ids = render_prompt(messages, chatter.tokenizer, each["tools"])
+    except FinetuneError as error:
+        raise FinetuneError(f"Row {number}: {error.problem}", error.fix, code=error.code) from None
     if len(ids) >= chatter.tokenizer.model_max_length:
         raise bad_row(
             number, f"has {len(ids)} tokens, and this model reads at most {chatter.tokenizer.model_max_length - 1}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .data.columns import CHOSEN, COMPLETIONS, LABELS, REJECTED, ColumnMap, as_wished, recognise
-from .data.json_rows import Record
+from .data.json_rows import Record, parse_json
 from .data.readers import Reading, read_file
 from .data.rewriting import rewriting
 from .data.shapes import PLACEHOLDER, Converter, open_turns
@@ -43,8 +42,8 @@ class Questions:
     columns: tuple[str, ...]  # in the file's order
     rows: Sequence[Mapping[str, Any]]
     conversations: list[dict[str, Any]]  # {"id", "messages", "tools"}, one a row
-    delimiter: str | None = None  # of a text table
     says: str = ""  # how the file was read; nothing where each row is a conversation of its own
+    delimiter: str | None = None  # of a text table
 
 
 def read_questions(
@@ -183,11 +182,19 @@ def conversation(row: dict[str, Any], number: int) -> dict[str, Any]:
     )
     if not well_formed:
         raise bad_row(number, "needs `messages` (role and content) or `prompt` (a text)")
+    messages = [message | {"content": _joined(message["content"])} for message in messages]
     while messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if not messages:
         raise bad_row(number, "has no question")
     return {"id": row.get("id", number), "messages": messages, "tools": row.get("tools")}
+
+
+def _joined(content: Any) -> Any:
+    """The text of parts, a line each, as training joins them; anything else as it is."""
+    is_parts = isinstance(content, list) and content and all(isinstance(part, dict) for part in content)
+    texts = [part.get("text") for part in content] if is_parts else []
+    return "\n".join(texts) if texts and all(isinstance(text, str) for text in texts) else content
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -207,8 +214,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
+            row, _ = parse_json(line.encode("utf-8"))
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise FinetuneError(

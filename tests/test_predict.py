@@ -71,6 +71,7 @@ def test_a_file_becomes_a_file(chatter, tmp_path):
     ("rows", "says"),
     [
         (["{"], "Line 1"),
+        (["[" * 100_000], "Line 1"),
         ([{"prompt": "x"}, "[]"], "Line 2"),
         ([{"prompt": "x"}, {"question": "x"}], "Row 2"),
         ([{"messages": [{"role": "assistant", "content": "x"}]}], "Row 1"),
@@ -86,6 +87,25 @@ def test_a_row_that_cannot_be_answered_is_named_before_a_model_is_loaded(tmp_pat
 def test_a_row_that_is_too_long_is_named_before_anything_is_written(chatter):
     with pytest.raises(FinetuneError, match="Row 2"):
         next(predict(chatter, [ROWS[0], {"prompt": "kettle " * 600}], max_new_tokens=4))
+
+
+@pytest.mark.parametrize("message", [{"role": "human", "content": "x"}, {"role": "user", "content": [5]}])
+def test_a_row_that_the_template_refuses_is_named(chatter, message):
+    with pytest.raises(FinetuneError, match="Row 2: "):
+        next(predict(chatter, [ROWS[0], {"messages": [message]}], max_new_tokens=4))
+
+
+def test_text_parts_are_joined_as_training_joins_them(chatter):
+    parts = [{"type": "text", "text": "my kettle"}, {"type": "text", "text": "is broken"}]
+    rows = [{"messages": [{"role": "user", "content": content}]} for content in (parts, "my kettle\nis broken")]
+    joined, whole = predict(chatter, rows, max_new_tokens=8)
+    assert joined["prediction"] == whole["prediction"]
+
+
+def test_half_a_character_costs_no_answer(chatter, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "kettle \\ud83d", "id": "\\ud83d"}\n')
+    assert predict_file(lambda: chatter, tmp_path / "in.jsonl", tmp_path / "out.jsonl", max_new_tokens=4) == 1
+    assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["id"] == "\ufffd"
 
 
 def test_a_missing_file_is_said(tmp_path):
