@@ -154,6 +154,15 @@ def test_text_parts_are_text(web):
     assert ask(web, messages=parts).json()["choices"] == ask(web).json()["choices"]
 
 
+def test_half_a_character_is_read_as_the_sign_for_one(web):
+    said = []
+    for text in ("kettle \ud83d", "kettle \ufffd"):
+        asked = {"model": "tuned", "max_tokens": 8, "messages": [{"role": "user", "content": text}]}
+        headers = {"Content-Type": "application/json"}
+        said.append(web.post("/v1/chat/completions", content=json.dumps(asked), headers=headers))
+    assert [each.status_code for each in said] == [200, 200] and said[0].json()["choices"] == said[1].json()["choices"]
+
+
 def test_the_system_prompt_is_read_as_sent(web):
     prompted = ask(web, messages=[{"role": "system", "content": "Answer in Dutch."}, *HELLO]).json()
     assert prompted["usage"]["prompt_tokens"] > ask(web).json()["usage"]["prompt_tokens"]
@@ -190,6 +199,8 @@ REFUSED = [  # (fields, status, param)
     ({"max_completion_tokens": 1.5}, 400, "max_completion_tokens"),
     ({"stop": 7}, 400, "stop"),
     ({"seed": True}, 400, "seed"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "messages[0]"),
+    ({"stream_options": "include_usage"}, 400, "stream_options"),
     ({"logprobs": True}, 400, "logprobs"),
     ({"response_format": {"type": "json_object"}}, 400, "response_format"),
     ({"messages": [{"role": "user", "content": "kettle " * 600}]}, 400, None),

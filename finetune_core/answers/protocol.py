@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ..data.json_rows import parse_json
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 PASSED_ON = ("name", "tool_calls", "tool_call_id")
@@ -42,8 +43,8 @@ class Question:
 def read_question(body: bytes, models: Sequence[str]) -> Question:
     """Raises Refusal for anything that is wrong, or that cannot be done as asked."""
     try:
-        value = json.loads(body)
-    except ValueError:
+        value, _ = parse_json(body)  # with whole characters: half of a surrogate pair is no text
+    except (ValueError, RecursionError):
         raise Refusal(400, "The body is not JSON.") from None
     if not isinstance(value, dict):
         raise Refusal(400, "The body is not a JSON object.")
@@ -60,6 +61,9 @@ def read_question(body: bytes, models: Sequence[str]) -> Question:
     if (value.get("response_format") or {"type": "text"}) != {"type": "text"}:
         raise Refusal(400, "Only response_format text is supported.", param="response_format")
     limit = "max_completion_tokens" if value.get("max_completion_tokens") is not None else "max_tokens"
+    stream_options = value.get("stream_options") or {}
+    if not isinstance(stream_options, dict):
+        raise Refusal(400, "stream_options must be an object.", param="stream_options")
     tools = value.get("tools") or None
     if tools is not None and not isinstance(tools, list):
         raise Refusal(400, "tools must be a list.", param="tools")
@@ -73,7 +77,7 @@ def read_question(body: bytes, models: Sequence[str]) -> Question:
         seed=_number(value, "seed", -(2**63), 2**63 - 1, whole=True),
         stop=_stop(value.get("stop")),
         stream=value.get("stream") is True,
-        include_usage=(value.get("stream_options") or {}).get("include_usage") is True,
+        include_usage=stream_options.get("include_usage") is True,
     )
 
 
@@ -149,7 +153,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     messages = []
     for number, item in enumerate(value):
         where = f"messages[{number}]"
-        if not isinstance(item, dict) or item.get("role") not in ROLES:
+        if not isinstance(item, dict) or not isinstance(item.get("role"), str) or item["role"] not in ROLES:
             raise Refusal(400, f"{where} needs a role: {', '.join(ROLES)}.", param=where)
         kept = {name: item[name] for name in PASSED_ON if item.get(name)}
         messages.append({"role": ROLES[item["role"]], "content": _content(item.get("content"), where, kept), **kept})
