@@ -65,7 +65,8 @@ def test_a_kind_that_fails_is_removed_and_said_while_those_that_passed_are_kept(
     assert [file.stem.rpartition("-")[2] for file in sorted((tmp_path / "out").glob("*.gguf"))] == ["f16", "q4_0"]
     parity = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert len(parity["by_file"]) == 2 and all(each["passed"] for each in parity["by_file"].values())
-    assert "-q4_0.gguf" in (tmp_path / "out" / "Modelfile").read_text()
+    modelfile = (tmp_path / "out" / "Modelfile").read_text()
+    assert "-q4_0.gguf" in modelfile and run.recipe.model_name_or_path not in modelfile  # a folder of this machine
     assert "q8_0" not in (tmp_path / "out" / "README.md").read_text()
     shown = words_take.made_gguf({"path": "x", "parity": parity}, "x")
     assert "off by 9 nats" in shown and "Compared before it was kept" in shown

@@ -158,6 +158,7 @@ def _make_gguf(
     # Ollama gets the nearest that is not half a copy of everything: 8 bits, else what there is
     weights = next((file for file in files if "q8_0" in file.name), files[-1])
     translation = translate(tokenizer, gguf.adds_bos(weights))
+    base_name = shareable_recipe(run.recipe).model_name_or_path
     (making / "Modelfile").write_text(
         modelfile(
             weights.name,
@@ -165,7 +166,7 @@ def _make_gguf(
             stops=sorted(token for id in tokenizer.stop_ids if (token := tokenizer.backend.id_to_token(id))),
             system_prompt=run.recipe.system_prompt,
             context=min(tokenizer.model_max_length, OLLAMA_CONTEXT),
-            about=f"{run.recipe.model_name_or_path}, tuned with Fijn as {run.id}\nollama create {name} -f Modelfile",
+            about=f"{base_name}, tuned with Fijn as {run.id}\nollama create {name} -f Modelfile",
         ),
         encoding="utf-8",
     )
