@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     one = run_verb("chat", verbs_answer.chat, "talk to the tuned model")
     one.add_argument("--base", action="store_true", help="the untuned model")
     one.add_argument("--message", help="one question; without it, a conversation on the terminal")
-    one.add_argument("--system", help="a system prompt")
+    one.add_argument("--system", help="a system prompt (default: the one that the run's rows were given)")
     one.add_argument("--temperature", type=float, default=0.0, help="0 (default): always the likeliest words")
     one.add_argument("--max-new-tokens", type=int, help="longest answer, in tokens (default: 256)")
     one = run_verb("serve", verbs_answer.serve, "answer the OpenAI chat-completions protocol on this machine")

@@ -47,7 +47,8 @@ def chat(options: argparse.Namespace, out: Output) -> int:
         needs_result(run)
     chatter = load_for_chat(run)
     name = "base" if options.base else "tuned"
-    history = [{"role": "system", "content": options.system}] if options.system else []
+    system = chatter.system_prompt if options.system is None else options.system
+    history = [{"role": "system", "content": system}] if system else []
 
     def answer(message: str) -> str:
         ids = render_prompt([*history, {"role": "user", "content": message}], chatter.tokenizer)

@@ -83,6 +83,26 @@ def test_a_training_in_a_terminal_ends_with_what_it_was_worth(recipe, runs_dir, 
     assert "Better by 3 points." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "system"), [((), "Be brief."), (("--system", "Rhyme."), "Rhyme."), (("--system", ""), None)]
+)
+def test_chat_asks_with_the_system_prompt_that_the_rows_were_given(recipe, runs_dir, monkeypatch, words, system):
+    from types import SimpleNamespace
+
+    from finetune_core import cli
+    from finetune_core.run import Run
+
+    run, asked = Run.create(runs_dir, recipe), []
+    run.result_dir.mkdir()
+    (run.result_dir / "adapter_model.safetensors").touch()
+    chatter = SimpleNamespace(system_prompt="Be brief.", tokenizer=None, stream=lambda *_, **__: iter(["Hi"]))
+    monkeypatch.setattr("finetune_core.model.load_for_chat", lambda run: chatter)
+    monkeypatch.setattr("finetune_core.render.render_prompt", lambda messages, tokenizer: asked.append(messages) or [1])
+    assert cli.main(["chat", run.id, "--message", "Hello", *words, "--runs-dir", str(runs_dir)]) == 0
+    before = [{"role": "system", "content": system}] if system else []
+    assert asked == [[*before, {"role": "user", "content": "Hello"}]]
+
+
 def test_a_presets_name_is_never_a_run(recipe, runs_dir):
     from finetune_core import cli
     from finetune_core.presets import list_presets
