@@ -317,6 +317,45 @@ def test_a_rented_run_is_followed_by_whatever_name_it_has_and_never_trained_here
     assert main(["train", run.id, "lora_r=8", "--runs-dir", str(runs_dir)]) == 2  # its recipe is never changed
 
 
+def test_a_log_that_is_not_there_yet_is_no_end_of_a_job(recipe, runs_dir, monkeypatch):
+    from types import SimpleNamespace
+
+    from finetune_core.jobs import follow
+
+    class NotFound(Exception):
+        response = SimpleNamespace(status_code=404)
+
+    def fetch_job_logs(**_):
+        if answers:
+            raise NotFound
+        return iter(())
+
+    run, answers = Run.create(runs_dir, recipe), [("SCHEDULING", ""), ("RUNNING", "")]
+    sent = Sent("l4x1", "1x Nvidia L4", 1800, "alice", "alice/fijn-x", job_id="j1")
+    api = SimpleNamespace(fetch_job_logs=fetch_job_logs)
+    monkeypatch.setattr(follow.hub_jobs, "client", lambda token: api)
+    monkeypatch.setattr(follow, "_stage", lambda *_: answers.pop(0) if answers else ("COMPLETED", ""))
+    monkeypatch.setattr(follow.time, "sleep", lambda seconds: None)
+    assert follow._watch(run, sent, ALICE, follow.Mirror(run, None)) == ("COMPLETED", "")
+    assert answers == []
+
+
+def test_a_result_that_did_not_come_to_the_repository_is_said_and_learned_again(recipe, runs_dir, monkeypatch):
+    from finetune_core.errors import FinetuneError
+    from finetune_core.jobs import follow
+
+    run = Run.create(runs_dir, recipe)
+    Sent("l4x1", "1x Nvidia L4", 1800, "alice", "alice/fijn-x", job_id="j1").save(run)
+    run.tell("done", outcome="finished", seconds=9.0, remote="j1:9")
+    monkeypatch.setattr(follow, "_require_token", lambda sent, token: ALICE)
+    monkeypatch.setattr(follow, "_stage", lambda sent, token: ("COMPLETED", ""))
+    monkeypatch.setattr(follow, "_watch", lambda *_: ("COMPLETED", ""))
+    monkeypatch.setattr(follow, "_fetch_result", lambda *_: None)
+    with pytest.raises(FinetuneError, match="its result did not come"):
+        follow.follow(run)
+    assert run.status() == "failed" and follow.next_start(run) == "new" and sent_of(run).left is None
+
+
 def test_the_follower_s_lock_is_the_run_s(recipe, runs_dir):
     """A run of rented hardware looks like any other to the page: held while somebody follows, else not."""
     run = Run.create(runs_dir, recipe)

@@ -38,6 +38,7 @@ AWAY_TRIES = 20
 
 def follow(
     run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None, agreed: bool = False
+NO_LOG_SECONDS = 5.0
 ) -> str:
     """Start the run's job, or take up the one that goes on, and stay until it is over: "finished" or "stopped".
 
@@ -162,7 +163,11 @@ def _watch(run: Run, sent: Sent, token: str, mirror: Mirror) -> tuple[str, str]:
             except Exception as error:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 if status == 404:
-                    return _stage(sent, token)
+                    stage, says = _stage(sent, token)
+                    if stage in OVER:
+                        return stage, says
+                    time.sleep(NO_LOG_SECONDS)  # it has none yet, and goes on
+                    continue
                 if status in (401, 403) or away >= AWAY_TRIES:
                     raise account.told(error, token) from error
             if away == 1:
@@ -221,7 +226,16 @@ def _fetch_result(run: Run, sent: Sent, token: str) -> None:
 def _ended(run: Run, sent: Sent, stage: str, says: str, mirror: Mirror) -> str:
     last = next((event for event in reversed(run.events()[sent.since :]) if event.kind in ENDS), None)
     if last is not None and last.kind == "done":
-        return str(last.data.get("outcome", "finished"))
+        outcome = str(last.data.get("outcome", "finished"))
+        if outcome == "finished" and not run.has_result():
+            lost = FinetuneError(
+                f"The job learned to its end, but its result did not come to {sent.repo_id}; its log says why.",
+                "Resume: a new job goes on from the last checkpoint there.",
+                code="result-lost",
+            )
+            mirror.tell("error", **lost.as_dict(), run=run.id)
+            raise lost
+        return outcome
     if last is not None:
         raise FinetuneError(last.data["problem"], last.data["fix"], code=last.data["code"])
     if stage == "CANCELED" and (run.path / "stop").exists():
