@@ -58,6 +58,9 @@ def redact(text: str) -> str:
     return TOKEN_PATTERN.sub("[token]", text)
 
 
+KILLED = "killed-for-memory"  # code: a process was ended from outside, as a machine does that has no memory left
+
+
 # By class name (also of base classes), so that this file imports nothing heavy.
 # (code, problem or None for the library's own words, fix)
 KNOWN: dict[str, tuple[str, str | None, str]] = {

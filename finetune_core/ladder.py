@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
+from .events import Event
 from .machine import Machine
 from .precision import FUSED, IN_8_BITS, PAGED
 from .recipe import STARTER_MODEL, Recipe, Suggestion
@@ -168,6 +170,17 @@ def as_typed(rung: Suggestion) -> str:
     'Gradient checkpointing (gradient_checkpointing=true).'
     """
     return f"{rung.says} ({as_overrides(rung.changes)})."
+
+
+def walked_down(recipe: Recipe, events: Iterable[Event]) -> Recipe:
+    """A run's recipe with the rungs that its workers went down: its checkpoints are of that one."""
+    return recipe.replace(**steps_of(events))
+
+
+def steps_of(events: Iterable[Event]) -> dict[str, Any]:
+    """What these rungs changed."""
+    changes = [event.data["changes"] for event in events if event.data.get("code") == "stepped-down"]
+    return {name: value for each in changes for name, value in each.items()}
 
 
 def step_down(

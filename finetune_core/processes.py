@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import FinetuneError
+from .errors import KILLED, FinetuneError
 from .events import Event, events_from
 from .files import read_json, remove
 from .recipe import Recipe
@@ -79,7 +79,8 @@ def _what_failed(scratch: Path, failures: dict[int, Any], processes: int) -> Fin
     if told and not (died and told[0]["code"] == "bug"):
         return FinetuneError(told[0]["problem"], told[0]["fix"], code=told[0]["code"])
     rank, failure = min(died or failures.items(), key=lambda item: item[1].timestamp)
-    if failure.exitcode == -getattr(signal, "SIGKILL", 9):
+    was_killed = failure.exitcode == -getattr(signal, "SIGKILL", 9)
+    if was_killed:
         how = "was ended from outside, as a machine does that has no memory left"
     else:
         how = f"ended without a word (exit code {failure.exitcode})"
@@ -87,7 +88,7 @@ def _what_failed(scratch: Path, failures: dict[int, Any], processes: int) -> Fin
         f"Process {rank + 1} of {processes} {how}.",
         "Resume: it goes on from the last checkpoint. If it happens again, halve per_device_train_batch_size or "
         "num_processes; worker.log may say more.",
-        code="process-died",
+        code=KILLED if was_killed else "process-died",
     )
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import put
-from .ladder import as_typed, harder_rungs, step_down, wider_rungs
+from .ladder import as_typed, harder_rungs, step_down, walked_down, wider_rungs
 from .liger import liger_kept_apart
 from .machine import take_gpus, this_machine
 from .preflight import refuse_impossible
@@ -219,7 +219,7 @@ def _require_own_rows(run: Run) -> None:
 
 def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longest: int, gpus: int) -> Any:
     """Learn; where memory runs out, go one rung down the ladder and on from the last checkpoint."""
-    recipe, back = _walked_down(run), {}
+    recipe, back = walked_down(run.recipe, run.events()), {}
     while True:
         try:
             return learn(recipe)
@@ -251,12 +251,6 @@ def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int, can_share: bool
     rungs = (*(wider_rungs(recipe, gpus) if can_share else ()), *harder_rungs(recipe))
     fix = f"Start again. {' Or: '.join(map(as_typed, rungs))}" if rungs else "Choose a machine with more memory."
     return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, "out-of-memory")
-
-
-def _walked_down(run: Run) -> Recipe:
-    """The run's recipe with the rungs that earlier workers of it went down: its checkpoints are of that one."""
-    changes = [event.data["changes"] for event in run.events() if event.data.get("code") == "stepped-down"]
-    return reduce(lambda recipe, each: recipe.replace(**each), changes, run.recipe)
 
 
 def _free_memory() -> None:

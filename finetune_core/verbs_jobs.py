@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from .errors import FinetuneError
+from .errors import KILLED, FinetuneError
 from .events import Event
 from .output import Output
 from .presets import resolve_recipe
@@ -45,17 +45,19 @@ def hardware(options: argparse.Namespace, out: Output) -> int:
 def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
     """The run that this `train` means to have on Jobs: a new one, or an earlier one of there; None for this machine.
 
-    After one that ran out of memory it is another one, a rung down the ladder. Raises FinetuneError (not-agreed) with
-    the price before anything is made, unless --yes was given.
+    After one that ran out of memory it is another one, a rung down the ladder; where its process was killed, --on jobs
+    says to go on as it was. Raises FinetuneError (not-agreed) with the price before anything is made, unless --yes was
+    given.
     """
-    from .jobs.rung import rungs_of
+    from .jobs.rung import rungs_of, why_lower
     from .jobs.sent import sent_of
     from .verbs import run_to_go_on
 
     if run := run_to_go_on(options):
         if sent_of(run) is None:
             return None
-        return _rung_down(run, options, out) if rungs_of(run) else run
+        as_it_was = options.on != HERE and why_lower(run).code == KILLED
+        return _rung_down(run, options, out) if rungs_of(run) and not as_it_was else run
     where, _, flavor = options.on.partition(":")
     if where == HERE and not flavor:
         return None
@@ -87,7 +89,7 @@ def _rung_down(run: Run, options: argparse.Namespace, out: Output) -> Run:
     """A new run with the first rung that is left after one that ran out of memory, on the same hardware; the one that
     was made for it, if it was started before."""
     from .jobs.order import order, tenant
-    from .jobs.rung import made_for, offer, recipe_with, rungs_of, step_from
+    from .jobs.rung import made_for, offer, recipe_with, rungs_of, step_from, why_lower
     from .jobs.sent import sent_of
     from .ladder import as_typed
 
@@ -98,9 +100,14 @@ def _rung_down(run: Run, options: argparse.Namespace, out: Output) -> Run:
     me, sent = tenant(token), sent_of(run)
     with out.progress() as show:
         seen, made = offer(recipe_with(run, rung), sent, token, show)
-    says = f"It ran out of memory there. As a new run: {as_typed(rung)} {_terms(seen, made, me)}"
-    other = f"python -m finetune_core train {run.path / 'recipe.yaml'} FIELD=VALUE --on jobs:{sent.flavor}"
-    _require_yes(says, f"To agree, add --yes. For other settings or hardware: {other}", options, out)
+    why = why_lower(run)
+    says = f"{why.problem} As a new run: {as_typed(rung)} {_terms(seen, made, me)}"
+    again = "python -m finetune_core train"
+    fix = f"To agree, add --yes. For other settings or hardware: {again} {run.path / 'recipe.yaml'} FIELD=VALUE "
+    fix += f"--on jobs:{sent.flavor}"
+    if why.code == KILLED:
+        fix += f" To go on as it was, from its last checkpoint: {again} {run.id} --on jobs"
+    _require_yes(says, fix, options, out)
     return order(seen, made, me.name, options.runs_dir, after=step_from(run, rung))
 
 

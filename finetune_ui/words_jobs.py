@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from finetune_core.errors import KILLED
 from finetune_core.events import Event
 from finetune_core.hub import endpoint
 from finetune_core.jobs.sent import Sent, page_of
@@ -41,7 +42,8 @@ def actions(
     gentler: str = "",
 ) -> Actions:
     """What can be done now. next_start: what a start would do. kept: step of the checkpoint in the repository.
-    gentler: the button for the next rung, where memory ran out; the same again would cost and end the same way."""
+    gentler: the button for the next rung, where memory ran out; the same again would cost and end the same way.
+    """
     price = f"on {name_of(sent.title)}, {money(sent.dollars_at_most)} at most"
     again = f"Resume from step {count(kept)} {price}" if kept else f"Try again {price}"
     proof = {"prove": has_report, "talk": has_result}
@@ -61,7 +63,8 @@ def actions(
         case "interrupted" if next_start == "follow":
             return Actions("start", start=FOLLOW, stop="Stop the job", talk=has_result)
         case "failed" if gentler:
-            return Actions("gentler", gentler=gentler, change=True, talk=has_result)
+            was_killed = (progress.error or {}).get("code") == KILLED  # which may have had another reason
+            return Actions("gentler", start=again if was_killed else "", gentler=gentler, change=True, talk=has_result)
         case "failed":
             return Actions("start", start=again, change=True, talk=has_result)
         case _:

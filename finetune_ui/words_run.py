@@ -113,10 +113,14 @@ def again_with(rung: Suggestion) -> str:
         what = short_model(changes["model_name_or_path"])
     elif "max_length" in changes:
         what = f"rows of {many(changes['max_length'], 'token')}"
+    elif "method" in changes:
+        what = "an adapter"
+    elif changes.get("gradient_checkpointing"):
+        what = "gradient checkpointing"
     elif "fsdp" in changes:
         what = "the weights shared"
     else:
-        what = "an adapter"
+        what = "smaller batches"
     return f"Run again with {what}"
 
 

@@ -52,6 +52,7 @@ class Rented:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     was_cancelled: bool = False
+    message: str | None = None  # what the Hub says of its end
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +77,7 @@ class Rented:
             "id": self.id, "createdAt": "2026-11-23T08:00:00.000Z", "owner": {"id": "1", "name": self.owner, "type":
             "user"}, "command": self.said["command"], "environment": self.said.get("environment"),
             "secrets": dict.fromkeys(self.said.get("secrets") or {}, ""), "flavor": self.said["flavor"],
-            "labels": self.said.get("labels"), "status": {"stage": self.stage, "message": None},
+            "labels": self.said.get("labels"), "status": {"stage": self.stage, "message": self.message},
         }  # fmt: skip
 
 

@@ -229,6 +229,37 @@ def test_a_job_that_dies_loses_at_most_one_checkpoint(start, do, hub, runs_dir, 
     assert [step for step, _ in summarize(run.events()).loss] == list(range(1, step_of(run) + 1))
 
 
+@pytest_slow
+def test_a_training_that_is_killed_in_its_job_is_told_from_a_job_that_ends(start, do, hub, runs_dir, recipe_words):
+    import psutil
+
+    from finetune_core.errors import KILLED
+    from finetune_core.jobs.around import memory_kills
+
+    follower = start("train", *recipe_words(**LONG), *RENT)
+    run = only_run(runs_dir)
+    wait_for(lambda: step_of(run) >= 1)
+    (child,) = psutil.Process(hub.newest().process.pid).children()
+    child.kill()
+    assert follower.wait(timeout=60) == 1
+    error = summarize(run.events()).error
+    assert hub.newest().stage == "ERROR" and "killed on the rented machine" in error["problem"]
+    assert error["code"] == (KILLED if memory_kills() is None else "job-died")  # a kernel that counts knows of no need
+    assert run.status() == "failed" and [event.kind for event in run.events()].count("error") == 1
+
+
+@pytest_slow
+def test_what_the_hub_says_of_an_end_is_read(start, hub, runs_dir, recipe_words):
+    follower = start("train", *recipe_words(**LONG), *RENT)
+    run = only_run(runs_dir)
+    wait_for(lambda: step_of(run) >= 1)
+    hub.newest().message = "Job failed with exit code: 137. Reason: OOMKilled"
+    hub.newest().end()
+    assert follower.wait(timeout=60) == 1
+    error = summarize(run.events()).error
+    assert error["code"] == "killed-for-memory" and "OOMKilled" in error["problem"]
+
+
 def began(run):
     """The steps from which its workers trained on."""
     return [event.data["step"] for event in run.events() if event.kind == "stage" and event.data["name"] == "training"]

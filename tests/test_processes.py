@@ -208,7 +208,7 @@ def test_one_that_dies_ends_the_others_and_the_run_says_so(slow, runs_dir):
     psutil.wait_procs(ranks, timeout=20)
     assert not any(each.is_running() for each in ranks)
     error = summarize(run.events()).error
-    assert error["code"] == "process-died" and "of 2" in error["problem"] and "Resume" in error["fix"]
+    assert error["code"] == "killed-for-memory" and "of 2" in error["problem"] and "Resume" in error["fix"]
 
 
 @pytest.mark.slow

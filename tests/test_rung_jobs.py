@@ -20,6 +20,7 @@ from finetune_core.run import Run, list_runs
 from finetune_ui import following, watch
 
 PROBLEM, GENTLER, START, CHANGE = 1, 3, 6, 7
+KILLED = {"code": "killed-for-memory", "problem": "It was killed, most likely for its memory.", "fix": "Run it again."}
 FULL = {"code": "out-of-memory", "problem": "It does not fit in memory.", "fix": "Start again."}
 
 
@@ -49,12 +50,40 @@ def run(recipe, runs_dir):
     return ran_out(recipe, runs_dir)
 
 
-def ran_out(recipe, runs_dir, owner="", **values):
+def ran_out(recipe, runs_dir, owner="", flavor="l4x1", said=FULL, **values):
     run = Run.create(runs_dir, recipe.replace(max_length=512, **values), owner=owner)
-    Sent("l4x1", "1x Nvidia L4", 1800, owner or "alice", "alice/fijn-x", "job1", dollars_per_minute=0.0133).save(run)
+    Sent(flavor, "1x Nvidia L4", 1800, owner or "alice", "alice/fijn-x", "job1", dollars_per_minute=0.0133).save(run)
     run.tell("start", machine="L4", remote="job1:1")
-    run.tell("error", **FULL, remote="job1:2")
+    run.tell("error", **said, remote="job1:2")
     return run
+
+
+def test_of_a_job_that_was_killed_the_rung_is_offered_beside_a_resume(recipe, runs_dir):
+    run = ran_out(recipe, runs_dir, "", "cpu-basic", KILLED, per_device_train_batch_size=4)
+    shown = watch.show(run)
+    assert shown[GENTLER]["value"] == "Run again with smaller batches on L4, price first"
+    assert shown[START]["value"].startswith("Try again on L4, $0.40") and shown[START]["variant"] == "secondary"
+    assert (
+        "most likely" in shown[PROBLEM]["value"] and "Run again with gradient checkpointing" in shown[PROBLEM]["value"]
+    )
+
+
+def test_a_killed_job_s_rungs_go_on_from_where_its_worker_had_come_to(recipe, runs_dir):
+    killed = {"owner": "", "flavor": "cpu-basic", "said": KILLED, "per_device_train_batch_size": 4, "packing": False}
+    run = ran_out(recipe.replace(gradient_accumulation_steps=1, gradient_checkpointing=False), runs_dir, **killed)
+    halved = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    run.tell("warning", code="stepped-down", says="…", changes=halved)
+    run.tell("error", **KILLED)
+    first, second, third, *_ = rung.rungs_of(run)
+    assert first.changes == {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    assert second.changes == halved | {"gradient_checkpointing": True}
+    assert third.changes == halved | {"max_length": 256}
+
+
+def test_beside_a_gpu_only_what_spares_the_machine_s_own_memory_is_offered(recipe, runs_dir):
+    small = {"model_name_or_path": "Qwen/Qwen3-1.7B", "per_device_train_batch_size": 4}
+    run = ran_out(recipe, runs_dir, "", "l4x1", KILLED, **small)
+    assert [next(iter(each.changes)) for each in rung.rungs_of(run)] == ["model_name_or_path"]
 
 
 def test_what_is_offered_is_the_rung_and_not_the_same_again(run):
@@ -158,6 +187,17 @@ def test_resuming_says_the_rung_and_its_price_and_yes_starts_it(run, runs_dir, t
     assert "--yes" in fix and f"{run.path / 'recipe.yaml'} FIELD=VALUE --on jobs:l4x1" in fix
     code, _, ((new),) = train(run.id, "--yes")
     assert code == 0 and new.id != run.id and new.recipe.max_length == 256 and sent_of(new).flavor == "l4x1"
+
+
+def test_a_killed_run_is_lowered_when_it_is_resumed_or_goes_on_as_it_was_when_that_is_asked(recipe, runs_dir, train):
+    run = ran_out(recipe, runs_dir, "", "l4x1", KILLED, method="full")
+    assert train(run.id, "--on", "jobs")[2] == [run]
+    code, said, followed = train(run.id)
+    assert (code, said["error"]["code"], len(followed)) == (1, "not-agreed", 1)
+    assert said["error"]["problem"].startswith(f"{KILLED['problem']} As a new run: An adapter")
+    assert f"{run.id} --on jobs" in said["error"]["fix"]
+    *_, new = train(run.id, "--yes")[2]
+    assert new.recipe.method == "lora"
 
 
 def test_a_rung_is_rented_once_however_often_it_is_asked_for(run, runs_dir, train, started):

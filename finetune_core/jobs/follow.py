@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from ..errors import FinetuneError, redact
+from ..errors import KILLED, FinetuneError, redact
 from ..events import KINDS, Event, plain, write_event
 from ..files import append, put, replacing
 from ..run import Run
 from ..takeaway import account
 from . import hub_jobs
+from .around import SIGNS, WITH_LESS
 from .hub_jobs import OVER
 from .inside import event_in
 from .price import CHANGED, at_price, price_now
@@ -32,13 +35,14 @@ ENDS = ("done", "error")
 PASSING = ("hub-away", "hub-slow", "hub-trouble", "hub-busy")  # the job goes on without us
 NOT_SIGNED_IN = ("no-token", *account.REFUSED, "other-account", "forbidden", "no-jobs-scope")  # so it does then
 STOP_SECONDS = 900.0  # for a job to end by itself after a stop, and keep its result, before it is cancelled
+AT_TIMEOUT = 0.97  # of its time-out: a job that ran so long has run to its end
 AWAY_SECONDS = 30.0  # between two tries while the Hub is away
 AWAY_TRIES = 20
+NO_LOG_SECONDS = 5.0
 
 
 def follow(
     run: Run, on_event: Callable[[Event], None] | None = None, token: str | None = None, agreed: bool = False
-NO_LOG_SECONDS = 5.0
 ) -> str:
     """Start the run's job, or take up the one that goes on, and stay until it is over: "finished" or "stopped".
 
@@ -64,7 +68,7 @@ NO_LOG_SECONDS = 5.0
                 mirror.tell("stage", name="waiting for its turn", says=f"HF Jobs: {sent.title}, job {sent.job_id}")
             stage, says = _watch(run, sent, token, mirror)
             _fetch_result(run, sent, token)
-            return _ended(run, sent, stage, says, mirror)
+            return _ended(run, sent, token, stage, says, mirror)
         except FinetuneError as error:
             if error.code == CHANGED:
                 before.save(run)
@@ -103,7 +107,7 @@ def cancel(run: Run, token: str | None = None) -> None:
     over = last is not None and last.kind in ENDS
     if last is None or (over and not sent.job_id):  # it was never sent, or refused
         return
-    if over and ("remote" in last.data or last.data.get("code") == "job-died"):
+    if over and ("remote" in last.data or last.data.get("code") in ("job-died", KILLED)):
         return
     token = _require_token(sent, token)
     # of one that was being sent, the answer may have been lost
@@ -223,7 +227,7 @@ def _fetch_result(run: Run, sent: Sent, token: str) -> None:
         shutil.rmtree(inbox, ignore_errors=True)
 
 
-def _ended(run: Run, sent: Sent, stage: str, says: str, mirror: Mirror) -> str:
+def _ended(run: Run, sent: Sent, token: str, stage: str, says: str, mirror: Mirror) -> str:
     last = next((event for event in reversed(run.events()[sent.since :]) if event.kind in ENDS), None)
     if last is not None and last.kind == "done":
         outcome = str(last.data.get("outcome", "finished"))
@@ -241,6 +245,8 @@ def _ended(run: Run, sent: Sent, stage: str, says: str, mirror: Mirror) -> str:
     if stage == "CANCELED" and (run.path / "stop").exists():
         mirror.tell("done", outcome="stopped", seconds=0.0, run=run.id)
         return "stopped"
+    if stage == "ERROR" and (told := killed_for_memory(redact(says), partial(_had_time_left, sent, token))):
+        raise told
     how = {
         "CANCELED": "The job was cancelled on the Hub",
         "DELETED": "The Hub does not know this job any more",
@@ -250,6 +256,24 @@ def _ended(run: Run, sent: Sent, stage: str, says: str, mirror: Mirror) -> str:
         f"Resume: a new job goes on from the last checkpoint in {sent.repo_id}. The job's own page is {page_of(sent)}.",
         code="job-died",
     )
+
+
+def killed_for_memory(says: str, had_time_left: Callable[[], bool]) -> FinetuneError | None:
+    """The error of a job that ended whole because its memory was full, as far as the Hub's words for its end tell."""
+    if re.search(r"(?i)\boom|out.of.memory", says):
+        known = f"The job ended before the training did: its machine had no memory left. The Hub says: {says}"
+        return FinetuneError(f"{known.rstrip('.')}.", WITH_LESS, code=KILLED)
+    if re.search(r"\b137\b", says) and had_time_left():
+        known = f"The job was killed before the training was over. The Hub says: {says.rstrip('.')}."
+        guess = f"{SIGNS}; a machine that is lost can look the same."
+        return FinetuneError(f"{known} {guess}", WITH_LESS, code=KILLED)
+    return None
+
+
+def _had_time_left(sent: Sent, token: str) -> bool:
+    """Whether the job ended well before its time-out, at which it is killed as well."""
+    seconds = hub_jobs.running_seconds(token, sent.namespace, sent.job_id)
+    return seconds is None or seconds < AT_TIMEOUT * sent.timeout_seconds
 
 
 def _require_token(sent: Sent, token: str | None) -> str:

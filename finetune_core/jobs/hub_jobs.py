@@ -65,6 +65,12 @@ def stage(token: str, namespace: str, job_id: str) -> tuple[str, str]:
     return str(getattr(found.status.stage, "value", found.status.stage)), found.status.message or ""
 
 
+def running_seconds(token: str, namespace: str, job_id: str) -> float | None:
+    """How long it ran, or has run by now; None where the Hub does not say."""
+    found = ask(lambda: client(token).inspect_job(job_id=job_id, namespace=namespace, token=token))
+    return getattr(found.durations, "running_secs", None)
+
+
 def cancel(token: str, namespace: str, job_id: str) -> None:
     ask(lambda: client(token).cancel_job(job_id=job_id, namespace=namespace, token=token))
 

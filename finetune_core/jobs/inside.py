@@ -18,8 +18,8 @@ from ..events import Event
 from ..output import own_stdout
 from ..run import Run
 from ..train import train
+from .around import MARK
 
-MARK = "fijn-event "  # a line of the diary among the job's log lines
 LOOK_SECONDS = 15.0  # between two looks for a stop
 RESULT = ["events.jsonl", "report.json", "report*", "data/card.json", "adapter/*", "model/*"]
 NEVER = ["*training_args.bin"]  # a pickle that nothing here reads

@@ -34,7 +34,7 @@ snapshot_download(os.environ["FIJN_REPO"], local_dir="fijn", allow_patterns=["so
 zipfile.ZipFile("fijn/source.zip").extractall("fijn")
 os.chdir("fijn")
 os.execvp("uv", ["uv", "run", "--no-project", "--python", "3.12", "--with-requirements", "requirements.txt",
-                 "python", "-m", "finetune_core.jobs.inside"])
+                 "python", "-m", "finetune_core.jobs.around"])
 """
 
 
