@@ -20,10 +20,13 @@ HEAD_SCORES = 2**23  # of a frozen head on a CPU (head.py), whose scores are hel
 
 
 def adapter_parameters(facts: ModelFacts, rank: int) -> int:
-    """Values of a LoRA adapter of this rank on all linear layers (Hu et al. 2021: r * (inputs + outputs) each)."""
+    """Values of a LoRA adapter of this rank on all linear layers (Hu et al. 2021: r * (inputs + outputs) each).
+
+    Experts get none: peft does not take them for layers.
+    """
     h, i = facts.hidden_size, facts.intermediate_size
     q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    per_layer = (h + q) + 2 * (h + kv) + (q + h) + 3 * (h + i)
+    per_layer = (h + q) + 2 * (h + kv) + (q + h) + (0 if facts.experts else 3 * (h + i))
     return facts.layers * rank * per_layer
 
 
@@ -33,13 +36,14 @@ def kept_values(facts: ModelFacts, recipe: Recipe, liger: bool = False, flash: b
     Two residuals, two norms with their float32 copies (Liger: without), queries, keys and values before and after the
     rotary embedding, the attention's output twice (each once where packed rows meet a flash kernel), and of the gated
     MLP the gate, its activation (Liger: made again), the other half and their product. Adapters add their rank-sized
-    inputs.
+    inputs. Each expert that a token meets has its input and its output besides (not measured).
     """
-    h, i = facts.hidden_size, facts.intermediate_size
+    h, i = facts.hidden_size, facts.met_size
     q, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     attention = 2 * q + 2 * kv if flash else 3 * q + 4 * kv
     return (
         (4 if liger else 6) * h
+        + 2 * facts.experts_met * h
         + attention
         + (3 if liger else 4) * i
         + (7 * recipe.lora_r if recipe.method != "full" else 0)
@@ -54,10 +58,10 @@ def memory_parts(
     Activations are what each block keeps (`kept_values`); with checkpointing one hidden vector a layer, and one whole
     block. Everything moved (`full`) keeps gradients and two moments; float32 weights multiplied in bfloat16 are held in
     both. Of a paged optimizer's moments only those count that the machine's own memory has no room for. In 4 or 8 bits
-    are the layers alone: embeddings and head keep their number format. With `fsdp` a process holds its share of the
-    weights and, where all move, of their gradients and moments; embeddings, head and two layers (one at work, one on
-    its way) are whole, in the number format of the products, and so are their gradients before they are shared. An
-    adapter is whole in each.
+    are the layers alone: embeddings, head and experts keep their number format. With `fsdp` a process holds its share
+    of the weights and, where all move, of their gradients and moments; embeddings, head and two layers (one at work,
+    one on its way) are whole, in the number format of the products, and so are their gradients before they are shared.
+    An adapter is whole in each.
     `logits`: a tile of scores, and where the head moves in bfloat16 its gradient, which is added up in float32.
     Not counted: scores of an attention without a flash kernel.
     """
@@ -68,7 +72,8 @@ def memory_parts(
     h = facts.hidden_size
     base_bytes = facts.parameters * (size + 2 if autocast else size)
     if bits := bits_of(recipe):
-        base_bytes = facts.block_parameters * BITS_BYTES[bits] + (facts.parameters - facts.block_parameters) * size
+        in_bits = facts.block_parameters - facts.expert_parameters
+        base_bytes = in_bits * BITS_BYTES[bits] + (facts.parameters - in_bits) * size
     trained = facts.parameters if recipe.method == "full" else adapter_parameters(facts, recipe.lora_r)
     embedding = facts.vocab_size * h if recipe.method == "full" else 0
     flash = machine.kind == "cuda" and machine.has_bf16 and width == 2

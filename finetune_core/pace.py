@@ -61,7 +61,7 @@ def flops_per_token(
     passes = 2 + (1 if method == "full" else 0) + (1 if checkpointing else 0)
     attention = 4 * mean_length * facts.heads * facts.head_dim * facts.layers
     head = 2.0 * facts.vocab_size * facts.hidden_size * (3 + (1 if method == "full" else 0)) * trained_share
-    return (2.0 * facts.block_parameters + attention) * passes * computed + head
+    return (2.0 * facts.met_parameters + attention) * passes * computed + head
 
 
 def expected_rate(

@@ -179,6 +179,8 @@ def _with_passes_of(
     values["dtype"], values["optim"] = kept_in.dtype, kept_in.optim
     if kept_in.reason:
         reasons.append(kept_in.reason)
+    if facts.experts and recipe.method == "qlora":
+        reasons.append(f"Its experts stay in {kept_in.dtype}: bitsandbytes holds only the other layers in fewer bits.")
     values["attn_implementation"] = recipe.attn_implementation or "sdpa"
     values["use_liger_kernel"] = machine.has_liger if recipe.use_liger_kernel is None else recipe.use_liger_kernel
     if values["use_liger_kernel"]:

@@ -61,6 +61,7 @@ def look(
     folder = model_folder(recipe, token)
     tokenizer = load_tokenizer(folder)
     facts = _facts(folder, recipe)
+    _refuse_few_bits(recipe, facts)
     tell = on_progress or (lambda fraction, says: None)
 
     def part(start: float, end: float) -> Callable[[float | None, str], None]:
@@ -82,6 +83,7 @@ def look_again(seen: Preflight, recipe: Recipe) -> Preflight:
     Raises FinetuneError for a setting that this machine cannot do.
     """
     refuse_impossible(recipe)
+    _refuse_few_bits(recipe, seen.facts)
     return replace(seen, recipe=recipe, plan=plan_for(recipe, seen.facts, seen.diagnosis, this_machine()))
 
 
@@ -190,12 +192,28 @@ def model_folder(recipe: Recipe, token: str | None = None) -> Path:
 def _facts(folder: Path, recipe: Recipe) -> ModelFacts:
     try:
         return read_facts(folder)
-    except (KeyError, ValueError, FileNotFoundError):
+    except (KeyError, TypeError, ValueError, AttributeError, FileNotFoundError):
         raise FinetuneError(
             f"{recipe.model_name_or_path} is no language model that Fijn can read.",
             "Choose a decoder model (text-generation), such as a Llama, Qwen, Gemma, Mistral or SmolLM one.",
             code="not-a-language-model",
         ) from None
+
+
+def _refuse_few_bits(recipe: Recipe, facts: ModelFacts) -> None:
+    """Raise FinetuneError (few-bits) for weights that are stored in a format in which they cannot be trained on here.
+
+    transformers makes bfloat16 of mxfp4; bitsandbytes' own are what QLoRA trains on.
+    """
+    by_bits = facts.stored_as == "bitsandbytes"
+    if facts.stored_as in ("", "mxfp4") or (by_bits and recipe.method == "qlora"):
+        return
+    raise FinetuneError(
+        f"The weights of {recipe.model_name_or_path} are stored in few bits ({facts.stored_as}), from which "
+        f"{'only qlora' if by_bits else 'Fijn'} can{'' if by_bits else 'not'} train.",
+        f"Choose the model that it was made from{', or method: qlora' if by_bits else ''}.",
+        code="few-bits",
+    )
 
 
 def refuse_impossible(recipe: Recipe, machine: Machine | None = None) -> None:
