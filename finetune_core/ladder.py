@@ -15,6 +15,7 @@ from .sharing import can_share_weights, share
 
 SHORTEST_PACK = 128  # tokens; below this packing stops to pay
 SHORTEST_ROW = 256  # tokens; a max_length that is not lowered further
+STARTER_PARAMETERS = 134_515_008
 FAMILIES = (  # on the Hub, smallest first
     (STARTER_MODEL, "HuggingFaceTB/SmolLM2-360M-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
     ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B-Instruct",
@@ -25,11 +26,14 @@ FAMILIES = (  # on the Hub, smallest first
 )  # fmt: skip
 
 
-def rungs_of(resolved: Recipe, longest: int, machine: Machine) -> tuple[Suggestion, ...]:
-    """The whole ladder of a plan, for a new run."""
+def rungs_of(
+    resolved: Recipe, longest: int, machine: Machine, uncut: int | None = None, parameters: int | None = None
+) -> tuple[Suggestion, ...]:
+    """The whole ladder of a plan, for a new run. `uncut`, `parameters`: as `harder_rungs` has them."""
     gentle = gentle_rungs(resolved, longest, machine)
     shares = any(rung.changes.get("fsdp") for rung in gentle)
-    return (*([] if shares else wider_rungs(resolved, len(machine.gpus))), *gentle, *harder_rungs(resolved))
+    wider = [] if shares else wider_rungs(resolved, len(machine.gpus))
+    return (*wider, *gentle, *harder_rungs(resolved, uncut, parameters))
 
 
 def gentle_rungs(
@@ -111,25 +115,33 @@ def _shared_weights(processes: int, changes: dict[str, Any]) -> Suggestion:
     return Suggestion(f"The weights shared among {processes} processes (FSDP)", changes)
 
 
-def harder_rungs(resolved: Recipe) -> list[Suggestion]:
-    """What changes the result, so that a person has to choose it; the plan chooses anew what goes with the old way."""
+def harder_rungs(resolved: Recipe, longest: int | None = None, parameters: int | None = None) -> list[Suggestion]:
+    """What changes the result, so that a person has to choose it; the plan chooses anew what goes with the old way.
+
+    `longest`: tokens of the longest row as it is read, `parameters`: of the model, where they are known.
+    """
     rungs = []
     if resolved.method == "full":
-        anew = {"method": "lora", "learning_rate": None, "dtype": None, "optim": None}
+        anew = {"method": "lora", "learning_rate": None, "optim": None}
+        anew |= {"dtype": None} if resolved.dtype == "float32" else {}  # fewer bits stay fewer
         rungs.append(Suggestion("An adapter instead of all weights", anew))
-    if resolved.max_length > SHORTEST_ROW:
-        half = max(SHORTEST_ROW, resolved.max_length // 2)
-        pack = resolved.packing_length or 0
-        fewer = _packs(max(half, pack // 2), resolved.gradient_accumulation_steps * 2) if pack > half else {}
+    read = min(resolved.max_length, longest or resolved.max_length)
+    if read > SHORTEST_ROW:
+        half, pack = max(SHORTEST_ROW, read // 2), resolved.packing_length or 0
+        shorter = max(half, pack // 2)
+        a_step = round(resolved.gradient_accumulation_steps * pack / shorter)
+        fewer = _packs(shorter, a_step) if pack > half else {}
         rungs.append(Suggestion("Half the longest row; longer ones are cut", {"max_length": half} | fewer))
-    if smaller := smaller_model(resolved.model_name_or_path):
+    if smaller := smaller_model(resolved.model_name_or_path, parameters):
         changes = {"model_name_or_path": smaller, "model_revision": None, "learning_rate": None}
         rungs.append(Suggestion(f"A smaller model: {smaller.rpartition('/')[2]}", changes))
     return rungs
 
 
-def smaller_model(name: str) -> str | None:
+def smaller_model(name: str, parameters: int | None = None) -> str | None:
     """The next smaller one of its family; of a family that is not known here the starter model; None below that.
+
+    `parameters`: its own, where they are known.
 
     >>> smaller_model("Qwen/Qwen3-4B"), smaller_model("owner/name"), smaller_model("/data/mine")
     ('Qwen/Qwen3-1.7B', 'HuggingFaceTB/SmolLM2-135M-Instruct', None)
@@ -138,7 +150,8 @@ def smaller_model(name: str) -> str | None:
         if name in family[1:]:
             return family[family.index(name) - 1]
     on_hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
-    return STARTER_MODEL if on_hub and name != STARTER_MODEL else None
+    larger = name != STARTER_MODEL and (parameters is None or parameters > STARTER_PARAMETERS)
+    return STARTER_MODEL if on_hub and larger else None
 
 
 def as_overrides(changes: dict[str, Any]) -> str:

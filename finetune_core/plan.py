@@ -248,6 +248,10 @@ def _with_passes_of(
     steps = work.steps(epochs)
     values |= rhythm(recipe, steps)
     resolved = recipe.replace(**values, num_train_epochs=epochs, max_minutes=None)
+    longest = max([*kept, *watched] if resolved.packing else kept)
+    ladder = rungs_of(resolved, batches.longest, machine, longest, facts.parameters)
+    if fits == "no" and not ladder:
+        reasons.append("Nothing is left here that needs less memory: choose a smaller model or another machine.")
     plan = Plan(
         recipe=resolved,
         steps=steps,
@@ -258,7 +262,7 @@ def _with_passes_of(
         available_gb=available,
         fits=fits,
         reasons=tuple(reasons),
-        ladder=rungs_of(resolved, batches.longest, machine),
+        ladder=ladder,
         advice=advice,
         rate_is_measured=speed_factor is not None,
         memory_is_measured=memory_factor is not None,

@@ -129,7 +129,9 @@ class Recipe(BaseModel):
         le=100_000,
     )
     per_device_train_batch_size: int = option(8, "Training", "Rows in one pass through the model.", ge=1, le=1024)
-    gradient_accumulation_steps: int = option(1, "Training", "Passes that are added up into one step.", ge=1, le=1024)
+    gradient_accumulation_steps: int = option(
+        1, "Training", "Passes that are added up into one step.", ge=1, le=1048576
+    )
     num_processes: int = option(
         1, "Training", "Processes of this machine, one a GPU, that share the rows of each step.", ge=1, le=64
     )

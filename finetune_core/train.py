@@ -238,7 +238,7 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
                 raise
             lower = step_down(recipe, longest, this_machine(), bool(run.checkpoints()), can_share=not back)
             if lower is None:
-                raise _at_the_foot(recipe, told, gpus, can_share=not back) from error
+                raise _at_the_foot(recipe, told, gpus, can_share=not back, longest=longest) from error
             recipe, rung = lower
         why = "It did not fit in memory." if told.code == "out-of-memory" else told.problem
         says = f"{why} Now with: {rung.says}."
@@ -246,9 +246,9 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
         _free_memory()
 
 
-def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int, can_share: bool) -> FinetuneError:
+def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int, can_share: bool, longest: int) -> FinetuneError:
     """Memory ran out although everything was tried that leaves the rows and the method as they are."""
-    rungs = (*(wider_rungs(recipe, gpus) if can_share else ()), *harder_rungs(recipe))
+    rungs = (*(wider_rungs(recipe, gpus) if can_share else ()), *harder_rungs(recipe, longest))
     fix = f"Start again. {' Or: '.join(map(as_typed, rungs))}" if rungs else "Choose a machine with more memory."
     return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, "out-of-memory")
 

@@ -1,5 +1,6 @@
 """What to do where memory is short: rungs that keep the rows of a step, in their order."""
 
+import dataclasses
 import shlex
 
 import pytest
@@ -46,6 +47,15 @@ def test_an_adapter_instead_of_all_weights_takes_the_steps_of_an_adapter():
     [rung] = [rung for rung in first.ladder if rung.changes.get("method") == "lora"]
     lower = make_plan(first.recipe.replace(**rung.changes), LARGE, [60] * 240, T4)
     assert lower.recipe.learning_rate == plan(LARGE, T4).recipe.learning_rate > first.recipe.learning_rate
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])
+def test_an_adapter_instead_of_all_weights_needs_less(dtype):
+    first = plan(LARGE, T4, method="full", dtype=dtype)  # a GPU on which float32 would be chosen
+    [rung] = [rung for rung in first.ladder if rung.changes.get("method") == "lora"]
+    lower = make_plan(first.recipe.replace(**rung.changes), LARGE, [60] * 240, T4)
+    assert lower.memory_gb["total"] < first.memory_gb["total"]
+    assert lower.recipe.dtype == (dtype or "float32") and plan(LARGE, A100, method="full").recipe.dtype == "float32"
 
 
 @pytest.mark.parametrize(
@@ -104,3 +114,43 @@ def test_what_does_not_fit_comes_with_suggestions_that_can_be_applied():
     assert made.fits == "no" and made.suggestions
     for suggestion in made.suggestions:
         assert made.recipe.replace(**suggestion.changes) != made.recipe
+
+
+def test_half_the_longest_row_is_half_of_what_is_read():
+    def halved(length):
+        return [rung.changes for rung in plan(LARGE, T4, lengths=[length] * 200).ladder if "max_length" in rung.changes]
+
+    assert [changes["max_length"] for changes in halved(600)] == [300]
+    assert [changes["max_length"] for changes in halved(3000)] == [512]
+    assert halved(60) == []  # no row would be cut
+
+
+def test_a_shorter_longest_row_keeps_the_rows_of_a_step():
+    lengths = [30] * 600 + [300] * 20
+    first = plan(LARGE, T4, lengths=lengths, packing=True, max_length=300)
+    [rung] = [rung for rung in first.ladder if "max_length" in rung.changes]
+    lower = make_plan(first.recipe.replace(**rung.changes), LARGE, lengths, T4)
+    assert lower.steps == pytest.approx(first.steps, rel=0.25)
+
+
+@pytest.mark.parametrize(("parameters", "is_said"), [(70e6, False), (134_515_008, False), (8e9, True)])
+def test_the_starter_model_is_proposed_where_it_is_smaller(parameters, is_said):
+    """Of a family that is not known here, or as SmolLM2-135M, which is not the Instruct model."""
+    facts = dataclasses.replace(LARGE, parameters=int(parameters))
+    rungs = plan(facts, T4, model_name_or_path="owner/name", method="full").ladder
+    assert any("model_name_or_path" in rung.changes for rung in rungs) is is_said
+
+
+def test_a_step_may_be_added_up_from_more_passes_than_a_person_would_ask_for():
+    asked = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1024}
+    lower, _ = step_down(plan(packing=False, **asked).recipe, 60, A100)
+    assert (lower.per_device_train_batch_size, lower.gradient_accumulation_steps) == (4, 2048)
+    assert plan(lengths=MIXED * 100, packing=True, **asked).recipe.gradient_accumulation_steps > 1024
+
+
+def test_at_the_foot_of_the_ladder_the_plan_says_so():
+    made = plan(LARGE, WITH_BITS, method="qlora", model_name_or_path="/data/mine", lengths=[60], packing=False,
+                per_device_train_batch_size=1, gradient_checkpointing=True, dtype="float32", lora_r=256)  # fmt: skip
+    assert made.ladder == () and "Nothing is left" not in " ".join(made.reasons)
+    little = dataclasses.replace(WITH_BITS, gpus=(dataclasses.replace(WITH_BITS.gpus[0], free_gb=2.0),))
+    assert "Nothing is left here" in make_plan(made.recipe, LARGE, [60], little).reasons[-1]

@@ -202,7 +202,11 @@ def test_a_run_that_was_stepped_down_is_resumed_as_it_was_left(recipe, runs_dir,
     assert max(seen) == (2, 4)
 
 
-def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, runs_dir, monkeypatch):
+@pytest.mark.parametrize(("words", "fix"), [(1, "Choose a machine with more memory."), (300, "max_length=256")])
+def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(
+    recipe, runs_dir, tmp_path, monkeypatch, words, fix
+):
+    """Shorter rows only where there are long ones."""
     import torch
     from trl import SFTTrainer
 
@@ -211,8 +215,10 @@ def test_at_the_foot_of_the_ladder_the_person_is_told_what_to_change(recipe, run
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", no_memory)
     with pytest.raises(FinetuneError, match="memory") as error:
-        run_in_process(recipe.replace(per_device_train_batch_size=2), runs_dir)
-    assert error.value.code == "out-of-memory" and "max_length=" in error.value.fix
+        rows = [{"prompt": f"order {number} " + "kettle " * words, "completion": "defect"} for number in range(20)]
+        file = write_jsonl(tmp_path / "long.jsonl", rows)
+        run_in_process(recipe.replace(dataset_name=str(file), per_device_train_batch_size=2), runs_dir)
+    assert error.value.code == "out-of-memory" and fix in error.value.fix
 
 
 def test_at_the_foot_of_the_ladder_the_gpus_that_it_did_not_take_are_counted(recipe, runs_dir, monkeypatch):
