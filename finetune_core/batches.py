@@ -58,14 +58,14 @@ def deal(
             values=values,
             slots=max(kept) * at_once,
             real_slots=tokens / len(kept) * at_once,
-            steps_per_epoch=math.ceil(len(kept) / (accumulation * rows)),
+            steps_per_epoch=math.ceil(len(kept) / of_process.rows),
             longest=longest,
             computed=1 / padded_share(kept, rows, accumulation, grouped),
             reasons=tuple(reasons),
         )
     own = without_first(spared, kept)
     length, filled = values["packing_length"], filled_share(own, values["packing_length"])
-    packs = math.ceil(sum(own) / (length * filled))
+    packs = math.ceil(sum(own) / (length * filled) - 1e-6)
     computed = (sum(own) + packs * spared) / tokens
     if spared:
         reasons.append(
@@ -76,7 +76,7 @@ def deal(
         values=values,
         slots=length * at_once + spared,
         real_slots=(length * at_once + spared) * filled,
-        steps_per_epoch=math.ceil(packs / (accumulation * rows)),
+        steps_per_epoch=math.ceil(packs / of_process.rows),
         longest=longest - spared,
         computed=computed if spared else 1.0,
         reasons=tuple(reasons),

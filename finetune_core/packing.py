@@ -12,6 +12,8 @@ from .recipe import Recipe
 LEAST_SHARED = 0.05  # of the tokens, to be worth it
 SAMPLE = 20_000  # rows whose batches are worked out; the rest is taken to be alike
 GROUPED_STEPS = 50  # most steps that transformers' LengthGroupedSampler sorts together
+SPILLS = 0.15  # of a pack, by which the packs of a step may hold more than its rows
+MOST_MORE = 4 / 3  # times the rows that were asked for in a step; packs that hold more are not chosen
 
 # Architectures whose packed rows give the logits of the rows alone, from position_ids (tests/test_packing.py asks
 # each). Not so, in transformers 5.23: Qwen 3.5 and Qwen3-Next (a linear attention runs on through the pack), Falcon-H1,
@@ -110,7 +112,8 @@ def packed(
     A recipe that says how long its packs are and has one in a batch was planned before: its accumulation counts packs.
     `whole`: tokens of each row; `shared`: those of its beginning that a pack holds once for all, beside its length.
     `room`: tokens of the longest training or validation row without them, which a pack has to hold: TRL would cut it.
-    `most`: tokens that a pack holds otherwise; what a step has more is dealt out evenly.
+    `most`: tokens that a pack holds otherwise; what a step has more is dealt out evenly. No packs are chosen that would
+    put many more rows into a step than were asked for, as one very long row would.
     """
     lengths = without_first(shared, whole)
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
@@ -123,6 +126,8 @@ def packed(
     }
     if recipe.packing is False or (recipe.packing is None and (len(lengths) < 2 or rows_per_step == 1)):
         return plain
+    if recipe.packing is None and recipe.train_sampling_strategy == "group_by_length":
+        return plain  # rows of like length are to share a batch, as the person asked
     exact = packs_exactly(model_type)
     if recipe.packing is None and not exact:
         reasons.append(
@@ -130,16 +135,35 @@ def packed(
             "kept apart. Rows of like length share a batch instead."
         )
         return plain
-    wanted = rows_per_step * mean
-    each = wanted / recipe.num_processes
-    even = math.ceil(each / math.ceil(each / most) / 64) * 64
-    length = max(recipe.packing_length or max(longest, even), room)
+    wanted, processes = rows_per_step * mean, recipe.num_processes
+    passes = math.ceil(wanted / processes / most)  # of each process in a step
+    if wanted / processes / passes < room:
+        passes = max(1, int(wanted / processes / room + SPILLS))
+    even = wanted / processes / passes
+    size = 64 if even > 256 else 8  # rounded up to whole ones
+    length = max(recipe.packing_length or math.ceil(even / size) * size, room)
     if recipe.packing is None and mean > 0.8 * longest and longest >= 512:
         return plain  # rows of one length: nothing to gain
     filled = filled_share(lengths, length)
+    packs = max(1, round(wanted / (length * filled * processes))) * processes
+    if recipe.packing_length and recipe.per_device_train_batch_size == 1:
+        packs = recipe.gradient_accumulation_steps
+    elif recipe.packing is None and packs * length * filled > MOST_MORE * wanted and len(lengths) > rows_per_step:
+        reasons.append(
+            f"No packing: a pack has to hold the longest row, {room:,} tokens, and a step would have "
+            f"{packs * length * filled / mean:.0f} rows instead of {rows_per_step:,}."
+        )
+        return plain
+    if recipe.packing_length and recipe.packing_length < length:
+        reasons.append(
+            f"Packs of {length:,} tokens instead of {recipe.packing_length:,}: they have to hold the longest row."
+        )
     padded = padded_share(whole, recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps)
+    gain = f"{filled:.0%} of the slots are real tokens instead of about {padded:.0%}"
+    if filled <= padded:
+        gain = f"rows share passes of {length:,} tokens"
     reasons.append(
-        f"Packing: {filled:.0%} of the slots are real tokens instead of about {padded:.0%}; "
+        f"Packing: {gain}; "
         + ("rows do not see each other." if exact else
            f"as you asked, though in the architecture {model_type or 'of this model'} rows may see each other.")
     )  # fmt: skip
@@ -147,7 +171,5 @@ def packed(
         "packing": True,
         "packing_length": length,
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps
-        if recipe.packing_length and recipe.per_device_train_batch_size == 1
-        else max(1, round(wanted / (length * filled))),
+        "gradient_accumulation_steps": packs,
     }

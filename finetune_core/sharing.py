@@ -18,11 +18,11 @@ class Share:
     @property
     def says(self) -> str:
         what = "packs" if self.recipe.packing else "rows"
-        passes = self.recipe.gradient_accumulation_steps
+        each, passes = self.recipe.per_device_train_batch_size, self.recipe.gradient_accumulation_steps
         added = f", {passes} passes added up" if passes > 1 else ""
         kept = "as asked" if self.rows == self.asked else f"instead of the {self.asked} asked, to give each the same"
         return (
-            f"{self.recipe.num_processes} processes share each step: {self.recipe.per_device_train_batch_size} {what} "
+            f"{self.recipe.num_processes} processes share each step: {each} {what if each > 1 else what[:-1]} "
             f"each{added}; {self.rows} {what} a step, {kept}."
         )
 

@@ -133,3 +133,53 @@ def test_a_person_who_packs_is_told_whether_rows_see_each_other(model_type, says
 def test_rows_of_two_lengths_that_a_sample_would_take_for_one_are_planned_as_they_are():
     made = plan(SMALL, H100, [480, 600] * 20_000, per_device_train_batch_size=32)  # every second is of one length
     assert not made.recipe.packing and made.fits == "fits"
+
+
+@pytest.mark.parametrize("longest", [2000, 8192])
+@pytest.mark.parametrize("machine", [LAPTOP, H100], ids=["cpu", "gpu"])
+def test_one_very_long_row_does_not_bring_more_rows_into_every_step(machine, longest):
+    """Its pack would hold some tens of the others."""
+    made = plan(machine=machine, lengths=[60] * 799 + [longest], max_length=8192, num_train_epochs=1)
+    assert made.steps == 100 and not made.recipe.packing
+    assert any(f"longest row, {longest:,} tokens" in reason for reason in made.reasons)
+    assert plan(machine=machine, lengths=[60] * 799 + [longest], max_length=8192, packing=True).recipe.packing
+
+
+@pytest.mark.parametrize("longest", [400, 700, 900, 1100])
+def test_packs_are_as_long_as_the_rows_of_a_step_although_one_row_is_almost_that_long(longest):
+    lengths = [150] * 795 + [longest] * 5
+    made = plan(lengths=lengths, num_train_epochs=1)
+    assert made.recipe.packing and made.steps == pytest.approx(100, rel=0.1)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_short_rows_are_not_more_in_a_step_for_the_sake_of_a_round_length(rows):
+    made = plan(lengths=[16] * 900, per_device_train_batch_size=rows, num_train_epochs=1)
+    assert made.steps == pytest.approx(900 / rows, rel=0.15)
+
+
+@pytest.mark.parametrize("rows", [9, 12, 21])
+def test_the_packs_of_a_step_are_dealt_out_evenly_to_processes(rows):
+    two = dataclasses.replace(LAPTOP, cores=2)
+    one, shared = (
+        plan(machine=two, lengths=[100] * 3000 + [900] * 9, per_device_train_batch_size=rows, num_processes=processes)
+        for processes in (1, 2)
+    )
+    assert shared.steps == pytest.approx(one.steps, rel=0.35)
+    assert shared.recipe.gradient_accumulation_steps % 2 == 0 or not shared.recipe.packing
+
+
+def test_packs_that_are_longer_than_asked_are_said():
+    made = plan(lengths=[60] * 400 + [700], packing=True, packing_length=256)
+    assert made.recipe.packing_length == 700
+    assert any("Packs of 700 tokens instead of 256" in reason for reason in made.reasons)
+
+
+def test_nothing_is_said_to_be_gained_where_padding_costs_less():
+    [says] = [reason for reason in plan(lengths=[60] * 240).reasons if "Packing" in reason]
+    assert "instead of" not in says and "rows do not see each other" in says
+
+
+def test_rows_of_like_length_share_a_batch_where_that_was_asked_for():
+    made = plan(train_sampling_strategy="group_by_length")
+    assert (made.recipe.packing, made.recipe.train_sampling_strategy) == (False, "group_by_length")

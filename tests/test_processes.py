@@ -5,12 +5,14 @@ import signal
 
 import psutil
 import pytest
+from planned import SMALL
 from test_launch import wait_for, worker_pid
 
 from finetune_core import launch, pace
 from finetune_core.errors import FinetuneError
 from finetune_core.ladder import step_down
 from finetune_core.machine import Gpu, Machine
+from finetune_core.plan import make_plan
 from finetune_core.preflight import create_run, look
 from finetune_core.progress import summarize
 from finetune_core.recipe import Recipe
@@ -65,6 +67,16 @@ def test_when_memory_runs_out_each_process_takes_fewer_rows_and_a_step_keeps_its
     assert (one.recipe.per_device_train_batch_size, one.rows) == (2, 8) and share(asked).rows == 8
     assert rung.says == "Smaller batches, more of them in a step"
     assert step_down(asked.replace(num_processes=8), 60, machine(8))[1].changes == {"fsdp": True}
+
+
+def test_steps_are_counted_with_the_rows_that_processes_share():
+    """Nine rows cannot be dealt out to two, and one row not to four."""
+    for rows, processes, steps in ((9, 2, 30), (1, 4, 60)):
+        asked = Recipe(per_device_train_batch_size=rows, num_processes=processes, packing=False, num_train_epochs=1)
+        assert make_plan(asked, SMALL, [60] * 240, machine(4)).steps == steps
+    assert share(Recipe(per_device_train_batch_size=2, num_processes=2)).says.startswith(
+        "2 processes share each step: 1 row each;"
+    )
 
 
 def test_a_probe_takes_the_rows_of_one_process_as_the_plan_counts_them(recipe, monkeypatch):
