@@ -54,10 +54,13 @@ class Diagnosis:
     measures: Measures | None = field(repr=False, default=None)
     concerned: dict[str, np.ndarray] = field(repr=False, default_factory=dict)  # repair → numbers of rows it is about
 
-    def split_lengths(self) -> tuple[list[int], list[int]]:
-        """Tokens of the training rows, and of the validation rows."""
+    def split_lengths(self, max_length: int) -> tuple[list[int], list[int]]:
+        """Tokens of the training rows, and of the validation rows; 0 where the cut leaves nothing to learn."""
+        lengths, starts = np.array(self.token_lengths), np.array(self.answer_starts)
+        if len(starts) == len(lengths):
+            lengths = np.where(starts < max_length, lengths, 0)
         train, validation = self.train_rows, self.validation_rows
-        return self.token_lengths[:train].tolist(), self.token_lengths[train : train + validation].tolist()
+        return lengths[:train].tolist(), lengths[train : train + validation].tolist()
 
     @property
     def shared_tokens(self) -> int:

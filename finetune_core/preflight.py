@@ -89,10 +89,9 @@ def look_again(seen: Preflight, recipe: Recipe) -> Preflight:
 
 def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: Machine) -> Plan:
     """What this recipe costs with the rows that were looked at, corrected by what earlier runs here really took."""
-    lengths, validation = diagnosis.split_lengths()
+    recipe = _within_context(recipe, facts)
+    lengths, validation = diagnosis.split_lengths(recipe.max_length)
     machine = measured.with_products(machine)
-    if facts.context < recipe.max_length:
-        recipe = recipe.replace(max_length=facts.context)
 
     def make(kept_in: Formats) -> Plan:
         return make_plan(
@@ -116,8 +115,14 @@ def plan_for(recipe: Recipe, facts: ModelFacts, diagnosis: Diagnosis, machine: M
 
 def offers(seen: Preflight) -> list[Offer]:
     """The same training on the usual GPUs."""
-    lengths, _ = seen.diagnosis.split_lengths()
-    return elsewhere(seen.recipe, seen.facts, lengths, seen.diagnosis.trained_tokens)
+    recipe = _within_context(seen.recipe, seen.facts)
+    lengths, _ = seen.diagnosis.split_lengths(recipe.max_length)
+    return elsewhere(recipe, seen.facts, lengths, seen.diagnosis.trained_tokens)
+
+
+def _within_context(recipe: Recipe, facts: ModelFacts) -> Recipe:
+    """No row is longer than the model was made for."""
+    return recipe if recipe.max_length <= facts.context else recipe.replace(max_length=facts.context)
 
 
 def create_run(

@@ -176,7 +176,7 @@ def test_lengths_are_what_the_renderer_gives(look, tokenizer, tmp_path):
     ]  # fmt: skip
     assert list(diagnosis.token_lengths) == lengths
     assert diagnosis.lengths["max"] == max(lengths)
-    assert diagnosis.split_lengths()[0] == lengths[: diagnosis.train_rows]
+    assert diagnosis.split_lengths(1024)[0] == lengths[: diagnosis.train_rows]
 
 
 @pytest.mark.parametrize("max_length", [8, 20, 40, 60, 100, 2000])

@@ -196,6 +196,24 @@ def test_rows_without_a_token_count_for_nothing(limit):
     assert all_of_them.steps >= 1 and all_of_them.tokens_per_second > 0
 
 
+def test_rows_that_are_cut_before_their_answer_are_not_planned(recipe, tmp_path):
+    """The trainer leaves them out."""
+    from finetune_core.encoded import encode, token_lengths
+    from finetune_core.preflight import look, offers
+
+    long = [{"prompt": f"{index} my lamp is broken. " * 40, "completion": "defect"} for index in range(30)]
+    short = [{"prompt": f"order {index} is broken", "completion": "defect"} for index in range(30)]
+    rows = write_jsonl(tmp_path / "some.jsonl", long + short)
+    asked = recipe.replace(dataset_name=str(rows), max_length=64, max_steps=-1, num_train_epochs=1)
+    seen = look(asked)
+    learned = token_lengths(encode(seen.prepared.train, seen.tokenizer, 64, tmp_path / "rows.arrow"))
+    assert len(learned) < 0.7 * seen.diagnosis.train_rows
+    assert seen.plan.tokens == sum(learned) and seen.plan.steps == -(-len(learned) // 8)
+    longer = look(asked.replace(max_length=100_000))  # than the model was made for
+    assert offers(longer) == offers(look(asked.replace(max_length=longer.facts.context)))
+    assert offers(longer)[0].seconds < elsewhere(longer.recipe, longer.facts, [100_000] * 60)[0].seconds
+
+
 def test_the_usual_cards_differ_in_what_they_hold_and_cost():
     offers = {offer.name: offer for offer in elsewhere(Recipe(), LARGE, [900] * 200)}
     assert offers["T4"].fits == "no" and offers["A100"].fits == "fits"

@@ -113,7 +113,7 @@ def estimate(seen: Preflight, flavor: Flavor, times: float = 1.0) -> Estimate:
 
 def few_rows(seen: Preflight) -> tuple[Preflight, float]:
     """A look at SAMPLE of many rows, and how many times longer all take: quick enough for a list of hardware."""
-    train, validation = seen.diagnosis.split_lengths()
+    train, validation = seen.diagnosis.split_lengths(min(seen.recipe.max_length, seen.facts.context))
     every = max(1, -(-len(train) // SAMPLE))
     if every == 1:
         return seen, 1.0
@@ -121,6 +121,7 @@ def few_rows(seen: Preflight) -> tuple[Preflight, float]:
     diagnosis = replace(
         seen.diagnosis,
         token_lengths=array("q", few + watched),
+        answer_starts=array("q"),
         train_rows=len(few),
         validation_rows=len(watched),
         trained_tokens=round(seen.diagnosis.trained_tokens * sum(few) / max(1, sum(train))),
