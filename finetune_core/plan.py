@@ -17,7 +17,7 @@ from .pace import LONGER, expected_rate, expected_speed, flops_per_token, usual_
 from .packing import SAMPLE, attends_by_row
 from .precision import BYTES, Formats, formats
 from .recipe import Recipe, Suggestion
-from .schedule import Work, rhythm, shortened
+from .schedule import Work, rhythm, seldom_watched, shortened
 from .sharing import can_share_weights, weights_shared
 
 ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
@@ -173,7 +173,7 @@ def _with_passes_of(
     """The plan with packs of at most so many tokens, and the tokens a second expected before anything is measured."""
     reasons: list[str] = []
     kept = [min(length, recipe.max_length) for length in lengths if length] or [1]  # none where a template refuses
-    watched = [min(length, recipe.max_length) for length in validation_lengths]
+    watched = [min(length, recipe.max_length) for length in validation_lengths if length]
     values: dict[str, Any] = {}
 
     values["dtype"], values["optim"] = kept_in.dtype, kept_in.optim
@@ -240,6 +240,14 @@ def _with_passes_of(
     )
     tokens_per_second = expected * (speed_factor or 1.0) * together
     work = Work(recipe, batches.steps_per_epoch, tokens, sum(watched), tokens_per_second)
+    work, most_watched = seldom_watched(work, watched)
+    if most_watched is not None:
+        values["eval_rows"] = most_watched
+    if recipe.eval_rows is None and most_watched is not None:
+        reasons.append(
+            f"A look is at {most_watched:,} of the {len(watched):,} validation rows: all of them would take more than "
+            "a quarter of the time."
+        )
     epochs, advice = work.epochs(), _usual_rate(values["learning_rate"], usual)
     if epochs < recipe.num_train_epochs:
         why, way_back = shortened(work, epochs)

@@ -182,6 +182,13 @@ class Recipe(BaseModel):
     # Watching
     logging_steps: int | None = option(None, "Watching", "Steps between two points of the loss curve.", ge=1)
     eval_steps: int | None = option(None, "Watching", "Steps between two looks at the validation rows.", ge=1)
+    eval_rows: int | None = option(
+        None,
+        "Watching",
+        "Look at no more validation rows than this, evenly spread. Empty: at all; at fewer where they would take more "
+        "than a quarter of max_minutes.",
+        ge=1,
+    )
     save_steps: int | None = option(None, "Watching", "Steps between two checkpoints.", ge=1)
     early_stopping: bool = option(
         False, "Watching", "Stop when the validation loss no longer falls, and keep the best checkpoint."

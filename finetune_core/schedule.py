@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .recipe import Recipe, Suggestion
 
+WATCHING = 0.25  # of max_minutes, which all looks at the validation rows may take
+LEAST_WATCHED = 8  # rows of a look; fewer tell nothing
 LOOK_SPEED = 2  # times as many tokens a second where nothing is learned from them, as measured on a CPU
 
 
@@ -21,15 +24,18 @@ class Work:
     watched: int  # of one look at the validation rows
     tokens_per_second: float
 
+    def looks(self, epochs: float) -> int:
+        """At the validation rows; the last one is at the end, however many steps lie between two."""
+        steps = self.steps(epochs)
+        return math.ceil(steps / rhythm(self.recipe, steps)["eval_steps"])
+
     def steps(self, epochs: float) -> int:
         asked = self.recipe.max_steps
         return max(1, math.ceil(self.steps_per_epoch * epochs) if asked < 0 else asked)
 
     def seconds(self, epochs: float) -> float:
-        steps = self.steps(epochs)
-        looks = steps // rhythm(self.recipe, steps)["eval_steps"]
-        learned = self.tokens * steps / max(self.steps_per_epoch, 1)
-        return (learned + looks * self.watched / LOOK_SPEED) / self.tokens_per_second
+        learned = self.tokens * self.steps(epochs) / max(self.steps_per_epoch, 1)
+        return (learned + self.looks(epochs) * self.watched / LOOK_SPEED) / self.tokens_per_second
 
     def epochs(self) -> float:
         """As many as the recipe asks for, or as are learned in max_minutes: rounded down to two digits."""
@@ -38,6 +44,30 @@ class Work:
             return asked
         fitting = 60 * minutes * self.tokens_per_second / self.tokens
         return asked if asked <= fitting else _rounded_down(fitting)
+
+
+def evenly(rows: int, most: int) -> range:
+    """Places of at most so many rows, evenly spread.
+
+    >>> list(evenly(10, 4)), list(evenly(3, 4))
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return range(0, rows, math.ceil(rows / most) or 1)
+
+
+def seldom_watched(work: Work, watched: Sequence[int]) -> tuple[Work, int | None]:
+    """The work with as many validation rows as a look is to take, and their number; None: all of them.
+
+    `watched`: tokens of each. As the recipe says; else as many as leave three quarters of max_minutes to learn in.
+    """
+    recipe, most = work.recipe, work.recipe.eval_rows
+    looks = work.looks(work.epochs())
+    if most is None and recipe.max_minutes and recipe.max_steps < 0 and watched and looks:
+        room = WATCHING * 60 * recipe.max_minutes * work.tokens_per_second * LOOK_SPEED / looks
+        most = max(LEAST_WATCHED, int(len(watched) * room / max(sum(watched), 1)))
+    if most is None or most >= len(watched):
+        return work, recipe.eval_rows
+    return replace(work, watched=sum(watched[place] for place in evenly(len(watched), most))), most
 
 
 def _rounded_down(value: float) -> float:
@@ -53,7 +83,8 @@ def shortened(work: Work, epochs: float) -> tuple[str, Suggestion]:
     """Why there are fewer epochs than asked for, and the way to all of them."""
     asked = f"{work.recipe.num_train_epochs:g}"
     limit = about(60 * (work.recipe.max_minutes or 0.0))
-    why = f"{epochs:g} of {asked} epochs: as many as this machine is expected to learn in {limit}."
+    rounds = "1 epoch" if asked == "1" else f"{asked} epochs"
+    why = f"{epochs:g} of {rounds}: as many as this machine is expected to learn in {limit}."
     all_of_them = about(work.seconds(work.recipe.num_train_epochs))
     rounds = "once" if asked == "1" else f"{asked} times"
     says = f"Go through the rows {rounds} instead of {epochs:g}, in about {all_of_them}"
@@ -62,10 +93,10 @@ def shortened(work: Work, epochs: float) -> tuple[str, Suggestion]:
 
 def about(seconds: float) -> str:
     """
-    >>> about(40), about(59.7), about(150), about(9000)
-    ('40 seconds', '1 minute', '2.5 minutes', '2.5 hours')
+    >>> about(0.3), about(40), about(59.7), about(150), about(9000)
+    ('1 second', '40 seconds', '1 minute', '2.5 minutes', '2.5 hours')
     """
-    whole = round(seconds)
+    whole = max(1, round(seconds))
     number, unit = (
         (whole, "second") if whole < 60 else (whole / 60, "minute") if whole <= 5400 else (whole / 3600, "hour")
     )

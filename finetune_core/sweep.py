@@ -130,7 +130,8 @@ def sweep(
     say(None, "looking at the rows")
     seen = preflight.look(recipe, token=token)
     space = space or usual_space(seen.plan.recipe)
-    recipe = recipe.replace(num_train_epochs=seen.plan.recipe.num_train_epochs, max_minutes=None)  # for all the same
+    planned = seen.plan.recipe  # for all the same
+    recipe = recipe.replace(num_train_epochs=planned.num_train_epochs, eval_rows=planned.eval_rows, max_minutes=None)
     for values in combinations(space)[:2000]:
         recipe.replace(**values)  # every wrong value is told now, not after an hour
     if not len(seen.prepared.validation):

@@ -28,6 +28,7 @@ from .model import load_base
 from .packing import attends_by_row
 from .precision import FUSED, bits_of, moment_bytes
 from .recipe import Recipe
+from .schedule import evenly
 from .together import ShardedTrainer, SharedTrainer, require_shares, weight_shares
 
 
@@ -65,6 +66,8 @@ def build_trainer(
     train_set, validation_set = rows
     if recipe.share_prefix and recipe.packing:  # a pack is planned for rows without it, and TRL cuts what is longer
         config.max_length = max(config.max_length, *(max(token_lengths(each)) for each in rows if each is not None))
+    if validation_set is not None and recipe.eval_rows:
+        validation_set = validation_set.select(evenly(len(validation_set), recipe.eval_rows))
     if recipe.use_liger_kernel:
         use_liger_kernels(model)
     adapter = lora_config(recipe)

@@ -69,6 +69,7 @@ FIELD_TITLES = {
     "max_grad_norm": "Gradient clipping",
     "logging_steps": "Log every … steps",
     "eval_steps": "Validate every … steps",
+    "eval_rows": "Validation rows of a look",
     "save_steps": "Save every … steps",
     "early_stopping_patience": "Patience",
     "sample_prompt": "Sample prompt",
@@ -87,6 +88,7 @@ OPEN_MEANS = {  # what an empty box means, where the plan does not fill it in
     "system_prompt": "none",
     "max_rows": "all rows",
     "max_minutes": "no limit",
+    "eval_rows": "all; fewer where the minutes are limited",
     "sample_prompt": "the first validation row's",
     "rival_system_prompt": "none",
 }

@@ -55,6 +55,33 @@ def test_looks_at_validation_rows_leave_the_epochs_alone():
     assert many.seconds > few.seconds and many.recipe.num_train_epochs == few.recipe.num_train_epochs
 
 
+@pytest.mark.parametrize("rows", [240, 5000, 100_000])
+def test_looks_at_many_validation_rows_do_not_outlast_the_learning(rows):
+    recipe, watched = recipe_from_preset("quick-look"), [75] * (rows // 9)
+    made = make_plan(recipe, SMALL, [75] * rows, SLOW, validation_lengths=watched)
+    assert 110 < made.seconds < 1.4 * 120 and 8 <= made.recipe.eval_rows < len(watched)
+    assert any(f"at {made.recipe.eval_rows:,} of the {len(watched):,} validation" in reason for reason in made.reasons)
+    assert make_plan(made.recipe, SMALL, [75] * rows, SLOW, validation_lengths=watched).seconds == made.seconds
+    free = make_plan(recipe.replace(max_minutes=None), SMALL, [75] * rows, SLOW, validation_lengths=watched)
+    assert free.recipe.eval_rows is None
+
+
+def test_a_person_says_how_many_validation_rows_are_looked_at():
+    few, many = (
+        make_plan(Recipe(eval_rows=rows), SMALL, ROWS, SLOW, validation_lengths=[75] * 200) for rows in (20, 200)
+    )
+    assert few.seconds < many.seconds and (few.recipe.eval_rows, many.recipe.eval_rows) == (20, 200)
+
+
+def test_the_look_at_the_end_is_counted():
+    """transformers looks there too, where the steps between two looks do not add up to all steps."""
+    whole, odd = (
+        make_plan(Recipe(max_steps=8, eval_steps=every), SMALL, ROWS, SLOW, validation_lengths=[75] * 200)
+        for every in (4, 5)
+    )
+    assert whole.seconds == odd.seconds
+
+
 def test_a_run_says_what_came_of_the_limit_and_is_not_limited_again():
     made = plan(num_train_epochs=3, max_minutes=2, lengths=ROWS, machine=SLOW)
     assert made.recipe.max_minutes is None

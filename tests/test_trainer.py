@@ -72,12 +72,20 @@ def ready(recipe, tiny_model_dir, tmp_path):
     from finetune_core.render import load_tokenizer
     from finetune_core.trainer import build_trainer
 
-    def make(**changes):
+    def make(watches=False, **changes):
         resolved = look(recipe.replace(**changes)).plan.recipe
         rows = encode(chat_rows(40), load_tokenizer(tiny_model_dir), 128, tmp_path / "rows.arrow")
-        return build_trainer(resolved, tiny_model_dir, tmp_path / "out", (rows, None), [], this_machine())
+        sets = rows, rows if watches else None
+        return build_trainer(resolved, tiny_model_dir, tmp_path / "out", sets, [], this_machine())
 
     return make
+
+
+@pytest.mark.parametrize(("most", "places"), [(None, range(40)), (100, range(40)), (4, range(0, 40, 10))])
+def test_a_look_is_at_as_many_validation_rows_as_was_said(ready, most, places):
+    trainer = ready(watches=True, eval_rows=most)
+    assert trainer.eval_dataset["input_ids"] == [trainer.train_dataset[place]["input_ids"] for place in places]
+    assert 0 < trainer.evaluate()["eval_loss"] < 20
 
 
 def test_a_dry_run_checkpoints_as_the_training_will(ready, monkeypatch):
