@@ -56,7 +56,7 @@ def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", rented: s
     return (
         f'<section class="card plan"><h2 class="card-title">{esc(title)} <span class="badge {tone}">{fits}</span>'
         f'</h2><p class="sub num">About {roughly(made.seconds)} ({give_or_take(made.time_error)}): '
-        f"{many(made.steps, 'step')} at {count(made.tokens_per_second)} tokens a second, {speed}.</p>"
+        f"{many(made.steps, 'step')} at {rate(made.tokens_per_second)} tokens a second, {speed}.</p>"
         f'<div class="stack-says num"><b>{gib(total)}</b> ({give_or_take(made.memory_error)}) '
         f"of {gib(available)} {there_is}.{ran_out}</div>"
         f'<div class="stack" role="img" aria-label="{gib(total)} of {gib(available)}">{stack}'
@@ -71,6 +71,14 @@ def plan(made: Any, offers: Sequence[Any] = (), measurement: str = "", rented: s
         + measurement
         + "</section>"
     )
+
+
+def rate(number: float) -> str:
+    """
+    >>> rate(12_345.6), rate(0.42)
+    ('12,346', '0.42')
+    """
+    return count(number) if number >= 9.5 else f"{number:.2g}"
 
 
 def give_or_take(share: float) -> str:
