@@ -23,7 +23,7 @@ from .proof.answering import (
 from .proof.contest import RIVALS, enter_rivals, held_out, prepare_contest, read_rows
 from .proof.report import plain, settings, write_up
 from .proof.rivals import Rival, question
-from .proof.verdict import read_curves
+from .proof.verdict import cut_short, read_curves
 from .recipe import Recipe
 from .run import Run
 
@@ -124,10 +124,12 @@ def evaluate(
             on_fraction=lambda part: tell(share + 0.05 + (0.95 - share) * part, "what was forgotten"),
             kept=kept,
         )
+    progress = summarize(run.events())
+    shortened = cut_short(progress, recipe, run.plan())
     report = {
         **write_up(contest, entries, loss),
         "forgetting": probe,
-        "curves": read_curves(summarize(run.events()), recipe).as_dict(),
+        "curves": read_curves(progress, recipe, shortened).as_dict(),
         "run": run.id,
         "quick": asked.quick,
         "complete": not stopped(),
@@ -136,7 +138,8 @@ def evaluate(
         "made": round(began, 3),
     }
     checked = told_problems(problems, sum(len(entry.answers) for entry in entries))
-    report["note"] = " ".join(filter(None, [report["note"], checked]))
+    fewer = shortened.said_afterwards() if shortened else ""
+    report["note"] = " ".join(filter(None, [report["note"], fewer, checked]))
     report["curves"]["overfit"] = report["curves"]["kind"] == "overfitting"
     run.write_report(plain(report))  # before the judge: an endpoint that is away must not cost the comparison
     if asked.judge_url and not stopped():

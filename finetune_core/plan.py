@@ -17,7 +17,7 @@ from .pace import LONGER, expected_rate, expected_speed, flops_per_token, usual_
 from .packing import SAMPLE, attends_by_row
 from .precision import BYTES, Formats, formats
 from .recipe import Recipe, Suggestion
-from .schedule import Work, rhythm, seldom_watched, shortened
+from .schedule import Shortened, Work, rhythm, seldom_watched, way_back
 from .sharing import can_share_weights, weights_shared
 
 ROOMY = 0.85  # of the memory that is free: a plan that takes more is tight
@@ -46,6 +46,7 @@ class Plan:
     product_rate: float | None = None  # of the machine, from which a processor's speed is expected
     estimate_gb: float = 0.0  # the total before earlier runs corrected it
     settings: dict[str, Any] = field(default_factory=dict)
+    shortened: Shortened | None = None
 
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
@@ -81,6 +82,7 @@ class Plan:
             "product_rate": self.product_rate,
             "estimate_gb": self.estimate_gb,
             "settings": self.settings,
+            "shortened": asdict(self.shortened) if self.shortened else None,
             "reasons": list(self.reasons),
             "suggestions": [asdict(suggestion) for suggestion in self.suggestions],
         }
@@ -249,10 +251,11 @@ def _with_passes_of(
             "a quarter of the time."
         )
     epochs, advice = work.epochs(), _usual_rate(values["learning_rate"], usual)
+    shortened = None
     if epochs < recipe.num_train_epochs:
-        why, way_back = shortened(work, epochs)
-        reasons.append(why)
-        advice = (way_back, *advice)
+        shortened = Shortened(epochs, recipe.num_train_epochs, recipe.max_minutes or 0.0)
+        reasons.append(shortened.why())
+        advice = (way_back(work, epochs), *advice)
     steps = work.steps(epochs)
     values |= rhythm(recipe, steps)
     resolved = recipe.replace(**values, num_train_epochs=epochs, max_minutes=None)
@@ -279,6 +282,7 @@ def _with_passes_of(
         product_rate=machine.product_rate,
         estimate_gb=estimate["total"],
         settings=values,
+        shortened=shortened,
     )
     return plan, expected * together
 

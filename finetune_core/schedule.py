@@ -79,16 +79,51 @@ def _rounded_down(value: float) -> float:
     return float(f"{math.floor(value / size + 1e-9) * size:.2g}")
 
 
-def shortened(work: Work, epochs: float) -> tuple[str, Suggestion]:
-    """Why there are fewer epochs than asked for, and the way to all of them."""
-    asked = f"{work.recipe.num_train_epochs:g}"
-    limit = about(60 * (work.recipe.max_minutes or 0.0))
-    rounds = "1 epoch" if asked == "1" else f"{asked} epochs"
-    why = f"{epochs:g} of {rounds}: as many as this machine is expected to learn in {limit}."
+@dataclass(frozen=True)
+class Shortened:
+    """Fewer epochs than were asked for, because the minutes leave no more."""
+
+    epochs: float
+    asked: float
+    minutes: float
+
+    def why(self) -> str:
+        """
+        >>> Shortened(1.7, 3, 2).why()
+        '1.7 of 3 epochs: as many as this machine is expected to learn in 2 minutes.'
+        """
+        limit = about(60 * self.minutes)
+        return f"{self.epochs:g} of {_epochs(self.asked)}: as many as this machine is expected to learn in {limit}."
+
+    def said_afterwards(self) -> str:
+        """
+        >>> Shortened(1.7, 3, 2).said_afterwards()
+        '1.7 of 3 epochs were taken: as many as its machine was expected to learn in 2 minutes.'
+        """
+        limit, were = about(60 * self.minutes), "was" if self.asked <= 1 else "were"
+        return (
+            f"{self.epochs:g} of {_epochs(self.asked)} {were} taken: "
+            f"as many as its machine was expected to learn in {limit}."
+        )
+
+
+def _epochs(number: float) -> str:
+    return f"{number:g} {'epoch' if number == 1 else 'epochs'}"
+
+
+def rounds(epochs: float) -> str:
+    """
+    >>> rounds(1), rounds(2.5)
+    ('once', '2.5 times')
+    """
+    return "once" if epochs == 1 else f"{epochs:g} times"
+
+
+def way_back(work: Work, epochs: float) -> Suggestion:
+    """From fewer epochs to all that were asked for."""
     all_of_them = about(work.seconds(work.recipe.num_train_epochs))
-    rounds = "once" if asked == "1" else f"{asked} times"
-    says = f"Go through the rows {rounds} instead of {epochs:g}, in about {all_of_them}"
-    return why, Suggestion(says, {"max_minutes": None})
+    says = f"Go through the rows {rounds(work.recipe.num_train_epochs)} instead of {epochs:g}, in about {all_of_them}"
+    return Suggestion(says, {"max_minutes": None})
 
 
 def about(seconds: float) -> str:

@@ -216,6 +216,7 @@ def checked_line(plan: Mapping[str, Any] | None) -> str:
     return join(
         [
             verdict,
+            f"{cut['epochs']:g} of {cut['asked']:g} epochs" if (cut := plan.get("shortened")) else "",
             many(int(plan["steps"]), "step") if plan.get("steps") else "",
             f"about {roughly(plan['seconds'])}" if plan.get("seconds") else "",
             f"{memory:.1f} of {plan['available_gb']:.0f} GB" if memory and plan.get("available_gb") else "",

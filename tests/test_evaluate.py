@@ -10,6 +10,7 @@ from conftest import chat_rows, write_jsonl
 from tuned import lay_rows, make_tuned_run
 
 from finetune_core.errors import FinetuneError
+from finetune_core.events import Event
 from finetune_core.proof.contest import held_out
 from finetune_core.proof.probe import AREAS
 from finetune_core.recipe import Recipe
@@ -105,6 +106,13 @@ def test_the_loss_is_the_one_that_training_would_report(proof_report, proof_run,
             ids, labels = torch.tensor([rendered.input_ids]), torch.tensor([rendered.labels])
             losses.append(float(model(input_ids=ids, labels=labels).loss))
     assert proof_report["loss"]["tuned"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def test_a_training_that_minutes_cut_short_is_told_to_have_been(proved_again, proof_run, monkeypatch):
+    plan, ended = {"shortened": {"epochs": 1.7, "asked": 3, "minutes": 2}}, {"step": 9, "total_steps": 9}
+    monkeypatch.setattr(type(proof_run), "plan", lambda run: plan)
+    monkeypatch.setattr(type(proof_run), "events", lambda run: [Event("step", 1.0, ended)])
+    assert "1.7 of 3 epochs were taken: as many as" in proved_again()["note"]
 
 
 def test_quick_asks_base_and_tuned_only(proved_again):

@@ -16,8 +16,9 @@ from finetune_core.proof.intervals import (
     wilson,
 )
 from finetune_core.proof.metrics import METRICS, choose_metric, find_object, macro_f1, rouge_l, score, words
-from finetune_core.proof.verdict import compare, read_curves
+from finetune_core.proof.verdict import compare, cut_short, read_curves
 from finetune_core.recipe import Recipe
+from finetune_core.schedule import Shortened
 
 
 @pytest.mark.parametrize(
@@ -347,6 +348,26 @@ def test_half_as_long_again_is_longer_however_the_length_was_said(asked, changes
     recipe = Recipe(**asked)
     assert read_curves(Progress(loss=FALLING, eval_loss=falling), recipe).changes == changes
     assert recipe.replace(**changes)
+
+
+@pytest.mark.parametrize("taken, asked, epochs, says", [
+    (1.7, 3, 3.0, "3 times, instead of the 1.7"),
+    (0.5, 1, 1.0, "once, instead of the 0.5"),
+    (2.8, 3, 4.2, "half as long again"),
+])  # fmt: skip
+def test_where_minutes_left_fewer_epochs_the_advice_is_all_that_were_asked_for_or_more(taken, asked, epochs, says):
+    falling = curve(2.5, 2.0, 1.6, 1.4, 1.2, 1.05, 0.9, 0.8)
+    fewer = Shortened(taken, asked, 2)
+    reading = read_curves(Progress(loss=FALLING, eval_loss=falling), Recipe(num_train_epochs=taken), fewer)
+    assert reading.changes == {"num_train_epochs": epochs, "max_minutes": None} and says in reading.fix
+
+
+@pytest.mark.parametrize("step, every, is_why", [(45, 1, True), (40, 10, True), (44, 1, False), (0, None, False)])
+def test_minutes_are_why_a_training_was_short_only_if_it_came_to_the_end_of_its_plan(step, every, is_why):
+    plan = {"shortened": {"epochs": 1.7, "asked": 3, "minutes": 2}}
+    progress, recipe = Progress(step=step, total_steps=45 if step else 0), Recipe(logging_steps=every)
+    assert (cut_short(progress, recipe, plan) is not None) is is_why
+    assert cut_short(progress, recipe, None) is None
 
 
 def test_overfitting_in_a_number_of_steps_suggests_fewer_steps():

@@ -12,6 +12,7 @@ from finetune_core.pace import expected_rate
 from finetune_core.plan import make_plan
 from finetune_core.presets import recipe_from_preset
 from finetune_core.recipe import Recipe
+from finetune_ui.words_frame import checked_line
 
 SLOW = dataclasses.replace(LAPTOP, product_rate=20e9)
 ROWS = [75] * 240
@@ -26,6 +27,15 @@ def test_a_limit_leaves_as_many_epochs_as_it_has_time_for():
     assert made.steps == pytest.approx(whole.steps * made.recipe.num_train_epochs / 3, abs=1)
     assert made.recipe.eval_steps < made.steps  # it is looked at as often as any training that long
     assert any("2 minutes" in reason for reason in made.reasons)
+
+
+def test_the_plan_keeps_how_many_epochs_were_asked_for():
+    asked = {"num_train_epochs": 3, "lengths": ROWS, "machine": SLOW}
+    made = plan(**asked, max_minutes=2)
+    kept = {"epochs": made.recipe.num_train_epochs, "asked": 3, "minutes": 2}
+    assert made.as_dict()["shortened"] == kept
+    assert checked_line(made.as_dict()).startswith(f"Ready · {kept['epochs']:g} of 3 epochs · ")
+    assert plan(**asked).as_dict()["shortened"] is None
 
 
 def test_the_way_to_all_epochs_is_one_click():

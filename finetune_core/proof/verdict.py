@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..progress import Progress, smooth
 from ..recipe import Recipe
+from ..schedule import Shortened, rounds
 from .intervals import FEW, START_WITH, difference_interval, is_binary, needed_rows
 from .metrics import METRICS, Metric, perplexity
 
@@ -155,6 +156,9 @@ def _about(rows: int, digits: int = 2) -> int:
     return int(round(rows, digits - len(str(rows)))) if rows >= 100 else rows
 
 
+HALF_AS_LONG_AGAIN = "Train half as long again."
+
+
 @dataclass(frozen=True)
 class Reading:
     """What the curves of a training say, and what to change next time."""
@@ -168,10 +172,11 @@ class Reading:
         return asdict(self)
 
 
-def read_curves(progress: Progress, recipe: Recipe | None = None) -> Reading:
+def read_curves(progress: Progress, recipe: Recipe | None = None, shortened: Shortened | None = None) -> Reading:
     """Overfitting and its opposites, read from the training and validation loss.
 
     The validation rows are the same at every look, so a rise of two per cent there is no accident of the draw.
+    shortened: where the plan left fewer epochs than were asked for.
     """
     train, validation = smooth(progress.loss, 0.6), progress.eval_loss
     rate = recipe.learning_rate if recipe else None
@@ -228,19 +233,38 @@ def read_curves(progress: Progress, recipe: Recipe | None = None) -> Reading:
             "unfinished",
             f"The validation loss was still falling at the end ({before:.2f} to {last:.2f} in the last third): "
             "there was more to learn.",
-            "Train half as long again.",
-            _half_as_long_again(recipe) if recipe else {},
+            *_longer(recipe, shortened),
         )
     return Reading(
         "good", f"The validation loss fell to {best:.2f} and stayed there: no overfitting, and little left to learn."
     )
 
 
-def _half_as_long_again(recipe: Recipe) -> dict[str, Any]:
-    """By what says how long it takes: steps where they are limited, else epochs, and then no limit in minutes."""
+def cut_short(progress: Progress, recipe: Recipe, plan: Mapping[str, Any] | None) -> Shortened | None:
+    """What a run's plan says about a limit in minutes, if it came to the end of that plan: a stop has other reasons.
+
+    The last step that is told of may be some before it, as the recipe says.
+    """
+    kept = (plan or {}).get("shortened")
+    went_to_its_end = progress.step > 0 and progress.total_steps - progress.step < (recipe.logging_steps or 1)
+    return Shortened(**kept) if kept and went_to_its_end else None
+
+
+def _longer(recipe: Recipe | None, shortened: Shortened | None) -> tuple[str, dict[str, Any]]:
+    """Half as long again, or all the epochs that were asked for where those are more; and what to change for it.
+
+    By what says how long it takes: steps where they are limited, else epochs, and then no limit in minutes.
+    """
+    if recipe is None:
+        return HALF_AS_LONG_AGAIN, {}
     if recipe.max_steps > 0:
-        return {"max_steps": math.ceil(recipe.max_steps * 1.5)}
-    return {"num_train_epochs": min(100.0, _two_digits(recipe.num_train_epochs * 1.5)), "max_minutes": None}
+        return HALF_AS_LONG_AGAIN, {"max_steps": math.ceil(recipe.max_steps * 1.5)}
+    epochs = min(100.0, _two_digits(recipe.num_train_epochs * 1.5))
+    says = HALF_AS_LONG_AGAIN
+    if shortened and shortened.asked >= epochs:
+        epochs = shortened.asked
+        says = f"Go through the rows {rounds(epochs)}, instead of the {shortened.epochs:g} that there was time for."
+    return says, {"num_train_epochs": epochs, "max_minutes": None}
 
 
 def _epochs_until(step: int, progress: Progress, epochs: float) -> float:
