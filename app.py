@@ -104,6 +104,7 @@ def build_page(runs_dir: Path) -> gr.Blocks:
         rail.fresh(draft.fresh, None, [held, step, *fill], **QUICK).then(**review)
         for steps in (path, folds):
             steps.go(screen.go, [held, step], step, **QUICK)
+        proved.advised(draft.advised, held, [step, *fill], **QUICK).then(**review)
         proved.use_row(talked.take_row, held, talked.taken, **QUICK).then(lambda: "chat", None, step, **QUICK)
 
         demo.load(draft.restore, kept, [placing.on, chosen.preset, *chosen.boxes], **QUICK)

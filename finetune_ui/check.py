@@ -125,7 +125,7 @@ def apply(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -
     if suggestion is None:
         return [undo, *boxes]
     added = [fix for fix in suggestion.changes.get("fixes", ()) if fix not in form.read(boxes).fixes]
-    return _changed(undo, boxes, suggestion.changes, _repair_words(added[-1]) if added else suggestion.says)
+    return changed(undo, boxes, suggestion.changes, _repair_words(added[-1]) if added else suggestion.says)
 
 
 def take_back(undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -144,7 +144,7 @@ def try_out(looks: Looks, event: gr.EventData, now: trials.Trial | None, *boxes:
 def unrepair(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
     """Take one repair of the rows out again."""
     fixes = [fix for fix in form.read(boxes).fixes if fix != event.fix]
-    return _changed(undo, boxes, {"fixes": fixes}, words_check.unrepaired(_repair_words(str(event.fix))))
+    return changed(undo, boxes, {"fixes": fixes}, words_check.unrepaired(_repair_words(str(event.fix))))
 
 
 def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -155,12 +155,12 @@ def map_column(looks: Looks, event: gr.EventData, undo: Sequence[Any], *boxes: A
         return [undo, *boxes]
     others = {role: column for role, column in roles_of(seen.prepared).items() if column != event.column}
     columns = {role: column for role, column in {**others, event.role: event.column}.items() if column}
-    return _changed(undo, boxes, {"columns": columns}, words_source.mapped(str(event.role), str(event.column)))
+    return changed(undo, boxes, {"columns": columns}, words_source.mapped(str(event.role), str(event.column)))
 
 
 def set_length(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
     length = int(event.length)
-    return _changed(undo, boxes, {"max_length": length}, words_tokens.length_set(length))
+    return changed(undo, boxes, {"max_length": length}, words_tokens.length_set(length))
 
 
 def set_line(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -168,7 +168,7 @@ def set_line(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]
     if event.field not in words_source.LINES:
         return [undo, *boxes]
     text = str(event.text).strip()
-    return _changed(undo, boxes, {event.field: text or None}, words_source.line_set(event.field, text))
+    return changed(undo, boxes, {event.field: text or None}, words_source.line_set(event.field, text))
 
 
 def set_reading(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[Any]:
@@ -178,7 +178,7 @@ def set_reading(event: gr.EventData, undo: Sequence[Any], *boxes: Any) -> list[A
         return [undo, *boxes]
     others = [fix for fix in form.read(boxes).fixes if not fix.startswith(f"{event.wish}-")]
     fixes = [*others, f"{event.wish}-{event.text}"] if event.text else others
-    return _changed(undo, boxes, {"fixes": fixes}, words_source.read_as(str(event.wish), str(event.text)))
+    return changed(undo, boxes, {"fixes": fixes}, words_source.read_as(str(event.wish), str(event.text)))
 
 
 def write_rows(looks: Looks, *given: Any) -> Path:
@@ -235,8 +235,9 @@ def _suggestion(seen: Preflight, said: Mapping[str, Any]) -> Suggestion | None:
     return seen.diagnosis.findings[index].suggestion
 
 
-def _changed(undo: Sequence[Any], boxes: Sequence[Any], changes: Mapping[str, Any], says: str) -> list[Any]:
-    """The boxes with fields replaced and validated; unchanged if the result would be wrong."""
+def changed(undo: Sequence[Any], boxes: Sequence[Any], changes: Mapping[str, Any], says: str) -> list[Any]:
+    """[undo, *boxes] with fields replaced and validated; unchanged if the result would be wrong. says: what was done,
+    beside its Undo."""
     try:
         recipe = form.read(boxes).replace(**changes)
     except FinetuneError:

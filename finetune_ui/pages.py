@@ -27,6 +27,7 @@ from . import (
     trials,
     words,
     words_place,
+    words_prove,
 )
 from .words import STEPS
 
@@ -138,6 +139,17 @@ class Draft:
     def fresh(self) -> list[Any]:
         """“New”."""
         return ["", "choose", "", *self._begun(), place.HERE, *choose.fresh()]
+
+    def advised(self, held: str | None) -> list[Any]:
+        """A proved run's recipe with what its curves advise, in the boxes of Check, where Undo takes that back."""
+        run = frame.find(self.runs_dir, held or "")
+        report = (run.report() if run else None) or {}
+        if run is None or not (changes := words_prove.advised(report)):
+            return [gr.skip()] * (9 + len(self.chosen.boxes))
+        preset, *boxes = choose.reopen(run.recipe)
+        undo, *boxes = check.changed((), boxes, changes, words_prove.set_up_done(changes))
+        draft, _, *rest = self._begun()
+        return ["check", run.id, draft, undo, *rest, place.of_run(run), preset, *boxes]
 
     @staticmethod
     def _begun() -> list[Any]:

@@ -28,19 +28,26 @@ element.addEventListener('click', (event) => {
 });
 """
 
+ADVISED_JS = """
+element.addEventListener('click', (event) => {
+  if (event.target.closest('[data-advised]')) trigger('advised');
+});
+"""
+
 
 @dataclass(frozen=True)
 class Prove:
     panel: gr.Column
     outputs: tuple[Any, ...]
     use_row: Callable[..., Any]  # the event of a row's button; its gr.EventData has `row`, its place in the report
+    advised: Callable[..., Any]  # the event of the button for a run as the curves advise
 
 
 def build(page: Page) -> Prove:
     with gr.Column(visible=False, elem_classes=["panel", "prove"]) as panel:
         problem = look.html(visible=False)
         nothing = look.html(js_on_load=words_share.COPY_JS)
-        verdict = look.html(js_on_load=words_share.COPY_JS)
+        verdict = look.html(js_on_load=ADVISED_JS)
         compared = comparing.build(page)
         with gr.Column(visible=False, elem_classes="proof-table") as table:
             with gr.Row(elem_classes="proof-bar"):
@@ -78,7 +85,7 @@ def build(page: Page) -> Prove:
         draw, [page.held, which, order, limit], [rows, more], **QUICK
     )
     outputs = (problem, nothing, verdict, table, which, order, limit, rows, more, *compared.outputs, *others.outputs)
-    return Prove(panel=panel, outputs=outputs, use_row=rows.use)
+    return Prove(panel=panel, outputs=outputs, use_row=rows.use, advised=verdict.advised)
 
 
 def show(run: Run) -> tuple[Any, ...]:

@@ -97,10 +97,11 @@ def facts(report: Report) -> str:
     return f'<div class="facts">{"".join(cards)}</div>' if cards else ""
 
 
-def _fact(title: str, says: str, text: str, tone: str = "") -> str:
+def _fact(title: str, says: str, text: str, tone: str = "", way: str = "") -> str:
+    """way: html of a button that leads on."""
     return (
         f'<section class="card fact {tone}"><h3 class="card-title">{esc(title)}</h3>'
-        f'<p class="fact-says num">{esc(says)}</p><p class="muted">{esc(text)}</p></section>'
+        f'<p class="fact-says num">{esc(says)}</p><p class="muted">{esc(text)}</p>{way}</section>'
     )
 
 
@@ -147,7 +148,49 @@ def _overfitting(report: Report) -> str:
     state = str(found.get("kind", ""))
     text = join([str(found["sentence"]), str(found.get("fix") or "")], " ")
     tone = "warn" if state in ("overfitting", "diverged", "not-learning") else ""
-    return _fact("What the curves say", CURVES.get(state, ""), text, tone)
+    label = set_up(advised(report))
+    button = f'<button type="button" class="btn" data-advised>{esc(label)}</button>' if label else ""
+    return _fact("What the curves say", CURVES.get(state, ""), text, tone, button)
+
+
+# what the curves may advise to change; a report that came with a run from elsewhere changes nothing else
+ADVISED = ("learning_rate", "num_train_epochs", "max_steps", "max_minutes", "early_stopping", "validation_size")
+
+
+def advised(report: Report) -> dict[str, Any]:
+    """Recipe fields that the curves advise to change."""
+    found = report.get("curves")
+    changes = found.get("changes") if isinstance(found, Mapping) else None
+    if not isinstance(changes, Mapping):
+        return {}
+    return {name: changes[name] for name in ADVISED if isinstance(changes.get(name, ""), int | float | None)}
+
+
+def set_up(changes: Mapping[str, Any]) -> str:
+    """The button for a new run with what the curves advise; empty where they advise nothing."""
+    return f"Set up a run with {in_words(changes)}" if in_words(changes) else ""
+
+
+def set_up_done(changes: Mapping[str, Any]) -> str:
+    """What Check says that button did."""
+    return f"{in_words(changes)}, as the curves of that run advise"
+
+
+def in_words(changes: Mapping[str, Any]) -> str:
+    """
+    >>> in_words({"num_train_epochs": 3.0, "max_minutes": None})
+    '3 epochs'
+    >>> in_words({"early_stopping": True, "num_train_epochs": 1.2})
+    '1.2 epochs and early stopping'
+    """
+    said = {
+        "learning_rate": lambda value: f"a learning rate of {value:g}",
+        "num_train_epochs": lambda value: f"{value:g} {'epoch' if value == 1 else 'epochs'}",
+        "max_steps": lambda value: many(value, "step"),
+        "early_stopping": lambda _: "early stopping",
+        "validation_size": lambda value: f"{percent(value)} of the rows for validation",
+    }
+    return " and ".join(say(changes[name]) for name, say in said.items() if changes.get(name))
 
 
 def _loss(report: Report) -> str:

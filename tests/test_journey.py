@@ -244,3 +244,19 @@ def test_the_times_of_all_stages_stand_beside_each_other(app, browser):
     ends = page.eval_on_selector_all(".stage-note", TEXT_ENDS)
     begins = page.eval_on_selector_all(".stage", "all => all.map((one) => one.getBoundingClientRect().left)")
     assert len(ends) == 7 and all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
+
+
+def test_what_the_curves_advise_is_one_click_from_a_new_run(app, browser):
+    run = make_run(app.runs_dir, "advised", num_train_epochs=1.7)
+    write_event(run.diary, Event("done", 1000.0, {"outcome": "finished", "seconds": 9.0}))
+    run.result_dir.mkdir()
+    (run.result_dir / "adapter_model.safetensors").write_bytes(b"0")
+    changes = {"num_train_epochs": 3.0, "max_minutes": None}
+    curves = {"kind": "unfinished", "sentence": "There was more to learn.", "fix": "Longer.", "changes": changes}
+    run.write_report({"verdict": {"sentence": "Better."}, "rivals": [], "curves": curves})
+    page = browser.new_context().new_page()
+    page.goto(f"{app.url}?run={run.id}&step=prove")
+    page.get_by_role("button", name="Set up a run with 3 epochs").click()
+    page.get_by_text("Done: 3 epochs").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function("!document.querySelector('.undo')")

@@ -13,7 +13,7 @@ import pytest
 from page_helpers import boxes_of, make_run, said
 
 from finetune_core import Recipe
-from finetune_ui import beforehand, form, look, measuring, words_choose, words_plan
+from finetune_ui import beforehand, check, form, look, measuring, words_choose, words_plan
 from finetune_ui.pages import Draft, Screen
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ def test_drawing_choose_leaves_the_words_about_a_bad_file_alone(page):
     trouble = next(block for block in page.blocks.values() if "trouble" in (getattr(block, "elem_classes", None) or []))
     fillers = [fn for fn in page.fns.values() if trouble in fn.outputs]
     # a file, pasted rows, another data set; and, with every box, another draft
-    assert [len(fn.outputs) <= 2 for fn in fillers].count(True) == 3 and len(fillers) == 5
+    assert [len(fn.outputs) <= 2 for fn in fillers].count(True) == 3 and len(fillers) == 6
 
 
 def screen(runs_dir):
@@ -170,6 +170,39 @@ def test_opening_choose_of_a_run_fills_in_its_choices(runs_dir):
     run = make_run(runs_dir, lora_r=4)
     answer = draft(runs_dir).fill(run.id, "choose", "")
     assert answer[0] == run.id and form.read(answer[8:]).lora_r == 4
+
+
+LONGER = {"kind": "unfinished", "changes": {"num_train_epochs": 3.0, "max_minutes": None}}
+
+
+def advised(runs_dir, curves):
+    run = make_run(runs_dir, lora_r=4, num_train_epochs=1.7)
+    run.write_report({"curves": curves})
+    return run, draft(runs_dir).advised(run.id)
+
+
+def test_what_the_curves_advise_is_one_click_in_the_boxes_of_check_and_can_be_undone(runs_dir):
+    run, answer = advised(runs_dir, LONGER)
+    step, filled, _, undo, *_ = answer
+    recipe = form.read(answer[9:])
+    assert (step, filled, recipe.lora_r, recipe.num_train_epochs) == ("check", run.id, 4, 3.0)
+    assert len(answer) == 1 + len(draft(runs_dir).fill(run.id, "check", ""))
+    assert undo[0][0].startswith("3 epochs")
+    _, *back = check.take_back(undo, *answer[9:])
+    assert form.read(back) == run.recipe
+
+
+@pytest.mark.parametrize("curves", [
+    None, {"changes": None}, {"changes": {}}, {"changes": {"dataset_name": "someone/else"}},
+    {"changes": {"num_train_epochs": "<b>"}},
+])  # fmt: skip
+def test_a_report_that_advises_nothing_that_can_be_meant_changes_nothing(runs_dir, curves):
+    _, answer = advised(runs_dir, curves)
+    assert all(value == gr.skip() for value in answer)
+
+
+def test_nobody_elses_run_is_set_up_again(runs_dir):
+    assert all(value == gr.skip() for value in draft(runs_dir).advised("../elsewhere"))
 
 
 def test_a_new_draft_begins_without_the_trouble_of_the_last(runs_dir):

@@ -258,3 +258,11 @@ def test_lines_to_copy_survive_quotes_in_a_question():
     words = shlex.split(words_share.curl_line("http://127.0.0.1:1", question, ""))
     assert json.loads(words[-1])["messages"][-1]["content"] == question
     compile(words_share.python_lines("http://127.0.0.1:1", question, "be brief"), "lines", "exec")
+
+
+def test_advice_has_a_button_and_what_needs_no_change_has_none():
+    curves = {"kind": "unfinished", "sentence": "More to learn.", "fix": "Longer.",
+              "changes": {"num_train_epochs": 3.0, "max_minutes": None}}  # fmt: skip
+    assert "data-advised>Set up a run with 3 epochs<" in words_prove.facts(make_report(curves=curves))
+    for changes in ({}, {"dataset_name": "x"}, {"num_train_epochs": EVIL}, "x"):
+        assert "data-advised" not in words_prove.facts(make_report(curves=curves | {"changes": changes}))
