@@ -177,7 +177,7 @@ class Bar:
     says: str  # the score in words and units, such as "81%"
     interval: str  # the interval in words
     note: str = ""  # a quiet second line, such as the cost of a request
-    help: str = ""  # more about it, for who points at its name
+    help: str = ""  # how it was asked, folded under its name
 
 
 def interval_bars(bars: Iterable[Bar]) -> str:
@@ -188,10 +188,10 @@ def interval_bars(bars: Iterable[Bar]) -> str:
 def _bar(bar: Bar) -> str:
     score, low, high = (100 * min(1.0, max(0.0, value)) for value in (bar.score, bar.low, bar.high))
     note = f"<small>{html.escape(bar.note)}</small>" if bar.note else ""
-    title = f' title="{html.escape(bar.help, quote=True)}"' if bar.help else ""
+    more = f"<details><summary>How it was asked</summary><p>{html.escape(bar.help)}</p></details>" if bar.help else ""
     return (
         f'<div class="rival {bar.css}" role="listitem">'
-        f'<div class="rival-name"{title}>{html.escape(bar.title)}{note}</div>'
+        f'<div class="rival-name">{html.escape(bar.title)}{note}{more}</div>'
         f'<div class="rival-track" aria-hidden="true"><i class="rival-fill" style="width:{score:.2f}%"></i>'
         f'<i class="rival-whisker" style="left:{low:.2f}%;width:{high - low:.2f}%"></i></div>'
         f'<div class="rival-says">{html.escape(bar.says)}<small>{html.escape(bar.interval)}</small></div></div>'

@@ -27,11 +27,10 @@ def verdict(report: Report) -> str:
     )
     notes = [str(report.get("note") or ""), "" if report.get("complete", True) else "It was stopped before its end."]
     note = f'<p class="sub verdict-note">{esc(" ".join(filter(None, notes)))}</p>' if any(notes) else ""
-    help_ = esc(report.get("metric_explains", ""))
     sentence = _with_figures(str(judged.get("sentence", "")))
     return (
         f'<section class="verdict {tone}"><h2 class="lead verdict-says">{sentence}</h2>'
-        f'<p class="sub num" title="{help_}">{under}.</p>{note}</section>'
+        f'<p class="sub num">{under}.</p>{note}</section>'
     )
 
 
@@ -67,10 +66,11 @@ def bars(report: Report) -> str:
     ]
     title = "Right answers" if of == "share" else esc(report.get("metric", "Score"))
     less = "less is better; " if of == "loss" else ""
-    same = f"the same {many(int(report.get('n') or 0), 'row')} for each; {less}the thin line is the 95% range"
+    explains = esc(report.get("metric_explains") or "")
+    same = f"The same {many(int(report.get('n') or 0), 'row')} for each; {less}the thin line is the 95% range."
     return (
         f'<section class="card rivals-card"><header class="card-head"><h3 class="card-title">{title}</h3>'
-        f'<p class="muted">{same}</p></header>'
+        f'<p class="muted">{join([explains, same], " ")}</p></header>'
         f"{charts.interval_bars(drawn)}</section>"
     )
 

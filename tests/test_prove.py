@@ -266,3 +266,11 @@ def test_advice_has_a_button_and_what_needs_no_change_has_none():
     assert "data-advised>Set up a run with 3 epochs<" in words_prove.facts(make_report(curves=curves))
     for changes in ({}, {"dataset_name": "x"}, {"num_train_epochs": EVIL}, "x"):
         assert "data-advised" not in words_prove.facts(make_report(curves=curves | {"changes": changes}))
+
+
+def test_how_a_rival_was_asked_and_what_counts_need_no_mouse():
+    report = make_report(metric_explains="Letter for letter.")
+    report["rivals"][1]["note"] = f"Answer briefly. {EVIL}"
+    shown = words_prove.verdict(report) + words_prove.bars(report)
+    assert "title=" not in shown and "<details><summary>How it was asked</summary><p>Answer briefly." in shown
+    assert "Letter for letter. The same 4 rows" in shown and "<img" not in shown
