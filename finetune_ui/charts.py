@@ -86,11 +86,21 @@ def curves(lines: Sequence[Line], last_step: int, *, label: str, empty: str = ""
         for log, ticks in ((False, nice_ticks(min(values), max(values))), (True, log_ticks(min(values), max(values))))
     )
     words = f'<p class="curve-empty">{html.escape(empty)}</p>' if not drawn else ""
-    hover = html.escape(json.dumps(_hover(drawn, last_step), separators=(",", ":"), allow_nan=False), quote=True)
+    data = _hover(drawn, last_step)
+    hover = html.escape(json.dumps(data, separators=(",", ":"), allow_nan=False), quote=True)
     return (
-        f'<div class="curve-area" role="img" aria-label="{html.escape(label, quote=True)}" data-hover="{hover}">'
-        f'{plots}{words}<div class="curve-cross"></div><div class="curve-tip"></div></div>'
+        f'<div class="curve-area" {_read_along(data["steps"])} aria-label="{html.escape(label, quote=True)}" '
+        f'data-hover="{hover}">{plots}{words}<div class="curve-cross"></div><div class="curve-tip"></div></div>'
     )
+
+
+def _read_along(steps: Sequence[int]) -> str:
+    """A chart with points is a slider over its steps, for the keyboard and a screen reader: one stop, however many
+    points there are, and hardly any markup."""
+    if not steps:
+        return 'role="img"'
+    first, last = steps[0], steps[-1]
+    return f'role="slider" tabindex="0" aria-valuemin="{first}" aria-valuemax="{last}" aria-valuenow="{last}"'
 
 
 def _plot(lines: Sequence[Line], scale: Scale, ticks: Sequence[float], last_step: int, kind: str) -> str:
@@ -207,45 +217,69 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-# The pointer over a chart: the nearest step, its values, a hairline. Runs once for the element; the parts it
-# touches are found anew each time, because the page patches the chart in place while it grows.
+# A step of a chart, pointed at, touched or walked to with the arrow keys: its values and a hairline. Runs once for the
+# element; the parts it touches are found anew each time, because the page patches the chart in place while it grows.
+# That keeps the focus, and takes off what was set here: so the step is shown again after it.
 HOVER_JS = """
-const spot = { x: null };
+let at = null;
+const area = () => element.querySelector('.curve-area');
+const stepsOf = (home) => JSON.parse(home.dataset.hover || '{"steps":[]}');
+const plotOf = (home) => [...home.querySelectorAll('.curve-plot')].find((each) => each.offsetParent !== null);
+const nearest = (steps, wanted) =>
+  steps.reduce((best, step, i) => Math.abs(step - wanted) < Math.abs(steps[best] - wanted) ? i : best, 0);
+const hide = () => { at = null; area()?.classList.remove('hovering'); };
 const show = () => {
-  const area = element.querySelector('.curve-area');
-  if (!area || spot.x === null) return;
-  const plot = [...area.querySelectorAll('.curve-plot')].find((each) => each.offsetParent !== null);
-  const data = JSON.parse(area.dataset.hover || '{"steps":[]}');
-  const tip = area.querySelector('.curve-tip'), cross = area.querySelector('.curve-cross');
+  const home = area();
+  if (!home || at === null) return;
+  const plot = plotOf(home), data = stepsOf(home);
+  const tip = home.querySelector('.curve-tip'), cross = home.querySelector('.curve-cross');
   if (!plot || !data.steps.length) return;
-  const svg = plot.querySelector('svg').getBoundingClientRect(), home = area.getBoundingClientRect();
-  const wanted = (spot.x - svg.left) / svg.width * data.last;
-  let best = 0;
-  data.steps.forEach((step, i) => { if (Math.abs(step - wanted) < Math.abs(data.steps[best] - wanted)) best = i; });
-  const left = svg.left - home.left + data.steps[best] / data.last * svg.width;
-  tip.replaceChildren();
+  const best = nearest(data.steps, at), svg = plot.querySelector('svg').getBoundingClientRect();
+  const left = svg.left - home.getBoundingClientRect().left + data.steps[best] / data.last * svg.width;
   const head = document.createElement('b');
   head.textContent = 'step ' + data.steps[best].toLocaleString('en');
-  tip.append(head);
+  const said = [head.textContent];
+  tip.replaceChildren(head);
   for (const line of data.lines) {
     if (line.values[best] === null) continue;
     const row = document.createElement('span'), value = document.createElement('em');
     row.className = line.css; row.textContent = line.name; value.textContent = line.values[best].toFixed(3);
+    said.push(line.name + ' ' + value.textContent);
     row.append(value); tip.append(row);
   }
+  home.setAttribute('aria-valuenow', data.steps[best]);
+  home.setAttribute('aria-valuetext', said.join('; '));
   cross.style.left = left + 'px';
   tip.style.left = left + 'px';
-  tip.classList.toggle('flip', left > home.width * 0.6);
-  area.classList.add('hovering');
+  tip.classList.toggle('flip', left > home.offsetWidth * 0.6);
+  home.classList.add('hovering');
 };
-element.addEventListener('pointermove', (event) => {
-  const area = event.target.closest && event.target.closest('.curve-area');
-  spot.x = area ? event.clientX : null;
-  if (area) show(); else element.querySelector('.curve-area')?.classList.remove('hovering');
+const point = (event) => {
+  const home = event.target.closest && event.target.closest('.curve-area'), plot = home && plotOf(home);
+  if (!plot) { if (event.pointerType === 'mouse') hide(); return; }
+  const svg = plot.querySelector('svg').getBoundingClientRect();
+  at = (event.clientX - svg.left) / svg.width * stepsOf(home).last;
+  show();
+};
+element.addEventListener('pointermove', point);
+element.addEventListener('pointerdown', point);
+element.addEventListener('pointerleave', (event) => { if (event.pointerType === 'mouse') hide(); });
+element.addEventListener('focusin', (event) => {
+  if (event.target !== area() || at !== null) return;
+  at = stepsOf(event.target).steps.at(-1) ?? null;
+  show();
 });
-element.addEventListener('pointerleave', () => {
-  spot.x = null;
-  element.querySelector('.curve-area')?.classList.remove('hovering');
+element.addEventListener('focusout', (event) => { if (event.target === area()) hide(); });
+element.addEventListener('keydown', (event) => {
+  if (event.target !== area() || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (event.key === 'Escape') { hide(); return; }
+  const steps = stepsOf(event.target).steps, now = at === null ? steps.length - 1 : nearest(steps, at);
+  const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10,
+    Home: -Infinity, End: Infinity };
+  if (!(event.key in moves) || !steps.length) return;
+  event.preventDefault();
+  at = steps[Math.min(steps.length - 1, Math.max(0, now + moves[event.key]))];
+  show();
 });
 watch('value', show);
 """

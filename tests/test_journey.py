@@ -246,6 +246,43 @@ def test_the_times_of_all_stages_stand_beside_each_other(app, browser):
     assert len(ends) == 7 and all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
 
 
+def learned(run, first, last):
+    for step in range(first, last + 1):
+        write_event(run.diary, Event("step", 1000.0 + step, {"step": step, "total_steps": 20, "loss": 4 / step}))
+
+
+def test_the_arrow_keys_read_the_curve_and_a_redraw_leaves_them_where_they_are(app, browser):
+    run = make_run(app.runs_dir, "keys")
+    write_event(run.diary, Event("stage", 1000.0, {"name": "training", "total_steps": 20}))
+    learned(run, 1, 8)
+    page = browser.new_context().new_page()
+    page.goto(f"{app.url}?run={run.id}&step=train")
+    chart = page.get_by_role("slider", name=re.compile("^Training loss"))
+    chart.focus()
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowUp"):
+        chart.press(key)
+    assert re.match("step 7; train 0.571", chart.get_attribute("aria-valuetext"))
+    learned(run, 9, 12)
+    page.wait_for_function("document.querySelector('.curve-area').ariaValueMax === '12'")
+    assert page.evaluate("document.activeElement.className") == "curve-area hovering"
+    assert chart.get_attribute("aria-valuenow") == "7"
+    assert page.locator(".curve-tip b").inner_text() == "step 7"
+
+
+def test_a_tap_on_the_curve_shows_its_values_until_another_place_is_tapped(app, browser):
+    run = make_run(app.runs_dir, "tapped")
+    write_event(run.diary, Event("stage", 1000.0, {"name": "training", "total_steps": 20}))
+    learned(run, 1, 20)
+    page = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True).new_page()
+    page.goto(f"{app.url}?run={run.id}&step=train")
+    chart = page.locator(".curve-area")
+    chart.tap()
+    page.wait_for_timeout(300)
+    assert re.match(r"step 9|step 1[01]", page.locator(".hovering .curve-tip b").inner_text())
+    page.locator(".run-says").tap()
+    page.wait_for_function("!document.querySelector('.hovering')")
+
+
 def test_what_the_curves_advise_is_one_click_from_a_new_run(app, browser):
     run = make_run(app.runs_dir, "advised", num_train_epochs=1.7)
     write_event(run.diary, Event("done", 1000.0, {"outcome": "finished", "seconds": 9.0}))

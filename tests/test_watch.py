@@ -247,6 +247,14 @@ def test_the_hover_values_are_the_points():
     assert data["lines"][1] == {"name": "validation", "css": "validation", "values": [None, 1.75]}
 
 
+def test_a_chart_is_one_stop_of_the_keyboard_however_many_points_it_has():
+    line = charts.Line("train", "raw", tuple((step, 1.0) for step in range(1, 300)))
+    drawn = charts.curves([line], 300, label="Loss over steps")
+    assert drawn.count("tabindex") == 1 and 'aria-valuemin="1" aria-valuemax="299"' in drawn
+    empty = charts.curves([], 300, label="Loss over steps")
+    assert "tabindex" not in empty and 'role="img"' in empty
+
+
 @pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [0.0, 0.0], [1e-9, 1e6], [5.0, 4.9999], [0.3, 0.001]])
 def test_a_chart_of_any_values_stays_inside_its_frame(values):
     points = tuple(enumerate(values, start=1))
