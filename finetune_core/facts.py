@@ -78,8 +78,10 @@ class ModelFacts:
         return self.experts_met * self.expert_size or self.intermediate_size
 
 
-def read_facts(folder: Path) -> ModelFacts:
+def read_facts(folder: Path, counted: int | None = None) -> ModelFacts:
     """From a model folder's config.json and the headers of its safetensors; no weights are read.
+
+    counted: values in the weights as the Hub counts them, for a folder without them.
 
     Raises KeyError, TypeError, ValueError or FileNotFoundError where it is no decoder model (callers check first).
     """
@@ -105,7 +107,7 @@ def read_facts(folder: Path) -> ModelFacts:
     between = 3 * hidden * (experts * size if met else intermediate)
     computed = layers * (attention + between) + vocab * hidden * (1 if tied else 2)
     return ModelFacts(
-        parameters=(0 if stored else _counted(folder, config | text)) or computed,
+        parameters=(0 if stored else _counted(folder, config | text, counted)) or computed,
         hidden_size=hidden,
         layers=layers,
         vocab_size=vocab,
@@ -129,13 +131,16 @@ def _most(value: Any) -> int:
     return max(map(int, value), default=0) if isinstance(value, list) else int(value or 0)
 
 
-def _counted(folder: Path, config: dict[str, Any]) -> int:
-    """Values in the weights: from their headers where all are here, else from the list of a model in several files."""
+def _counted(folder: Path, config: dict[str, Any], on_hub: int | None) -> int:
+    """Values in the weights: from their headers where all are here, else as the Hub counts them, or from the list of a
+    model in several files."""
     here = weight_files([file.name for file in folder.glob("*.safetensors")])
     path = folder / INDEX
     index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "model.safetensors" in here or here >= set(index.get("weight_map", {}).values()):
+    if here and ("model.safetensors" in here or here >= set(index.get("weight_map", {}).values())):
         return sum(safetensors_parameters(folder / name) for name in here)
+    if on_hub:
+        return on_hub
     size = DTYPE_BYTES.get(config.get("dtype") or config.get("torch_dtype") or "", 0)
     return int(index.get("metadata", {}).get("total_size", 0)) // size if size else 0
 

@@ -160,8 +160,10 @@ def require_name(name: str) -> None:
         ) from None
 
 
-def small_files(name: str, revision: str | None = None, *, token: str | None = None) -> Path:
-    """A folder with a Hub model's config, tokenizer and template, without its weights.
+def small_files(name: str, revision: str | None = None, *, token: str | None = None) -> tuple[Path, int | None]:
+    """A folder with a Hub model's config, tokenizer and template, without its weights; and how many values these hold.
+
+    The Hub counts them from the headers of the safetensors; None where it has not.
 
     Raises FinetuneError within seconds: away, unknown, gated, or a repository without safetensors.
     """
@@ -187,7 +189,7 @@ def small_files(name: str, revision: str | None = None, *, token: str | None = N
         raise FinetuneError(
             f"The Hub did not send {name}'s configuration in time.", "Try again in a moment.", code="hub-slow"
         )
-    return folder
+    return folder, getattr(about.safetensors, "total", None)
 
 
 def _cached(name: str, revision: str | None) -> Path | None:

@@ -58,9 +58,9 @@ def look(
 
     refuse_impossible(recipe, machine)
     machine = machine or this_machine()
-    folder = model_folder(recipe, token)
+    folder, parameters = model_folder(recipe, token)
     tokenizer = load_tokenizer(folder)
-    facts = _facts(folder, recipe)
+    facts = _facts(folder, recipe, parameters)
     _refuse_few_bits(recipe, facts)
     tell = on_progress or (lambda fraction, says: None)
 
@@ -171,12 +171,15 @@ def refuse_blocked(seen: Preflight) -> None:
         )
 
 
-def model_folder(recipe: Recipe, token: str | None = None) -> Path:
-    """Where the model's small files are. Raises FinetuneError if they cannot be had."""
+def model_folder(recipe: Recipe, token: str | None = None) -> tuple[Path, int | None]:
+    """Where the model's small files are, and what the Hub counts in its weights if they are not here.
+
+    Raises FinetuneError if they cannot be had.
+    """
     name = recipe.model_name_or_path
     found = hub.local_model(name, recipe.model_revision)
     if found is not None:
-        return found
+        return found, None
     if hub.looks_local(name):
         raise FinetuneError(
             f"{name} is no model folder: it has no config.json.",
@@ -194,9 +197,9 @@ def model_folder(recipe: Recipe, token: str | None = None) -> Path:
     return hub.small_files(name, recipe.model_revision, token=token)
 
 
-def _facts(folder: Path, recipe: Recipe) -> ModelFacts:
+def _facts(folder: Path, recipe: Recipe, parameters: int | None) -> ModelFacts:
     try:
-        return read_facts(folder)
+        return read_facts(folder, parameters)
     except (KeyError, TypeError, ValueError, AttributeError, FileNotFoundError):
         raise FinetuneError(
             f"{recipe.model_name_or_path} is no language model that Fijn can read.",

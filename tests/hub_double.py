@@ -178,10 +178,13 @@ class HubDouble(HubStore):
         about = self.card(repo)
         tags = [f"license:{about['license']}"] if about.get("license") else []
         tags += [f"size_categories:{size}" for size in about.get("size_categories", ())]
-        weights = [self.object(sha) for path, sha in repo.files.items() if path.endswith(".safetensors")]
-        total = {"safetensors": {"parameters": {}, "total": sum(map(safetensors_parameters, weights))}}
         return {"id": repo.name, "downloads": repo.downloads, "gated": "auto" if repo.gated else False,
-                "private": repo.private, "tags": tags, **(total if weights else {})}  # fmt: skip
+                "private": repo.private, "tags": tags, **self._counted(repo)}  # fmt: skip
+
+    def _counted(self, repo: Repo) -> dict[str, Any]:
+        weights = [self.object(sha) for path, sha in repo.files.items() if path.endswith(".safetensors")]
+        total = {"parameters": {}, "total": sum(map(safetensors_parameters, weights))}
+        return {"safetensors": total} if weights else {}
 
     async def _info(self, request: Request) -> Response:
         repo = self.repo(request)
@@ -189,7 +192,8 @@ class HubDouble(HubStore):
             {"rfilename": path, "size": self.object(sha).stat().st_size} for path, sha in sorted(repo.files.items())
         ]
         return JSONResponse({"id": repo.name, "modelId": repo.name, "sha": repo.commits[-1], "private": repo.private,
-                             "siblings": siblings, "tags": [], "cardData": self.card(repo)})  # fmt: skip
+                             "siblings": siblings, "tags": [], "cardData": self.card(repo),
+                             **self._counted(repo)})  # fmt: skip
 
     async def _tree(self, request: Request) -> Response:
         repo, under = self.repo(request), request.path_params.get("path", "").strip("/")

@@ -86,13 +86,14 @@ def test_weights_that_are_not_here_are_counted_from_their_list(tmp_path):
     parts = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(parts | {"metadata": {"total_size": 2468}}))
     assert read_facts(tmp_path).parameters == 1234
+    assert read_facts(tmp_path, 4321).parameters == 4321  # as the Hub counts them
     header = json.dumps({"a": {"shape": [5], "dtype": "BF16", "data_offsets": [0, 10]}}).encode()
     some = len(header).to_bytes(8, "little") + header + bytes(10)
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(some)  # a download that was not finished
     assert read_facts(tmp_path).parameters == 1234
     for name in ("model-00002-of-00002.safetensors", "consolidated.safetensors"):
         (tmp_path / name).write_bytes(some)
-    assert read_facts(tmp_path).parameters == 10  # Mistral's second copy is not counted
+    assert read_facts(tmp_path, 4321).parameters == 10  # Mistral's second copy is not counted
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": None}, {"hidden_size": "wide"}, {"num_hidden_layers": [1]}])

@@ -10,6 +10,8 @@ from conftest import write_jsonl
 from hub_double import HubDouble
 from hub_store import ALICE, SIGNED_IN
 
+from finetune_core.facts import read_facts
+
 ROOT = Path(__file__).resolve().parent.parent
 ROW = {"question": "How?", "answer": "So."}
 SAID = {401: "bad-token", 402: "unreadable-data", 403: "forbidden", 404: "unreadable-data", 409: "unreadable-data",
@@ -30,6 +32,7 @@ from dataclasses import asdict
 from finetune_core import hub
 from finetune_core.data import choices
 from finetune_core.errors import FinetuneError
+from finetune_core.facts import read_facts
 
 answers = []
 for kind, name, token in json.loads(sys.argv[1]):
@@ -39,7 +42,7 @@ for kind, name, token in json.loads(sys.argv[1]):
         if kind == "parts":
             said = asdict(choices(name, None, None, token or None))
         elif kind == "config":
-            said = hub.small_files(name, token=token or None).name
+            said = read_facts(*hub.small_files(name, token=token or None)).parameters
         else:
             said = [asdict(item) for item in hub.search(kind, name, token=token or None, own="alice" if token else "")]
     except FinetuneError as error:
@@ -100,6 +103,12 @@ def test_what_is_found_is_told_with_its_size_licence_gate_and_downloads_and_own_
     assert (parts["configs"], parts["splits"], parts["revisions"]) == (["en", "nl"], ["train", "test"], ["main"])
     assert gated["code"] == "gated" and "datasets/bob/faq" in gated["fix"]
     assert missing["code"] == "not-found"
+
+
+def test_a_model_that_is_not_here_is_as_large_as_the_hub_counts(hub, ask, tiny_model_dir):
+    ((parameters, _),) = ask(("config", "acme/tiny", ""))
+    assert parameters == read_facts(tiny_model_dir).parameters
+    assert not hub.sent("GET /acme/tiny/resolve/.*safetensors")
 
 
 def test_a_refusal_of_the_hub_neither_breaks_nor_holds_up_a_box(hub, ask):
