@@ -42,6 +42,12 @@ def deal(
     spared = shared if shares_prefix(recipe, machine, model_type, kept, shared) else 0
     values = packed(recipe, model_type, kept, spared, longest - spared, most, reasons)
     values["share_prefix"] = spared > 0 and values["packing"]
+    if recipe.share_prefix and not values["share_prefix"]:
+        why = (
+            "the rows are not packed" if not values["packing"] else "they begin with different tokens" if not shared
+            else "it would not be exact with this model, dropout, several processes or rows that are cut within it"
+        )  # fmt: skip
+        reasons.append(f"The beginning of the rows is not computed once, as was asked: {why}.")
     values["train_sampling_strategy"] = (
         "random" if values["packing"] else recipe.train_sampling_strategy or "group_by_length"
     )

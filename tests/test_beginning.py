@@ -247,6 +247,21 @@ def test_the_beginning_is_shared_where_it_is_exact_and_pays(changes, machine, sh
     assert make_plan(Recipe(**changes), SMALL, [200] * 240, machine, shared=shared).recipe.share_prefix is expected
 
 
+@pytest.mark.parametrize(
+    "changes, shared, why",
+    [
+        ({"packing": False}, 150, "not packed"),
+        ({}, 0, "different tokens"),
+        ({"lora_dropout": 0.1}, 150, "not be exact"),
+        ({}, 150, ""),
+    ],
+)
+def test_a_beginning_that_is_not_shared_as_asked_is_told(changes, shared, why):
+    made = make_plan(Recipe(share_prefix=True, **changes), SMALL, [200] * 240, LAPTOP, shared=shared)
+    told = [reason for reason in made.reasons if "not computed once, as was asked" in reason]
+    assert [why in reason for reason in told] == ([True] if why else [])
+
+
 def test_the_check_finds_what_the_worker_shares(tiny_model_dir, tmp_path):
     rows = [{"messages": [{"role": "system", "content": "Sort this."}, *row["messages"]]} for row in chat_rows(60)]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
