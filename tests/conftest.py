@@ -265,7 +265,7 @@ def looks():
 @pytest.fixture
 def tiny_boxes(tiny_model_dir, tiny_data):
     """The boxes of the page, filled in for the tiny model and tiny_data."""
-    from page_helpers import boxes_of
+    from page_inputs import boxes_of
 
     return boxes_of(model_name_or_path=str(tiny_model_dir), dataset_name=str(tiny_data), max_length=128)
 

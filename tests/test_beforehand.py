@@ -2,16 +2,15 @@
 
 import json
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from before_training import quick_recipe
+from waiting import wait_for
 
 from finetune_core import launch
-from finetune_core.children import tail
 from finetune_core.cli import main
 from finetune_core.errors import FinetuneError
 from finetune_core.files import write_json
@@ -27,10 +26,7 @@ def recipe(tmp_path, tiny_model_dir):
 
 
 def until_over(job, seconds=150):
-    deadline = time.monotonic() + seconds
-    while (job.said() is None or not job.said().outcome) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert job.said().outcome, tail(job.log_path)
+    wait_for(lambda: job.said() and job.said().outcome, seconds)
 
 
 def test_trying_prompts_from_the_page_ends_with_what_is_left_to_win(recipe, runs_dir):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from filelock import FileLock
-from page_helpers import box_at, boxes_of
+from page_inputs import box_at, boxes_of
 
 from finetune_core.errors import FinetuneError
 from finetune_ui import begin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import write_jsonl
 from make_bad_inputs import chat, chats
-from page_helpers import box_at, boxes_of, said
+from page_inputs import box_at, boxes_of, said
+from waiting import wait_for
 
 from finetune_core import Recipe
 from finetune_core.data.changes import Change, Difference
@@ -49,12 +49,11 @@ def look_at(looks, boxes):
 
 
 def tried(looks, boxes, trial):
-    for _ in range(100):
-        shown = trials.show(looks, look_at(looks, boxes), trial, "a page")
-        if shown is None or not shown.pending:
-            return shown
-        time.sleep(0.1)
-    raise AssertionError("the trial never ended")
+    def shown():
+        return trials.show(looks, look_at(looks, boxes), trial, "a page")
+
+    wait_for(lambda: (now := shown()) is None or not now.pending, 10)
+    return shown()
 
 
 def test_the_token_view_shows_what_is_trained_and_the_stop_token(seen):
@@ -291,12 +290,8 @@ CHOICES = HubChoices(("small", "large"), ("train", "test"), ("main",))
 
 
 def answered(picks, recipe):
-    for _ in range(100):
-        parts, asking = picks.of(recipe)
-        if not asking:
-            return parts
-        time.sleep(0.02)
-    raise AssertionError("no answer")
+    wait_for(lambda: not picks.of(recipe)[1], 10)
+    return picks.of(recipe)[0]
 
 
 def test_a_data_set_of_the_hub_offers_its_parts():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from page_helpers import boxes_of, make_run, said
+from page_inputs import boxes_of, make_run, said
 
 from finetune_core import hub
 from finetune_core.machine import Machine

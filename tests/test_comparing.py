@@ -7,6 +7,7 @@ import pytest
 from conftest import chat_rows, write_jsonl
 from test_prove import make_report
 from tuned import make_tuned_run
+from waiting import wait_for
 
 from finetune_core import launch
 from finetune_core.children import tail
@@ -73,9 +74,7 @@ def test_the_whole_comparison_runs_in_a_process_of_its_own_and_rewrites_the_repo
     job = launch.comparison(run)
     problem, *_ = comparing.press(runs_dir, run.id, ("", "2", "6", "", False, "", "", "", ""), True)
     assert problem["visible"] is False
-    deadline = time.monotonic() + 120
-    while not job.said().outcome and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_for(lambda: job.said().outcome)
     assert job.said().outcome == "finished", tail(job.log_path)
     report = run.report()
     assert {"base", "examples", "tuned"} <= {rival["name"] for rival in report["rivals"]}
@@ -240,11 +239,7 @@ def test_a_comparison_waits_in_line_behind_a_training_and_can_be_stopped_there(r
     job = launch.comparison(run)
     with FileLock(runs_dir / ".gpu.lock"):
         launch.evaluate(run, "--quick")
-        deadline = time.monotonic() + 30
-        while job.said().says != "waiting for its turn" and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert job.said().says == "waiting for its turn"
+        wait_for(lambda: job.said().says == "waiting for its turn", 30)
         job.ask_to_stop()
-        while not job.said().outcome and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(lambda: job.said().outcome, 30)
     assert job.said().outcome == "stopped" and run.report()["made"] == 1.0

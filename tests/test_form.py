@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from page_helpers import box_at, boxes_of
+from page_inputs import box_at, boxes_of
 
 from finetune_core import Recipe
 from finetune_core.presets import resolve_recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from page_helpers import make_run
+from page_inputs import make_run
 
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run

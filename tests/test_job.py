@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
+from waiting import wait_for
 
 from finetune_core import launch
 from finetune_core.errors import FinetuneError
@@ -87,9 +87,7 @@ with Job(Path(sys.argv[1]), "evaluate").working() as say:
 
 def test_a_killed_job_has_failed_and_its_child_is_gone(job):
     launch.start_job(job, [sys.executable, "-c", KEEP, str(job.folder)])
-    deadline = time.monotonic() + 10
-    while job.said().says != "half" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: job.said().says == "half", 10)
     launch.start_job(job, [sys.executable, "-c", "raise SystemExit('a second one was started')"])
     launch.end_job(job)
     assert not job.is_alive() and job.said().outcome in ("failed", "stopped")

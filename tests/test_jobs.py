@@ -12,7 +12,7 @@ import pytest
 from conftest import chat_rows, write_jsonl
 from hub_jobs import JobsDouble
 from hub_store import ALICE, ALICE_READS, BOB
-from test_launch import wait_for
+from waiting import wait_for
 
 from finetune_core.events import read_events
 from finetune_core.jobs.inside import event_in

@@ -25,7 +25,7 @@ from test_jobs import (
     step_of,
     steps,
 )
-from test_launch import wait_for
+from waiting import wait_for
 
 from finetune_core import launch
 from finetune_core.run import Run

@@ -17,7 +17,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from page_helpers import make_run
+from page_inputs import make_run
+from waiting import wait_for
 
 from finetune_core.events import Event, write_event
 from finetune_core.progress import summarize
@@ -136,9 +137,7 @@ def test_start_is_one_click_and_a_double_click_starts_one_run(app, page):
 @pytest.mark.starter
 def test_a_reload_and_a_killed_page_show_the_truth_again(app, page):
     run = the_run(app)
-    deadline = time.monotonic() + 120
-    while summarize(run.events()).step < 2 and time.monotonic() < deadline:
-        time.sleep(0.5)
+    wait_for(lambda: summarize(run.events()).step >= 2, every=0.5)
     shot(page, "2-train")
     page.reload()
     page.get_by_text(re.compile(r"step \d+ of")).first.wait_for()
@@ -152,9 +151,7 @@ def test_a_reload_and_a_killed_page_show_the_truth_again(app, page):
 @pytest.mark.starter
 def test_it_ends_with_a_verdict_that_tuning_helped(app, page):
     run = the_run(app)
-    deadline = time.monotonic() + 1200
-    while run.is_alive() and time.monotonic() < deadline:
-        time.sleep(1)
+    wait_for(lambda: not run.is_alive(), 1200, every=1)
     assert run.status() == "finished"
     report = run.report()
     scores = {rival["name"]: rival["score"] for rival in report["rivals"]}

@@ -2,10 +2,10 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from finetune_core import launch
 from finetune_core.preflight import create_run
@@ -16,15 +16,6 @@ from finetune_core.progress import summarize
 def slow(recipe):
     """Long enough to be interrupted."""
     return recipe.replace(max_steps=2000, eval_steps=500, save_steps=5)
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
 
 
 def worker_pid(run):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from page_helpers import boxes_of, make_run, said
+from page_inputs import boxes_of, make_run, said
 
 from finetune_core import Recipe
 from finetune_ui import beforehand, check, form, look, measuring, words_choose, words_plan

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hub_store import ALICE, BOB
-from page_helpers import box_at, boxes_of, said
+from page_inputs import box_at, boxes_of, said
 from planned import flavor
 from space_people import asked_by
 from test_words import EVIL, parse

@@ -6,7 +6,8 @@ import signal
 import psutil
 import pytest
 from planned import SMALL
-from test_launch import wait_for, worker_pid
+from test_launch import worker_pid
+from waiting import wait_for
 
 from finetune_core import launch, pace
 from finetune_core.errors import FinetuneError

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hub_store import ALICE, BOB, CAROL
 from space_people import SECRET, asked_by, make_run, request
+from waiting import wait_for
 
 from finetune_core import access
 from finetune_core.errors import FinetuneError
@@ -88,12 +87,8 @@ def test_what_a_data_set_has_to_choose_from_is_each_visitors_own(on_acme, runs_d
 
     def answered(token):
         with asked_by(token):
-            deadline = time.monotonic() + 5
-            found, waits = picks.of(recipe)
-            while waits and time.monotonic() < deadline:
-                time.sleep(0.01)
-                found, waits = picks.of(recipe)
-        return found
+            wait_for(lambda: not picks.of(recipe)[1], 5)
+            return picks.of(recipe)[0]
 
     assert answered(ALICE)["dataset_config"] == (SECRET,)
     assert not any(answered(BOB).values()) and not any(answered(None).values())

@@ -9,6 +9,7 @@ import gradio as gr
 import pytest
 from conftest import chat_rows, write_jsonl
 from tuned import make_tuned_run
+from waiting import wait_for
 
 from finetune_core import launch
 from finetune_core.children import tail
@@ -267,9 +268,8 @@ def test_an_export_is_downloaded_as_one_file(run, runs_dir, tmp_path):
 
 def test_an_export_works_through_a_process_of_its_own(run, runs_dir):
     taking.press_export(runs_dir, "adapter", run.id)
-    job, until = launch.taking(run, "adapter"), time.monotonic() + 120
-    while job.is_alive() and time.monotonic() < until:
-        time.sleep(0.3)
+    job = launch.taking(run, "adapter")
+    wait_for(lambda: not job.is_alive())
     made = job.said().made
     assert made and made["parity"]["same"] == 4, (job.said(), tail(job.log_path, 20))
 
