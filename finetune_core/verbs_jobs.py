@@ -7,6 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from .amounts import duration, minutes, money
 from .errors import KILLED, FinetuneError
 from .events import Event
 from .output import Output
@@ -115,9 +116,9 @@ def _terms(seen: Preflight, made: Estimate, me: Account) -> str:
     """What a person agrees to with --yes."""
     rows = sum(len(part) for part in (seen.prepared.train, seen.prepared.validation, seen.prepared.test))
     says = (
-        f"{made.flavor.title} (${made.flavor.dollars_per_minute * 60:.2f} an hour): about {made.seconds / 60:.0f} "
-        f"minutes and ${made.dollars:.2f}; it is ended after {made.timeout_seconds / 60:.0f} minutes, so "
-        f"${made.dollars_at_most:.2f} at most. Your {rows} rows go to a private repository of {me.name} on the Hub "
+        f"{made.flavor.title} ({money(60 * made.flavor.dollars_per_minute)} an hour): {minutes(made.seconds)} "
+        f"and {money(made.dollars)}; it is ended after {duration(made.timeout_seconds)}, so "
+        f"{money(made.dollars_at_most)} at most. Your {rows} rows go to a private repository of {me.name} on the Hub "
         f"and to the job; checkpoints and the result are kept there too."
     )
     if made.idle_gpus:
@@ -125,7 +126,7 @@ def _terms(seen: Preflight, made: Estimate, me: Account) -> str:
         says += f" {made.idle_gpus} of its {gpus} GPUs would do nothing: num_processes={gpus} uses all."
     if me.ends_at is not None and (left := me.ends_at - time.time()) < made.timeout_seconds:
         says += (
-            f" Your token ends in {max(left, 60) / 60:.0f} minutes, perhaps before the job does, which could then keep "
+            f" Your token ends in {duration(max(left, 60))}, perhaps before the job does, which could then keep "
             "nothing there: use one that lasts longer."
         )
     return says

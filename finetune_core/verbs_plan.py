@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import measured
+from .amounts import duration, minutes, money
 from .errors import FinetuneError, explain
 from .fitting import better_preset
 from .ladder import as_overrides, as_typed
@@ -35,37 +36,21 @@ def plan(options: argparse.Namespace, out: Output) -> int:
     except StoppedWaiting:
         return STOPPED
     made, offers = seen.plan, offers_for(seen)
-    total = made.memory_gb["total"]
-    words = f"{made.fits}: {total:.1f} of {made.available_gb:.1f} GB, {made.steps} steps, about {made.seconds:.0f} s\n"
+    memory, takes = f"{made.memory_gb['total']:.1f} of {made.available_gb:.1f} GB", duration(made.seconds)
+    words = f"{made.fits}: {memory}, {made.steps} steps, about {takes}\n"
     lines = ["  Memory ran out when it was measured."] if made.ran_out else []
     lines += [f"  {reason}" for reason in made.reasons]
     lines += [f"  Or: {suggestion.says} ({as_overrides(suggestion.changes)})" for suggestion in made.suggestions]
     lines += ["On the usual GPUs (estimated):"]
     for offer in offers:
-        price = "" if offer.dollars is None else f", {_dollars(offer.dollars)}"
-        says = "does not fit" if offer.fits == "no" else f"{offer.fits}, {_minutes(offer.seconds)}{price}"
+        price = "" if offer.dollars is None else f", {money(offer.dollars)}"
+        says = "does not fit" if offer.fits == "no" else f"{offer.fits}, {minutes(offer.seconds)}{price}"
         lines.append(f"  {offer.name:12}{offer.needs_gb:6.1f} of {offer.usable_gb:.0f} GB  {says}")
     better = better_preset(seen)
     lines += words_of_better(better, options.recipe)
     more = {"elsewhere": [offer.as_dict() for offer in offers], "better_preset": better and better.as_dict()}
     out.give(made.as_dict() | more, words + "\n".join(lines))
     return GOOD
-
-
-def _minutes(seconds: float) -> str:
-    """
-    >>> _minutes(20), _minutes(190)
-    ('under a minute', 'about 3 min')
-    """
-    return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"
-
-
-def _dollars(price: float) -> str:
-    """
-    >>> _dollars(0.004), _dollars(1.5)
-    ('under 1 cent', '$1.50')
-    """
-    return "under 1 cent" if price < 0.01 else f"${price:.2f}"
 
 
 def measure(options: argparse.Namespace, out: Output) -> Preflight:

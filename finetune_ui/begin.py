@@ -42,7 +42,7 @@ class Begin:
 def build(page: Page) -> Begin:
     draft = gr.State("")
     with gr.Column(elem_classes="begin", elem_id="begin") as bar:
-        problem = html("", elem_classes="begin-problem", js_on_load=words_share.COPY_JS)
+        problem = html("", js_on_load=words_share.COPY_JS)
         with gr.Row(elem_classes="begin-row"):
             says = html(words_plan.bar_waiting(), js_on_load=scripts.PLAN)
             see = gr.Button(words_plan.SEE_CHECK, size="md", min_width=120, scale=0)

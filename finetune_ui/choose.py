@@ -48,7 +48,7 @@ def build(page: Page) -> Chosen:
     on_space = this_space() is not None  # whose paths are no visitor's
     with gr.Column(elem_classes=["panel", "choose"]) as panel:
         html(words_choose.heading())
-        about = html("", elem_classes="about-run")
+        about = html("")
         cards = html(words_choose.preset_cards(form.presets(), FIRST_PRESET, {}), js_on_load=scripts.PRESETS)
         fit = html("", js_on_load=scripts.FIT)  # beside the cards that it is about, not under the bar with Start
         with gr.Row(elem_classes="boxes", equal_height=True):
@@ -61,11 +61,11 @@ def build(page: Page) -> Chosen:
                 data_note = html(words_choose.data_note())
                 picks = html("", js_on_load=scripts.PICKS)
                 drop_note = "" if on_space else words_choose.ROWS_STAY
-                drop = html(words_choose.drop_zone(drop_note), js_on_load=scripts.DROP, elem_classes="drop-home")
+                drop = html(words_choose.drop_zone(drop_note), js_on_load=scripts.DROP)
         trouble = html("", elem_classes="trouble")
         boxes: dict[str, Any] = {"model_name_or_path": model, "dataset_name": data}
         with gr.Accordion(words_choose.SETTINGS_TITLE, open=False, elem_classes="settings") as settings:
-            html(words_choose.settings_search(), js_on_load=scripts.SEARCH, elem_classes="settings-find")
+            html(words_choose.settings_search(), js_on_load=scripts.SEARCH)
             for title, fields in form.groups().items():
                 with gr.Column(elem_classes="settings-part"):
                     html(words_choose.settings_group(title))
@@ -108,9 +108,7 @@ def build(page: Page) -> Chosen:
 
 
 def _name_box(label: str, info: str, value: str) -> gr.Dropdown:
-    return gr.Dropdown(
-        [value], value=value, label=label, info=info, allow_custom_value=True, filterable=True, elem_classes="name-box"
-    )
+    return gr.Dropdown([value], value=value, label=label, info=info, allow_custom_value=True, filterable=True)
 
 
 def _taking(runs_dir: Path, take: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from finetune_core.amounts import count
 from finetune_core.errors import FinetuneError
 from finetune_core.progress import summarize
 from finetune_core.run import Run
@@ -49,7 +50,7 @@ def build(page: Page) -> Prove:
         nothing = look.html(js_on_load=words_share.COPY_JS)
         verdict = look.html(js_on_load=ADVISED_JS)
         compared = comparing.build(page)
-        with gr.Column(visible=False, elem_classes="proof-table") as table:
+        with gr.Column(visible=False) as table:
             with gr.Row(elem_classes="proof-bar"):
                 which = gr.Radio(
                     [(label, key) for key, label in words_rows.FILTERS.items()],
@@ -124,7 +125,7 @@ def _nothing(run: Run) -> str:
 
 def _more(report: words_rows.Report, which: str, limit: int) -> Any:
     left = len(words_rows.wanted(report, which)) - limit
-    return gr.update(visible=left > 0, value=f"Show {words.count(min(left, 2 * words_rows.PAGE))} more")
+    return gr.update(visible=left > 0, value=f"Show {count(min(left, 2 * words_rows.PAGE))} more")
 
 
 def draw_rows(runs_dir: Path, run_id: str, which: str, order: str, limit: int) -> tuple[Any, Any]:

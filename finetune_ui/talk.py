@@ -54,7 +54,7 @@ def build(page: Page) -> Talk:
     with gr.Column(visible=False, elem_classes=["panel", "talk-panel"]) as panel:
         with gr.Row(elem_classes="talk-heads") as heads:
             choose = partial(gr.Dropdown, show_label=False, filterable=False, min_width=120)
-            left = choose([("Base", "base"), ("Tuned", "tuned")], value="base", label="Left", elem_classes="head-left")
+            left = choose([("Base", "base"), ("Tuned", "tuned")], value="base", label="Left")
             right = choose([("Base", "base"), ("Tuned", "tuned")], value="tuned", label="Right")
         chat = look.html(words_talk.conversation((), words_talk.welcome(True)), js_on_load=SCROLL_JS)
         problem = look.html(visible=False, js_on_load=None)

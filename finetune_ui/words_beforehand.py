@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_core.alone import WAITING
+from finetune_core.amounts import duration, many
 from finetune_core.job import Said, goes_on
 from finetune_core.recipe import Recipe
 
 from . import words_comparing, words_prove
-from .words import duration, esc, how_far, join, many, notice
+from .words import esc, how_far, join, notice
 from .words_choose import field_title
 
 PROMPTS_TITLE = "Should you fine-tune at all?"

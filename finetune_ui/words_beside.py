@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_core.amounts import duration, gib, many
 from finetune_core.recipe import Recipe
 
 from . import charts, words_choose
-from .words import duration, esc, gib, join, many, short_data, short_model
+from .words import esc, join, short_data, short_model
 from .words_rows import said, unit
 
 TITLE = "Compare with other runs"

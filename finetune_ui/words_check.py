@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from finetune_core.amounts import count, duration, gib, many
 from finetune_core.errors import FinetuneError
 
-from .words import count, duration, error_card, esc, gib, icon, many, notice, ticked
+from .words import error_card, esc, icon, notice, ticked
 
 LEVEL_TONES = {"error": "bad", "warning": "warn", "note": "info"}
 CANCELLED = "cancelled"  # by the person, so nothing went wrong

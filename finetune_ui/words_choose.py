@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_core.amounts import count, gib, many
 from finetune_core.errors import FinetuneError
 from finetune_core.presets import Preset
 from finetune_core.recipe import Recipe
 
-from .words import count, esc, gib, icon, join, many
+from .words import esc, icon, join
 
 TITLE = "What should it learn?"
 SUBTITLE = "Pick what comes closest. Everything below is filled in; change what you like."
@@ -259,7 +260,7 @@ def drop_zone(note: str) -> str:
 def command(line: str, why_not: str = "") -> str:
     """The line that Start runs, with a copy button."""
     if why_not:
-        return f'<p class="muted command-none">{esc(why_not)}</p>'
+        return f'<p class="muted">{esc(why_not)}</p>'
     return (
         f'<div class="command"><code>{esc(line)}</code>'
         f'<button type="button" class="btn" data-copy="{esc(line)}">{icon("copy")}<span>Copy</span></button></div>'

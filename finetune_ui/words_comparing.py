@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from finetune_core.amounts import duration
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Said, goes_on
 
-from .words import duration, esc, how_far, icon, join, notice
+from .words import esc, how_far, icon, join, notice
 
 Report = Mapping[str, Any]
 

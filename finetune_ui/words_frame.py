@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_core.amounts import duration, many, roughly
 from finetune_core.recipe import Recipe
 
 from . import charts
@@ -15,12 +16,9 @@ from .words import (
     STATUS_TONES,
     STEP_TITLES,
     STEPS,
-    duration,
     esc,
     icon,
     join,
-    many,
-    roughly,
     short_data,
     short_model,
     status_word,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from finetune_core.amounts import count, duration, minutes, money
 from finetune_core.errors import KILLED
 from finetune_core.events import Event
 from finetune_core.hub import endpoint
@@ -14,9 +15,8 @@ from finetune_core.progress import Progress
 from finetune_core.recipe import Suggestion
 
 from . import words_run
-from .words import count, duration, esc, icon, notice
+from .words import esc, icon, notice
 from .words_place import about, name_of
-from .words_plan import minutes, money
 from .words_run import Actions, reached
 
 FOLLOW, FETCH = "Follow it again", "Fetch its result"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from finetune_core.amounts import clock, count, gib, percent
 from finetune_core.progress import Progress, smooth
 from finetune_core.recipe import Recipe
 
 from . import charts
-from .words import clock, count, esc, gib, icon, percent
+from .words import esc, icon
 from .words_run import reached
 
 LOSS_HELP = (

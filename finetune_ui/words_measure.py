@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_core.amounts import count, gib
 from finetune_core.errors import FinetuneError
 from finetune_core.job import Said, goes_on
 
-from .words import count, error_card, esc, gib, how_far, notice
+from .words import error_card, esc, how_far, notice
 
 START, AGAIN, STOP, STOPPING = "Measure (10 seconds)", "Measure again", "Stop measuring", "Ending…"
 TEXT = "Trains for ten seconds with your model and rows, and keeps the speed and the memory, nothing else."

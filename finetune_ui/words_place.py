@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_core.amounts import count, duration, gib, many, minutes, money
 from finetune_core.errors import FinetuneError
 
-from .words import count, duration, esc, gib, icon, join, many, notice
+from .words import esc, icon, join, notice
 from .words_choose import command
-from .words_plan import NEEDS_GPU, article, bar, bar_ready, minutes, money
+from .words_plan import NEEDS_GPU, article, bar, bar_ready
 from .words_plan import cost as plan_cost
 
 TITLE = "Where it runs"

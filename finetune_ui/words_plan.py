@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_core.amounts import count, gib, many, minutes, money, percent, roughly
 from finetune_core.errors import FinetuneError
 
-from .words import count, duration, esc, gib, icon, join, many, percent, roughly, ticked
+from .words import esc, icon, join, ticked
 
 PART_WORDS = {
     "weights": ("Weights", "The base model itself."),
@@ -120,29 +121,12 @@ def hardware(offers: Sequence[Any]) -> str:
     )
 
 
-def minutes(seconds: float) -> str:
-    """A training's time on a rented machine, where seconds say nothing beside its start.
-
-    >>> minutes(3), minutes(600)
-    ('under a minute', 'about 10 minutes')
-    """
-    return "under a minute" if seconds < 60 else f"about {duration(seconds)}"
-
-
 def article(name: str) -> str:
     """
     >>> article("L4"), article("T4")
     ('an L4', 'a T4')
     """
     return f"{'an' if name[:1] in 'AEFHILMNORSX' else 'a'} {name}"
-
-
-def money(dollars: float) -> str:
-    """
-    >>> money(0.534), money(0.002)
-    ('$0.53', 'under 1 cent')
-    """
-    return f"${dollars:,.2f}" if dollars >= 0.01 else "under 1 cent"
 
 
 def cost(made: Any) -> str:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_core.amounts import count, duration, many, percent
+
 from . import charts
-from .words import count, duration, esc, join, many, percent, wait_bar
+from .words import esc, join, wait_bar
 from .words_rows import Report, kind, rivals, said, unit
 
 # --- the verdict ---

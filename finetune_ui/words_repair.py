@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finetune_core.amounts import count, many, percent
 from finetune_core.errors import FinetuneError
 
-from .words import count, error_card, esc, join, many
+from .words import error_card, esc, join
 
 SHOWN = 3  # rows
 SIGNS = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥", "\r": "↵", "\u00a0": "·"})
 
 
 def waiting(fraction: float | None) -> str:
-    far = f" ({100 * fraction:.0f}%)" if fraction else ""
+    far = f" ({percent(fraction)})" if fraction else ""
     mark = '<span class="trial-turn turning"></span>'
     return f'<p class="trial" role="status">{mark}Looking at what would change{far}</p>'
 

@@ -14,7 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .words import count, esc, many
+from finetune_core.amounts import count, many, percent
+
+from .words import esc
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -60,7 +62,7 @@ def said(score: float, of: str) -> str:
     >>> said(0.812, "share"), said(0.812, "points"), said(0.812, "loss")
     ('81%', '81', '0.812')
     """
-    return f"{100 * score:.0f}%" if of == "share" else f"{100 * score:.0f}" if of == "points" else f"{score:.3f}"
+    return percent(score) if of == "share" else f"{100 * score:.0f}" if of == "points" else f"{score:.3f}"
 
 
 # --- the rows ---

@@ -6,20 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_core.amounts import clock, count, duration, many, percent
 from finetune_core.progress import STAGES, Progress
 from finetune_core.recipe import Recipe, Suggestion
 
-from .words import (
-    clock,
-    count,
-    duration,
-    esc,
-    join,
-    many,
-    notice,
-    percent,
-    short_model,
-)
+from .words import esc, join, notice, short_model
 
 STAGE_TITLES = {
     "waiting for its turn": "Waiting",

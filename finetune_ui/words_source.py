@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_core.amounts import many, size
 from finetune_core.recipe import Recipe
 
-from .words import esc, join, many, size
+from .words import esc, join
 
 ROLE_WORDS = {
     "messages": "the whole conversation",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_core.amounts import duration
 from finetune_core.errors import FinetuneError
 from finetune_core.space import Space
 
-from .words import duration, esc, icon, notice
+from .words import esc, icon, notice
 from .words_share import copyable
 
 HUB = "https://huggingface.co"

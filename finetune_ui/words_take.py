@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_core.amounts import count, duration, size
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 
-from .words import count, duration, error_card, esc, icon, notice, short_model, size, wait_bar
+from .words import error_card, esc, icon, notice, short_model, wait_bar
 from .words_share import copyable
 
 STAGES = {

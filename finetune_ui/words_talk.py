@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .words import count, esc, icon, join, short_model
+from finetune_core.amounts import count
+
+from .words import esc, icon, join, short_model
 
 Turns = tuple["Turn", ...]
 Messages = tuple[tuple[str, str], ...]  # (role, content)

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .words import count, esc, icon, join, many, percent
+from finetune_core.amounts import count, many, percent
+
+from .words import esc, icon, join
 
 SHOWN_TOKENS = 3000  # of one row; more would make the page slow
 SHOWN_LENGTHS = 1500  # different lengths sent to the page for counting
@@ -55,7 +57,7 @@ def tokens(
     last = max(rows - 1, 0)
     said = f'<p class="token-says" role="status">{esc(says)}</p>' if says else ""
     return (
-        '<section class="card token-card"><div class="token-head"><div><h2 class="card-title">What the model reads</h2>'
+        '<section class="card"><div class="token-head"><div><h2 class="card-title">What the model reads</h2>'
         '<p class="sub num">'
         f"One row, token by token: {esc(where)}.</p></div>"
         '<div class="pager"><button type="button" class="icon-btn" data-turn="'

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_importing_it_leaves_torch_out(module):
     code = f"import sys, {module}; print([m for m in ('torch','gradio') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert said.strip() == "[]"
+
+
+def test_the_readme_names_every_room_of_the_core():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## How it is built")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([\w*]+)/?`", table))
+    core = {path.stem for path in (ROOT / "finetune_core").iterdir() if not path.name.startswith("__")}
+    others = {path.stem for path in [*ROOT.iterdir(), *(ROOT / "finetune_ui").glob("*.py")]}
+    assert [room for room in core if not any(fnmatch(room, name) for name in named)] == []
+    assert [name for name in named if not any(fnmatch(room, name) for room in core | others)] == []
 
 
 def test_no_file_runs_a_shell_or_foreign_model_code():

@@ -14,11 +14,12 @@ from space_people import asked_by
 from test_words import EVIL, parse
 
 from finetune_core import hub, launch, measured, preflight, space
+from finetune_core.amounts import money
 from finetune_core.errors import FinetuneError
 from finetune_core.jobs.sent import Sent, sent_of
 from finetune_core.machine import Gpu, Machine, this_machine
 from finetune_core.run import Run
-from finetune_ui import begin, check, form, place, renting, visitor, words_place, words_plan
+from finetune_ui import begin, check, form, place, renting, visitor, words_place
 from finetune_ui.looking import Looks
 from finetune_ui.renting import Renting, Rents
 
@@ -148,11 +149,11 @@ def test_price_time_out_and_what_travels_are_said_before_the_click(seen, rented,
     card, agreed = place.show(seen, placed, seen.recipe, "python -m finetune_core train x --on jobs:l4", is_open=True)
     for words in ("L4", "of training", "in all, about $", "$0.80 an hour", "private repository of alice",
                   "Your 48 rows", "ended after 30 minutes",
-                  f"{words_plan.money(placed.made.dollars_at_most)} at most", 'data-copy="python -m'):  # fmt: skip
+                  f"{money(placed.made.dollars_at_most)} at most", 'data-copy="python -m'):  # fmt: skip
         assert words in card, words
     assert agreed == placed.agreed
     _, _, start = begin.show(runs_dir, "check", placed.look, (), None, placed)
-    assert start["value"] == f"Start on L4 for about {words_plan.money(placed.made.dollars)}" and start["interactive"]
+    assert start["value"] == f"Start on L4 for about {money(placed.made.dollars)}" and start["interactive"]
 
 
 def test_the_list_and_the_terms_name_the_same_price(seen, rented, monkeypatch):

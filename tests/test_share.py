@@ -12,11 +12,12 @@ from tuned import make_tuned_run
 from waiting import wait_for
 
 from finetune_core import launch
+from finetune_core.amounts import size
 from finetune_core.children import tail
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 from finetune_core.takeaway.kept import exports_dir, kept, sizes
-from finetune_ui import pressing, share, signed_in, taking, taking_rows, words, words_take
+from finetune_ui import pressing, share, signed_in, taking, taking_rows, words_take
 from finetune_ui.frame import Page
 
 TOKEN = "hf_page0123456789abcdefghij"
@@ -90,7 +91,7 @@ def test_each_card_says_how_large_it_gets(run):
     text, found = shown(share.show(run)), sizes(run)
     assert set(found) == {"adapter", "merged", "f16", "q8_0", "q4_0"} and len(set(found.values())) == 5
     for kind in ("adapter", "merged", "f16", "q8_0"):
-        assert words.size(found[kind]) in text, kind
+        assert size(found[kind]) in text, kind
 
 
 def test_nothing_is_sent_to_the_page_while_nothing_changed(run, runs_dir):

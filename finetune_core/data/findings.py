@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..amounts import many
 from ..recipe import Recipe, Suggestion
 
 KEPT_ROWS = 20  # row numbers kept of one finding; the count is always of all
@@ -127,7 +128,7 @@ def count_rows(count: int) -> str:
     >>> count_rows(1), count_rows(1500)
     ('1 row', '1,500 rows')
     """
-    return f"{count:,} {'row' if count == 1 else 'rows'}"
+    return many(count, "row")
 
 
 def shorten(text: str, limit: int = 160) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..amounts import duration, money
 from ..errors import FinetuneError
 from ..run import Run
 from .hardware import list_flavors
@@ -44,10 +45,10 @@ def at_price(sent: Sent, dollars_per_minute: float, agreed: bool = False) -> Sen
     """
     now = replace(sent, dollars_per_minute=dollars_per_minute)
     if not agreed and costs_more(now.dollars_at_most, sent.dollars_at_most):
-        before = f"${sent.dollars_at_most:.2f}" if sent.dollars_per_minute else "none"
+        before = money(sent.dollars_at_most) if sent.dollars_per_minute else "none"
         raise FinetuneError(
-            f"{sent.title} costs ${60 * dollars_per_minute:.2f} an hour now. A new job is ended after "
-            f"{sent.timeout_seconds / 60:.0f} minutes, so it costs ${now.dollars_at_most:.2f} at most, and {before} "
+            f"{sent.title} costs {money(60 * dollars_per_minute)} an hour now. A new job is ended after "
+            f"{duration(sent.timeout_seconds)}, so it costs {money(now.dollars_at_most)} at most, and {before} "
             "was agreed to. Nothing was started.",
             "To agree, add --yes.",
             code=CHANGED,

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..progress import Progress, smooth
+from ..amounts import percent
+from ..progress import Progress, smooth, summarize
 from ..recipe import Recipe
 from ..run import Run
 from .metrics import METRICS, SERIES_TITLES
@@ -22,8 +23,6 @@ LONGEST = 4000  # characters of one answer
 
 def write_page(run: Run) -> str | None:
     """The page of a run; None while it has no report."""
-    from ..progress import summarize
-
     report = run.report()
     return report_page(report, summarize(run.events()), run.recipe, run.id) if report else None
 
@@ -135,7 +134,7 @@ def _cost(report: Report) -> str:
         return ""
     body = "".join(
         f"<tr><th scope=row>{esc(rival['title'])}</th><td>{rival['prompt_tokens']:.0f}</td>"
-        f"<td>{rival['answer_tokens']:.0f}</td><td>{100 * rival['stop_rate']:.0f}%</td>"
+        f"<td>{rival['answer_tokens']:.0f}</td><td>{percent(rival['stop_rate'])}</td>"
         f"<td>{_seconds(rival.get('seconds_per_request'))}</td></tr>"
         for rival in rivals
     )
@@ -285,7 +284,7 @@ def _asked(prompt: Any) -> str:
 def _score(value: float | None, is_loss: bool = False) -> str:
     if value is None:
         return "–"
-    return f"{value:.2f}" if is_loss else f"{100 * value:.0f}%"
+    return f"{value:.2f}" if is_loss else percent(value)
 
 
 def _verdict_mark(score: float | None) -> str:

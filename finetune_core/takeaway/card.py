@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..amounts import duration
 from ..recipe import Recipe
 from . import origin
 from .facts import Facts
@@ -187,7 +188,7 @@ def _recipe(facts: Facts) -> str:
     lines += [f"| {name} | {prose(getattr(recipe, name))} |" for name in names if getattr(recipe, name) is not None]
     where = [f"on {prose(progress.machine)}"] if progress.machine else []
     where += [f"{facts.steps} steps"] if facts.steps else []
-    where += [f"{_minutes(facts.train_seconds)} of training"] if facts.train_seconds else []
+    where += [f"{duration(facts.train_seconds)} of training"] if facts.train_seconds else []
     libraries = ", ".join(prose(f"{name} {version}") for name, version in facts.versions.items())
     said = [f"Trained {', '.join(where)}." if where else "", f"Libraries: {libraries}." if libraries else ""]
     curve = _curve(progress.loss, progress.eval_loss)
@@ -282,10 +283,6 @@ def _licence(facts: Facts) -> str:
 
 def _rival(report: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return next((rival for rival in report.get("rivals") or () if rival.get("name") == name), None)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _fenced(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from ..amounts import duration, size
 from ..errors import FinetuneError
 from ..run import Run
 from . import account
@@ -35,8 +36,8 @@ class Place:
     def sending(self, n_bytes: int) -> str:
         """What is about to be sent, and when the token ends, if that is soon."""
         left = (self.ends_at or float("inf")) - time.time()
-        soon = f"; your sign-in ends in {left / 60:.0f} minutes" if left < SOON else ""
-        return f"{n_bytes / 1e6:.1f} MB to {self.repo_id}{soon}"
+        soon = f"; your sign-in ends in {duration(max(left, 60))}" if left < SOON else ""
+        return f"{size(n_bytes)} to {self.repo_id}{soon}"
 
 
 def claim(run: Run, repo_id: str, *, private: bool, token: str | None, kind: str = "model") -> Place:
