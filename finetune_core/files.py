@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .amounts import size
 from .errors import FinetuneError
 
 
@@ -47,6 +48,25 @@ def remove(folder: Path) -> None:
     except OSError as error:
         if error.errno not in NOT_OURS:
             raise
+
+
+def existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def require_disk(folder: Path, needed: int, what: str, fix: str) -> None:
+    """Raises FinetuneError (disk-full) where this folder's disk has fewer bytes free; it need not be there yet."""
+    place = existing(folder.absolute())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise FinetuneError(
+            f"{what} needs {size(needed)}, and only {size(free)} are free on the disk of {place}.",
+            fix,
+            code="disk-full",
+        )
 
 
 @contextmanager
@@ -115,6 +135,20 @@ def append(path: Path, line: bytes) -> None:
         closed = before if before.endswith(b"\n") or not before else before + b"\n"
         with replacing(path) as beside:
             beside.write_bytes(closed + line + b"\n")
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines; none if there is no such file. A line that is none is left out: whoever wrote
+    it was killed."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return []
+    values = []
+    for line in lines:
+        with suppress(ValueError):
+            values.append(json.loads(line))
+    return values
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .files import existing
+
 GIB = 1024**3
 
 
@@ -91,7 +93,7 @@ def this_machine(folder: Path | None = None) -> Machine:
         gpus=gpus,
         cpu_bf16=_cpu_bf16(),
         kind=kind,
-        disk_free_gb=shutil.disk_usage(_existing(folder or Path.cwd())).free / GIB,
+        disk_free_gb=shutil.disk_usage(existing(folder or Path.cwd())).free / GIB,
         bitsandbytes=find_spec("bitsandbytes") is not None,
         liger=find_spec("liger_kernel") is not None,
     )
@@ -128,12 +130,6 @@ def visible(gpus: Sequence[Gpu], asked: str | None) -> tuple[Gpu, ...]:
             break
         found.append(match[0])
     return tuple(found)
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _cores() -> int:

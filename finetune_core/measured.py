@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .facts import read_facts
-from .files import cache_dir, read_json, write_json
+from .files import append, cache_dir, read_json, read_json_lines, write_json
 from .machine import Machine
 from .precision import FUSED, Formats
 from .recipe import Recipe
 
+FILE = "measured.jsonl"  # in Fijn's cache
 SAME_FREE = 1.05  # free memory goes up and down by some per cent by itself
 SAME_RATE = 1.05  # and so does the rate of matrix products
 
@@ -154,21 +155,10 @@ def _kind(machine: Machine) -> str:
 
 
 def _append(line: dict[str, Any]) -> None:
-    path = cache_dir() / "measured.jsonl"
+    path = cache_dir() / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append(path, json.dumps(line).encode())
 
 
 def _lines() -> list[dict[str, Any]]:
-    try:
-        text = (cache_dir() / "measured.jsonl").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    lines = []
-    for line in text.splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
+    return [line for line in read_json_lines(cache_dir() / FILE) if isinstance(line, dict)]

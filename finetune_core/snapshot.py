@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from .errors import FinetuneError, explain
+from .files import require_disk
 
 OnProgress = Callable[[float, str], None]  # (fraction 0..1, what is going on)
 
@@ -114,7 +114,8 @@ def download(
         cache = Path(constants.HF_HUB_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
         blobs = cache / f"models--{name.replace('/', '--')}" / "blobs"
-        _require_disk(cache, total - _bytes_in(blobs), name)
+        fix = "Free some space, set HF_HOME to a larger disk, or choose a smaller model."
+        require_disk(cache, total - _bytes_in(blobs), name, fix)
         with watched_bytes(blobs, total, f"downloading {name}", on_progress):
             folder = snapshot_download(name, revision=revision, allow_patterns=sorted(wanted), token=token)
     except FinetuneError:
@@ -169,16 +170,6 @@ def _bytes_in(folder: Path) -> int:
         with contextlib.suppress(OSError):
             total += file.stat().st_size if file.is_file() else 0
     return total
-
-
-def _require_disk(folder: Path, needed: int, name: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FinetuneError(
-            f"{name} needs {needed / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free on the disk of {folder}.",
-            "Free some space, set HF_HOME to a larger disk, or choose a smaller model.",
-            code="disk-full",
-        )
 
 
 def _not_a_model(problem: str, fix: str) -> FinetuneError:

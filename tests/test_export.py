@@ -225,7 +225,7 @@ def test_a_folder_with_files_is_never_written_into(run, tmp_path):
 
 
 def test_too_little_disk_is_said_before_anything_is_made(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune_core.takeaway.export.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setattr("finetune_core.files.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(FinetuneError, match="are free on the disk") as caught:
         export(run, "merged", tmp_path / "out")
     assert caught.value.code == "disk-full" and not (tmp_path / "out").exists()

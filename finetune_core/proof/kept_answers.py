@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..answers import chatter as chatter_code
 from ..answers import generate as generate_code
 from ..answers.generate import Answer, Likelihood
-from ..files import append
+from ..files import append, read_json_lines
 from ..machine import Machine, this_machine
 from ..space import this_space
 from . import likelihood as likelihood_code
@@ -189,20 +189,9 @@ def describe_base(chatter: Chatter) -> dict[str, Any] | None:
 
 
 def _read(place: Path) -> dict[str, list[Any]]:
-    """What a file has, by key; a line that is none (its writer was killed) is left out."""
-    try:
-        text = place.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return {}
-    found = {}
-    for line in text.splitlines():
-        try:
-            key, *value = json.loads(line)
-        except (ValueError, TypeError):
-            continue
-        if isinstance(key, str) and len(value) == 3:
-            found[key] = value
-    return found
+    """What a file has, by key."""
+    lines = [line for line in read_json_lines(place) if isinstance(line, list) and len(line) == 4]
+    return {key: value for key, *value in lines if isinstance(key, str)}
 
 
 def _hardware(machine: Machine) -> tuple[Any, ...]:

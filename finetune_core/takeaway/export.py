@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..alone import WAITING, alone
 from ..errors import FinetuneError
-from ..files import move
+from ..files import move, require_disk
 from ..machine import GIB, this_machine
 from ..run import Run
 from . import KINDS, TARGETS, gguf
@@ -58,7 +58,8 @@ def export(
 
     say("stage", name="fetching")
     base = fetch_model(run.recipe.model_name_or_path, run.recipe.model_revision, token=os.environ.get("HF_TOKEN"))
-    _require_disk(output, bytes_needed(run, base, to, kinds))
+    needed = bytes_needed(run, base, to, kinds) + SPARE_DISK
+    require_disk(output.parent, needed, "This export", "Free some space, or choose an --output on another disk.")
     making = output.with_name(f".{output.name}.{run.id[-8:]}.part")
     shutil.rmtree(making, ignore_errors=True)
     try:
@@ -251,19 +252,6 @@ def _check(run: Run, to: str, output: Path, kinds: Sequence[str]) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FinetuneError(
             f"{output} is there already and not empty.", "Choose another --output, or empty it.", code="not-empty"
-        )
-
-
-def _require_disk(output: Path, needed: int) -> None:
-    folder = output.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed + SPARE_DISK > free:
-        raise FinetuneError(
-            f"This takes {needed / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free on the disk of {folder}.",
-            "Free some space, or choose an --output on another disk.",
-            code="disk-full",
         )
 
 
