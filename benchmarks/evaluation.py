@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from finetune_core.proof.contest import RIVALS, enter_rivals, held_out, prepare_contest, prompt_ids, read_rows
+from finetune_core.data.rows import open_rows
+from finetune_core.proof.contest import RIVALS, enter_rivals, held_out, prepare_contest, prompt_ids
 from finetune_core.run import Run
 
 
@@ -43,7 +44,7 @@ def main() -> int:
     tokenizer = load_tokenizer(run.result_dir)
     chatter = Chatter(AdapterModels(base, {"tuned": run.result_dir}), tokenizer, ["tuned", "base"])
     split, rows = held_out(run.path / "data")
-    train = read_rows(run.path / "data" / "train.jsonl")
+    train = open_rows(run.path / "data" / "train.jsonl")
     contest = prepare_contest(rows, split, recipe, tokenizer, max_rows=arguments.rows, known=train[:500])
     line_up = enter_rivals(arguments.rivals, contest, recipe, lambda: train, tokenizer)
     print(f"{len(contest.rows)} rows, at most {contest.max_new_tokens} new tokens, {arguments.dtype}, CPU threads: "

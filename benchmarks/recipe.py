@@ -34,11 +34,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from finetune_core.data.rows import open_rows  # noqa: E402
 from finetune_core.evaluate import Asked, evaluate  # noqa: E402
 from finetune_core.machine import this_machine  # noqa: E402
 from finetune_core.preflight import create_run  # noqa: E402
 from finetune_core.presets import DATA_DIR, resolve_recipe  # noqa: E402
-from finetune_core.proof.contest import RIVALS, Contest, prepare_contest, read_rows  # noqa: E402
+from finetune_core.proof.contest import RIVALS, Contest, prepare_contest  # noqa: E402
 from finetune_core.proof.intervals import difference_interval, mean_interval  # noqa: E402
 from finetune_core.proof.rivals import Rival, question  # noqa: E402
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe  # noqa: E402
@@ -162,9 +163,9 @@ def compare_set(name: str, given: argparse.Namespace, hand: ByHand, tell: Told, 
     tried = BY_HAND[: given.settings]
     adapters = {f"by-hand-{number}": given.out / "by-hand" / f"{name}-{number}" for number in range(1, len(tried) + 1)}
     chatter = chatter_of(run, adapters)
-    known = read_rows(run.path / "data" / "train.jsonl", 500)
+    known = open_rows(run.path / "data" / "train.jsonl")[:500]
     contest = prepare_contest(
-        read_rows(run.path / "data" / "test.jsonl"), "test", run.recipe, chatter.tokenizer, metric=metric, known=known
+        open_rows(run.path / "data" / "test.jsonl"), "test", run.recipe, chatter.tokenizer, metric=metric, known=known
     )
 
     def score(

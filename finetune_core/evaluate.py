@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .data.rows import open_rows
 from .errors import FinetuneError
 from .progress import summarize
 from .proof.answering import (
@@ -20,7 +21,7 @@ from .proof.answering import (
     score_answers,
     told_problems,
 )
-from .proof.contest import RIVALS, enter_rivals, held_out, prepare_contest, read_rows
+from .proof.contest import RIVALS, enter_rivals, held_out, prepare_contest
 from .proof.report import plain, settings, write_up
 from .proof.rivals import Rival, question
 from .proof.verdict import cut_short, read_curves
@@ -90,10 +91,10 @@ def evaluate(
     forgetting = not asked.quick if asked.forgetting is None else asked.forgetting
     data = run.path / "data"
     split, rows = held_out(data)
-    known = read_rows(data / "train.jsonl", KNOWN_ROWS)
+    known = open_rows(data / "train.jsonl")[:KNOWN_ROWS]
     metric = "check" if asked.check_file else asked.metric
     contest = prepare_contest(rows, split, recipe, chatter.tokenizer, max_rows=asked.rows, metric=metric, known=known)
-    line_up = enter_rivals(names, contest, recipe, lambda: read_rows(data / "train.jsonl"), chatter.tokenizer)
+    line_up = enter_rivals(names, contest, recipe, lambda: open_rows(data / "train.jsonl"), chatter.tokenizer)
     line_up = [*line_up, *_other_checkpoint(run, chatter, names)]
 
     share = 0.75 if forgetting else 0.95

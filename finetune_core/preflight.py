@@ -125,12 +125,10 @@ def _within_context(recipe: Recipe, facts: ModelFacts) -> Recipe:
     return recipe if recipe.max_length <= facts.context else recipe.replace(max_length=facts.context)
 
 
-def create_run(
-    recipe: Recipe, runs_dir: Path, *, token: str | None = None, tail: str | None = None, owner: str = ""
-) -> Run:
+def create_run(recipe: Recipe, runs_dir: Path, *, token: str | None = None, owner: str = "") -> Run:
     """A run ready to start. Nothing is made on disk when the data is blocked or anything else is refused."""
     seen = look(recipe, token=token)
-    return create_run_from(seen, runs_dir, tail, owner)
+    return create_run_from(seen, runs_dir, owner=owner)
 
 
 def create_run_from(

@@ -12,11 +12,12 @@ from conftest import chat_rows, write_jsonl
 from hub_store import ALICE, ALICE_READS, BOB, SIGNED_IN
 
 from finetune_core.data import prepare, write_data
+from finetune_core.data.rows import open_rows
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import STARTER_DATA, Recipe
 from finetune_core.run import Run
 from finetune_core.takeaway.parquet import widened
-from finetune_core.takeaway.push_data import Seen, push_data, rows_of
+from finetune_core.takeaway.push_data import Seen, push_data
 from finetune_core.takeaway.rows_card import RowsFacts, front_matter, rows_card, size_category
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,7 +192,7 @@ def test_load_dataset_gives_the_rows_as_they_were_used_and_the_token_is_nowhere(
     repo = hub.repos["datasets/alice/rows"]
     assert repo.private and set(repo.files) == {".gitattributes", *said["files"]}
     rows = loaded(hub, tmp_path / "elsewhere", "alice/rows")
-    kept = {name: list(rows_of(run.path / "data" / f"{name}.jsonl")) for name in SPLITS}
+    kept = {name: list(open_rows(run.path / "data" / f"{name}.jsonl")) for name in SPLITS}
     assert {name: plain(each) for name, each in rows.items()} == kept
     assert said["rows"] == {name: len(each) for name, each in kept.items()} and sum(said["rows"].values()) == 61
     card = hub.object(repo.files["README.md"]).read_text()

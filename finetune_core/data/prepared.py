@@ -23,7 +23,7 @@ from .leaks import duplicate_findings, leak_findings, with_split
 from .overview import readiness, source_findings
 from .problems import FIXES, TOKEN_FIXES, check_fixes, problem_findings
 from .rewriting import rewriting
-from .rows import Rows, write_csv, write_rows
+from .rows import Rows, write_rows
 from .source import Source, SourceFile, open_source
 from .split import SPLITS, split
 from .staying import Doubles, among, find_doubles, staying, wanted
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .measure import Measures
 
 __all__ = ["FIXES", "Prepared", "Source", "SourceFile", "choices", "prepare", "readiness", "save_pasted",
-           "write_csv", "write_data", "write_rows", "write_splits"]  # fmt: skip
+           "write_data", "write_rows", "write_splits"]  # fmt: skip
 
 OnProgress = Callable[[float | None, str], None]
 MAX_NEAR_ROWS = 2_000_000  # beyond this near duplicates are not looked for
@@ -239,14 +239,14 @@ def _unseen(count: int) -> Finding:
     )
 
 
-def write_splits(prepared: Prepared, folder: Path, as_csv: bool = False) -> list[Path]:
+def write_splits(prepared: Prepared, folder: Path) -> list[Path]:
     """The cleaned data as files to download: train, validation and test, those that have rows."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, rows in prepared.splits().items():
         if len(rows):
-            path = folder / f"{name}.{'csv' if as_csv else 'jsonl'}"
-            (write_csv if as_csv else write_rows)(rows, path)
+            path = folder / f"{name}.jsonl"
+            write_rows(rows, path)
             written.append(path)
     return written
 

@@ -6,7 +6,6 @@ columns, because rows differ (messages, tools, text) and an Arrow schema would f
 
 from __future__ import annotations
 
-import csv
 import json
 import mmap
 import tempfile
@@ -144,35 +143,9 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> int:
     return count
 
 
-def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> int:
-    """system, prompt, completion (or text) for a spreadsheet. A conversation of several turns stands in the prompt
-    as `role: content` lines. A cell that a spreadsheet would run as a formula begins with an apostrophe.
-    """
-    count = 0
-    with replacing(path) as beside, beside.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["system", "prompt", "completion", "text"])
-        for row in rows:
-            writer.writerow([without_formula(cell) for cell in _cells(row)])
-            count += 1
-    return count
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    if "text" in row:
-        return ["", "", "", row["text"]]
-    messages = list(row["messages"])
-    system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
-    answer = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else ""
-    if len(messages) == 1:
-        prompt = messages[0]["content"]
-    else:
-        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-    return [system or "", prompt or "", answer or "", ""]
-
-
 def without_formula(cell: str) -> str:
-    """
+    """A cell that a spreadsheet would run as a formula begins with an apostrophe.
+
     >>> without_formula("=1+1"), without_formula("fine")
     ("'=1+1", 'fine')
     """

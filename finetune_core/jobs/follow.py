@@ -30,7 +30,6 @@ from .inside import event_in
 from .price import CHANGED, at_price, price_now
 from .sent import Sent, ask_to_stop, label_of, page_of, send, sent_of
 
-Tell = Callable[..., Event]
 ENDS = ("done", "error")
 PASSING = ("hub-away", "hub-slow", "hub-trouble", "hub-busy")  # the job goes on without us
 NOT_SIGNED_IN = ("no-token", *account.REFUSED, "other-account", "forbidden", "no-jobs-scope")  # so it does then

@@ -49,15 +49,9 @@ class Contest:
 def held_out(data: Path) -> tuple[str, Sequence[Row]]:
     """The test rows of a run; its validation rows where there are none; ("none", no rows) without either."""
     for split in ("test", "validation"):
-        if rows := read_rows(data / f"{split}.jsonl"):
+        if rows := open_rows(data / f"{split}.jsonl"):
             return split, rows
     return "none", []
-
-
-def read_rows(path: Path, most: int | None = None) -> Sequence[Row]:
-    """Rows of a JSONL file, or the first so many; none if there is no such file. They stay on disk until asked for."""
-    rows = open_rows(path)
-    return rows if most is None else rows[:most]
 
 
 def prepare_contest(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..amounts import percent
 from ..answers.generate import Answer
 from ..render import ChatTokenizer, render_many, render_prompt
 from .intervals import difference_interval
@@ -22,7 +23,6 @@ PROBE_TOKENS = 32  # longest answer to a rule item or an open one
 
 def measure_forgetting(
     chatter: Chatter,
-    tuned: str = "tuned",
     on_fraction: Callable[[float], None] | None = None,
     kept: KeptAnswers | None = None,
 ) -> dict[str, Any]:
@@ -32,29 +32,29 @@ def measure_forgetting(
     probe = load_probe()
     right: dict[str, dict[str, bool]] = {}
     written: dict[str, dict[str, Answer]] = {}
-    for turn, name in enumerate(("base", tuned)):
+    for turn, name in enumerate(("base", "tuned")):
         written[name] = write_answers(chatter, name, probe, kept)
         tell(0.5 * turn + 0.15)
         right[name] = {item.id: follows(item.rule, written[name][item.id].text) for item in probe if item.rule}
         right[name] |= choose_answers(chatter, name, [item for item in probe if item.right], kept)
         tell(0.5 * turn + 0.4)
     scored = [item for item in probe if item.area != "open"]
-    found = kept_and_lost([right["base"][item.id] for item in scored], [right[tuned][item.id] for item in scored])
-    drift = measure_drift(chatter, tuned, probe, written["base"], kept)
+    found = kept_and_lost([right["base"][item.id] for item in scored], [right["tuned"][item.id] for item in scored])
+    drift = measure_drift(chatter, "tuned", probe, written["base"], kept)
     tell(1.0)
     return found | {
         "areas": {
             area: {
                 "n": sum(item.area == area for item in scored),
                 "before": sum(right["base"][item.id] for item in scored if item.area == area),
-                "after": sum(right[tuned][item.id] for item in scored if item.area == area),
+                "after": sum(right["tuned"][item.id] for item in scored if item.area == area),
             }
             for area in AREAS
         },
         "changed": [
-            {"id": item.id, "prompt": item.prompt, "before": right["base"][item.id], "after": right[tuned][item.id]}
+            {"id": item.id, "prompt": item.prompt, "before": right["base"][item.id], "after": right["tuned"][item.id]}
             for item in scored
-            if right["base"][item.id] != right[tuned][item.id]
+            if right["base"][item.id] != right["tuned"][item.id]
         ],
         "drift": drift,
         "seconds": round(time.monotonic() - began, 1),
@@ -123,7 +123,7 @@ def measure_drift(
     if not asked:
         return {"tokens": 0, "same": None, "nats": None, "sentence": ""}
     judged = {}
-    for name in ("base", tuned):
+    for name in ("base", "tuned"):
         judged[name] = [one for (one,) in likelihoods_of(chatter, name, kept, asked)]
     tokens = sum(one.tokens for one in judged[tuned])
     same = sum(one.likeliest for one in judged[tuned]) / tokens
@@ -133,7 +133,7 @@ def measure_drift(
         "same": round(same, 4),
         "nats": round(nats, 4),
         "sentence": f"Of the words that the base model wrote to {len(items)} everyday requests, the tuned model would "
-        f"have chosen {100 * same:.0f}% too.",
+        f"have chosen {percent(same)} too.",
     }
 
 

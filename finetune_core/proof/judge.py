@@ -11,7 +11,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,16 +33,14 @@ def judge_report(
     *,
     url: str,
     model: str,
-    against: str | None = None,
     key: str | None = None,
-    on_fraction: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Tuned against one rival (the verdict's, else base) on a report's rows: {wins, ties, losses, n, sentence, ...}.
 
     url: the endpoint's base, such as http://127.0.0.1:8000/v1. key: instead of OPENAI_API_KEY; never stored.
     Raises FinetuneError if there is nothing to judge, or the endpoint cannot be used.
     """
-    against = against or (report.get("verdict") or {}).get("against") or "base"
+    against = (report.get("verdict") or {}).get("against") or "base"
     rows = [row for row in report.get("rows") or [] if {"tuned", against} <= set(row.get("answers") or {})]
     if not rows:
         raise FinetuneError("There are no answers to judge.", "Compare the run first.", code="no-report")
@@ -56,12 +54,8 @@ def judge_report(
         second = ask(url, model, key, pair(asked, row.get("reference", ""), answers[against], answers["tuned"]))
         return combine(first, second)
 
-    opinions: list[int] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for found in pool.map(opinion, rows):
-            opinions.append(found)
-            if on_fraction:
-                on_fraction(len(opinions) / len(rows))
+        opinions = list(pool.map(opinion, rows))
     titles = {rival["name"]: rival.get("phrase") or rival["name"] for rival in report.get("rivals") or []}
     return tally(opinions, titles.get(against, against)) | {"against": against, "judge": model}
 

@@ -139,10 +139,10 @@ def _commit(base: Path | None) -> str | None:
 def languages_of(run: Run, most: int = 200) -> tuple[str, ...]:
     """Codes of the languages that a run's rows' words are in, commonest first."""
     from ..data.languages import language_of
-    from ..proof.contest import read_rows
+    from ..data.rows import open_rows
 
     seen: Counter[str] = Counter()
-    rows = read_rows(run.path / "data" / "train.jsonl", most)
+    rows = open_rows(run.path / "data" / "train.jsonl")[:most]
     for row in rows:
         text = " ".join(str(message.get("content") or "") for message in row.get("messages", ())) or row.get("text", "")
         if language := language_of(str(text)):

@@ -3,14 +3,14 @@ otherwise, checked first, and personal data in them is said before anything is m
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ..data.personal import find_personal, find_secrets, texts_of
+from ..data.rows import open_rows
 from ..data.split import SPLITS
 from ..errors import FinetuneError
 from ..files import read_json
@@ -51,7 +51,7 @@ def push_data(
     place = claim(run, repo_id, private=private, token=token, kind="dataset")
     say("stage", name="reading", says="looking for personal data")
     seen = Seen()
-    rows = {split: count for split, path in paths.items() if (count := seen.look(rows_of(path)))}
+    rows = {split: count for split, path in paths.items() if (count := seen.look(open_rows(path)))}
     if seen.personal and not agreed:
         raise _not_agreed(seen.personal, place)
     facts = RowsFacts(run.id, run.recipe, data, rows, tuple(seen.columns), dict(seen.personal), languages_of(run))
@@ -59,7 +59,7 @@ def push_data(
         folder = Path(made)
         (folder / "data").mkdir()
         for split in rows:
-            write_parquet(rows_of(paths[split]), seen.columns, folder / file_of(split))
+            write_parquet(open_rows(paths[split]), seen.columns, folder / file_of(split))
         (folder / CARD).write_text(rows_card(facts, place.repo_id), encoding="utf-8")
         files = [CARD, *map(file_of, rows)]
         n_bytes = sum((folder / file).stat().st_size for file in files)
@@ -94,13 +94,6 @@ class Seen:
             kinds = {kind for text in texts for kind, *_ in find_personal(text)}
             self.personal.update(kinds | ({"key"} if any(map(find_secrets, texts)) else set()))
         return count
-
-
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """One after the other; none if there is no such file."""
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            yield from (json.loads(line) for line in lines if line.strip())
 
 
 def _has_rows(path: Path) -> bool:

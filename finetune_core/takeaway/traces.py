@@ -10,8 +10,9 @@ import torch
 
 from ..answers.chatter import Chatter
 from ..answers.generate import _arguments
+from ..data.rows import open_rows
 from ..errors import FinetuneError
-from ..proof.contest import held_out, prompt_ids, read_rows, sample
+from ..proof.contest import held_out, prompt_ids, sample
 from ..proof.rivals import can_be_asked, question
 from ..render import ChatTokenizer, render
 from ..run import Run
@@ -27,7 +28,7 @@ def held_rows(run: Run) -> tuple[str, list[dict[str, Any]]]:
     """Up to 20 rows that training never saw, and their split; training rows or plain questions where there are none."""
     split, rows = held_out(run.path / "data")
     if not rows:
-        split, rows = "train", read_rows(run.path / "data" / "train.jsonl", 200)
+        split, rows = "train", open_rows(run.path / "data" / "train.jsonl")[:200]
     if rows:
         chosen = sample(list(range(len(rows))), MOST_PROMPTS, run.recipe.seed)
         return split, [rows[place] for place in chosen]
