@@ -1,5 +1,5 @@
 """The command line: one verb per thing a user does. `--json` on stdout, everything else on stderr; exit 0 good,
-1 refused or failed, 2 usage, 3 stopped. What a verb does is in verbs.py."""
+1 refused or failed, 2 usage, 3 stopped. What a verb does is in verbs*.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from . import verbs, verbs_answer, verbs_away, verbs_jobs, verbs_plan, verbs_proof
+from . import verbs, verbs_answer, verbs_away, verbs_jobs, verbs_plan, verbs_proof, verbs_train
 from .errors import FinetuneError, explain, redact
 from .output import Output, own_stdout
 from .run import default_runs_dir
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     one = recipe_verb("plan", verbs_plan.plan, "memory, minutes and settings")
     one.add_argument("--probe", action="store_true", help="train for ten seconds first, to measure instead of guess")
     one.add_argument("--into", type=Path, help="a folder for what --probe measures and its progress")
-    one = recipe_verb("train", verbs.train, "train a recipe, or go on with a run", "RECIPE | RUN")
+    one = recipe_verb("train", verbs_train.train, "train a recipe, or go on with a run", "RECIPE | RUN")
     one.add_argument("--no-evaluate", action="store_true", help="leave the test rows unseen, whatever the recipe says")
     one.add_argument("--then-serve", action="store_true", help="go on as `serve` with the models that were compared")
     verbs_jobs.register(verb, one)

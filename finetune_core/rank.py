@@ -18,12 +18,12 @@ from .encoded import open_encoded
 from .errors import FinetuneError, explain, redact
 from .events import Event
 from .files import write_json
+from .learn import learn, sample_of
 from .output import own_stdout
 from .processes import scratch_of
 from .recipe import Recipe
 from .run import Run
 from .sharing import share, weights_shared
-from .train import learn, sample_of
 
 
 def main(run_path: str, model_folder: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -12,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import measured
 from .alone import WAITING, alone
 from .errors import FinetuneError, explain, redact
 from .events import Event
-from .files import put
 from .ladder import as_typed, harder_rungs, step_down, walked_down, wider_rungs
-from .liger import liger_kept_apart
+from .learn import Tell, learn, release_memory, sample_of
 from .machine import take_gpus, this_machine
 from .preflight import refuse_impossible
 from .processes import learn_together
@@ -31,9 +28,7 @@ if TYPE_CHECKING:
     from .encoded import Sets
     from .render import ChatTokenizer
 
-Tell = Callable[..., Event]
 WITHOUT_LIGER = {"use_liger_kernel": False}
-MEASURED_TOKENS, MEASURED_SECONDS = 2000, 5.0  # a shorter training is mostly warm-up and measures nothing
 
 
 def train(
@@ -163,21 +158,12 @@ def _warn_unwatched(run: Run, sets: Sets, tell: Tell) -> None:
         )
 
 
-def sample_of(run: Run, recipe: Recipe, tokenizer: ChatTokenizer) -> list[dict]:
-    """The conversation that is answered while it learns."""
-    from .encoded import read_rows
-    from .watching import sample_messages
-
-    train_rows, validation_rows = read_rows(run)
-    return sample_messages(recipe, validation_rows or train_rows, tokenizer)
-
-
 def _compare(run: Run, tell: Tell, on_compared: Callable[[Chatter], None] | None) -> None:
     """The quick comparison. What was trained is kept: a comparison that fails is a warning, not the end of the run."""
     from .evaluate import Asked, evaluate
     from .model import load_for_chat
 
-    _free_memory()
+    release_memory()
     tell("stage", name="evaluating")
     try:
         chatter = load_for_chat(run)
@@ -229,7 +215,7 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
                 recipe = recipe.replace(**WITHOUT_LIGER)
                 says = f"{told.problem} Going on without it, which takes more memory."
                 tell("warning", code="stepped-down", says=says, changes=WITHOUT_LIGER)
-                _free_memory()
+                release_memory()
                 continue
             if told.code == "no-fsdp" and recipe.fsdp and not run.recipe.fsdp:  # a rung that this model does not have
                 back = {"fsdp": False}
@@ -243,7 +229,7 @@ def _learn_what_fits(run: Run, tell: Tell, learn: Callable[[Recipe], Any], longe
         why = "It did not fit in memory." if told.code == "out-of-memory" else told.problem
         says = f"{why} Now with: {rung.says}."
         tell("warning", code="stepped-down", says=says, changes=back | rung.changes)
-        _free_memory()
+        release_memory()
 
 
 def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int, can_share: bool, longest: int) -> FinetuneError:
@@ -251,79 +237,6 @@ def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int, can_share: bool
     rungs = (*(wider_rungs(recipe, gpus) if can_share else ()), *harder_rungs(recipe, longest))
     fix = f"Start again. {' Or: '.join(map(as_typed, rungs))}" if rungs else "Choose a machine with more memory."
     return FinetuneError(f"{told.problem} No saving is left that would not change the result.", fix, "out-of-memory")
-
-
-def _free_memory() -> None:
-    """For the next attempt; what did not fit is no part of what that one takes."""
-    import torch
-
-    from .model import free_memory
-
-    free_memory()
-    if torch.cuda.is_initialized():  # to ask a GPU that only other processes used would take memory of it
-        torch.cuda.reset_peak_memory_stats()
-
-
-@liger_kept_apart()
-def learn(
-    run: Run,
-    recipe: Recipe,
-    folder: Path,
-    tokenizer: ChatTokenizer,
-    rows: Sets,
-    sample: list[dict],
-    tell: Tell,
-) -> tuple[str, dict[str, Any]]:
-    """One training to its end. `rows`: the encoded training and validation rows.
-
-    Of several processes (recipe.num_processes), each comes here, with its share of a step; the first one saves.
-    """
-    from .model import save_tokenizer
-    from .trainer import build_trainer, dry_run
-    from .watching import Diary
-
-    machine = this_machine()
-    diary = Diary(run, tell, tokenizer, sample, everybody=bool(recipe.fsdp))
-    trainer = build_trainer(recipe, folder, run.path / "checkpoints", rows, [diary], machine)
-    if machine.kind != "cpu":  # a CPU ends the process instead of saying that memory is short
-        dry_run(trainer)
-    checkpoints = run.checkpoints()
-    began = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-    seconds = time.monotonic() - began
-
-    stopped = (run.path / "stop").exists()
-    first = trainer.is_world_process_zero()
-    tell("stage", name="saving")
-    result = run.result_dir
-    beside = result.with_name(result.name + ".part")
-    if recipe.fsdp:
-        trainer.save_weights(beside)
-    elif first:
-        trainer.model.save_pretrained(beside, safe_serialization=True)
-    if not first:
-        return ("stopped" if stopped else "finished"), {}
-    save_tokenizer(tokenizer, folder, beside)
-    _name_base(beside, recipe)
-    put(beside, result)
-    by_itself = recipe == run.recipe and recipe.num_processes == 1  # else it is not what the plan estimated
-    if by_itself and diary.real_tokens >= MEASURED_TOKENS and diary.busy_seconds >= MEASURED_SECONDS:
-        spent = diary.real_tokens, diary.busy_seconds, diary.peak_gb
-        measured.remember(run.plan() or {}, recipe, folder, machine, *spent)
-    facts = {
-        "steps": trainer.state.global_step,
-        "best_step": best_step(trainer.state.best_model_checkpoint),
-        "train_seconds": round(seconds, 1),
-        "peak_gb": diary.peak_gb,
-    }
-    diary.forget()
-    del trainer
-    _free_memory()
-    return ("stopped" if stopped else "finished"), facts
-
-
-def best_step(checkpoint: str | None) -> int | None:
-    return int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else None
 
 
 def versions() -> dict[str, str]:
@@ -337,16 +250,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _name_base(folder: Path, recipe: Recipe) -> None:
-    """peft wrote the local folder it loaded from; elsewhere the adapter is found by the model's own name."""
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = recipe.model_name_or_path
-        config["revision"] = recipe.model_revision
-        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _fraction_teller(tell: Tell, stage: str) -> Callable[..., None]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from .amounts import duration, minutes, money
 from .errors import KILLED, FinetuneError
-from .events import Event
 from .output import Output
 from .presets import resolve_recipe
 from .run import Run
@@ -52,7 +51,7 @@ def run_for_jobs(options: argparse.Namespace, out: Output) -> Run | None:
     """
     from .jobs.rung import rungs_of, why_lower
     from .jobs.sent import sent_of
-    from .verbs import run_to_go_on
+    from .verbs_train import run_to_go_on
 
     if run := run_to_go_on(options):
         if sent_of(run) is None:
@@ -142,27 +141,13 @@ def _require_yes(says: str, fix: str, options: argparse.Namespace, out: Output) 
 def train(run: Run, options: argparse.Namespace, out: Output) -> int:
     """Follow it to its end; the exit code."""
     from .jobs.follow import follow
-    from .verbs import GOOD, REFUSED, STOPPED, ctrl_c_stops, line_of
+    from .verbs import GOOD, REFUSED, STOPPED
+    from .verbs_train import tell_as_it_goes
 
     out.say(f"Run {run.id}")
-    told = []
-
-    def show(event: Event) -> None:
-        told.append(event.kind)
-        if out.as_json:
-            out.json(json.loads(event.as_json()))
-        elif words := line_of(event):
-            out.say(words)
-
-    with ctrl_c_stops(run.path / "stop"):
-        try:
-            outcome = follow(run, on_event=show, agreed=options.yes)
-        except FinetuneError as error:
-            if not out.as_json:
-                raise
-            if "error" not in told[-1:]:
-                out.json({"error": error.as_dict(), "run": run.id})
-            return REFUSED
+    outcome, told = tell_as_it_goes(run, out, lambda show: follow(run, on_event=show, agreed=options.yes))
+    if outcome is None:
+        return REFUSED
     if out.as_json and "done" not in told:  # it was over before we looked
         out.json(json.loads(run.events()[-1].as_json()))
     return STOPPED if outcome == "stopped" else GOOD

@@ -152,8 +152,9 @@ def _compared(found: dict[str, Any]) -> list[str]:
 
 
 def sweep(options: argparse.Namespace, out: Output) -> int:
-    from .sweep import read_space, write_sweep
+    from .search_space import read_space
     from .sweep import sweep as work
+    from .sweep import write_sweep
 
     fixed, space = read_space(options.overrides)
     recipe = resolve_recipe(options.recipe, fixed)

@@ -16,7 +16,8 @@ from finetune_core.errors import FinetuneError
 from finetune_core.files import read_json
 from finetune_core.job import Job, Said, goes_on
 from finetune_core.recipe import Recipe
-from finetune_core.sweep import MOST_TRIALS, Space, combinations, read_space, usual_space
+from finetune_core.search_space import Space, combinations, read_space, usual_space
+from finetune_core.sweep import MOST_TRIALS
 
 from . import form, look, visitor, words, words_beforehand
 from .held import QUICK, SLOW, settings_of, told

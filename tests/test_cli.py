@@ -107,7 +107,7 @@ def test_a_presets_name_is_never_a_run(recipe, runs_dir):
     from finetune_core import cli
     from finetune_core.presets import list_presets
     from finetune_core.run import Run
-    from finetune_core.verbs import run_to_go_on
+    from finetune_core.verbs_train import run_to_go_on
 
     name = list_presets()[0].name
     (runs_dir / f"run-{name}").mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_a_wrong_verb_is_a_usage_error(runs_dir):
 
 def test_a_step_whose_loss_is_no_number_is_a_line_too():
     from finetune_core.events import Event, plain
-    from finetune_core.verbs import line_of
+    from finetune_core.verbs_train import line_of
 
     told = plain({"step": 1, "total_steps": 3, "loss": float("nan"), "tokens_per_second": 5.0})  # as the diary has it
     assert line_of(Event("step", 0.0, told)) == "step 1/3  loss not a number  5 tokens/s"

@@ -17,7 +17,8 @@ from finetune_core.preflight import look
 from finetune_core.progress import summarize
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run, list_runs
-from finetune_core.sweep import Trial, _trial, ranked, read_space, sentence, swept, usual_space
+from finetune_core.search_space import read_space, swept, usual_space
+from finetune_core.sweep import Trial, _trial, ranked, sentence
 from finetune_ui import beforehand, form, words_beforehand
 from finetune_ui.beforehand import Drawn
 

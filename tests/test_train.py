@@ -274,7 +274,7 @@ def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_di
     import torch
     from trl import SFTTrainer
 
-    from finetune_core import measured, train
+    from finetune_core import learn, measured
 
     kept, told = SFTTrainer.compute_loss, []
 
@@ -283,8 +283,8 @@ def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_di
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return kept(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(train, "MEASURED_TOKENS", 0)
-    monkeypatch.setattr(train, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(learn, "MEASURED_TOKENS", 0)
+    monkeypatch.setattr(learn, "MEASURED_SECONDS", 0.0)
     monkeypatch.setattr(measured, "remember", lambda *spent: told.append(spent))
     run_in_process(recipe.replace(per_device_train_batch_size=2, max_steps=2), runs_dir)
     assert len(told) == 1
@@ -297,14 +297,14 @@ def test_what_was_stepped_down_to_teaches_nothing_about_the_plan(recipe, runs_di
 def test_the_peak_of_what_did_not_fit_is_forgotten_where_this_process_used_a_gpu(monkeypatch, is_used, then):
     import torch
 
-    from finetune_core.train import _free_memory
+    from finetune_core.learn import release_memory
 
     called = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("empty"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: called.append("reset"))
-    _free_memory()
+    release_memory()
     assert called == then
 
 
