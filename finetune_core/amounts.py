@@ -1,4 +1,4 @@
-"""Amounts in words: counts, shares, durations, memory, sizes of files, money. For the page and the command line."""
+"""Amounts in words: counts, shares, durations, memory, files, models, money. For the page and the command line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def many(number: int, one: str, several: str | None = None) -> str:
     ('1 row', '1,200 rows', '2 copies')
     """
     return f"{count(number)} {one if number == 1 else several or one + 's'}"
+
+
+def parameters(number: int) -> str:
+    """A model's size as people say it.
+
+    >>> parameters(134_515_008), parameters(4_020_000_000)
+    ('135 million', '4.0 billion')
+    """
+    return f"{number / 1e6:.0f} million" if number < 1e9 else f"{number / 1e9:.1f} billion"
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -144,6 +144,11 @@ def seconds_left(seconds: float, first_step: int, step: int, total_steps: int) -
     return seconds / done * max(0, total_steps - step)
 
 
+def reached(progress: Progress) -> int:
+    """The last step that is known of: the loss is told every few steps, a look at the validation rows in between."""
+    return max([progress.step, *(step for step, _ in progress.eval_loss[-1:])])
+
+
 def kept_loss(progress: Progress, early_stopping: bool) -> float | None:
     """Validation loss of the weights that a run keeps: those of its best look with early stopping, else the last ones.
 

@@ -16,7 +16,7 @@ from finetune_core.fitting import STARTER_PRESET, better_preset, moved
 from finetune_core.recipe import STARTER_DATA, STARTER_MODEL, Recipe
 from finetune_core.space import this_space
 
-from . import form, names, scripts, uploads, words, words_choose, words_hub
+from . import form, names, scripts, uploads, words, words_choose, words_fields, words_hub
 from .held import QUICK
 from .look import html
 
@@ -248,11 +248,11 @@ def _mark(name: str, problems: Mapping[str, str], wrong: Sequence[str], seen: An
     """A field's help, or what is wrong with its value; and what was chosen for an empty one."""
     changes: dict[str, Any] = {}
     if name in problems:
-        changes |= {"info": words_choose.field_wrong(problems[name]), "elem_classes": ["field", "wrong"]}
+        changes |= {"info": words_fields.field_wrong(problems[name]), "elem_classes": ["field", "wrong"]}
     elif name in wrong:
-        changes |= {"info": words_choose.field_help(name), "elem_classes": ["field"]}
+        changes |= {"info": words_fields.field_help(name), "elem_classes": ["field"]}
     if seen is not None and form.parts(name)[1] and name in seen.plan.settings:
-        chosen = words_choose.left_open(form.to_box(name, seen.plan.settings[name]))
+        chosen = words_fields.left_open(form.to_box(name, seen.plan.settings[name]))
         kinds = form.parts(name)[0]
         if form.literals(name) or bool in kinds:
             changes["choices"] = form.choices(name, chosen)

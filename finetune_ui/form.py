@@ -16,7 +16,7 @@ from finetune_core.errors import FinetuneError
 from finetune_core.presets import Preset, list_presets, load_preset
 from finetune_core.recipe import Recipe, group_of
 
-from . import words_choose
+from . import words_fields
 
 OWN_PLACE = ("model_name_or_path", "dataset_name")  # boxes of their own on Choose
 FIELDS: tuple[str, ...] = tuple(Recipe.model_fields)
@@ -77,8 +77,8 @@ def component(name: str) -> gr.Dropdown | gr.Checkbox | gr.Textbox:
     """The box for one field: its description under the label, its name (as in TRL) beside it."""
     kinds, may_be_open = parts(name)
     about = {
-        "label": words_choose.field_title(name),
-        "info": words_choose.field_help(name),
+        "label": words_fields.field_title(name),
+        "info": words_fields.field_help(name),
         "elem_classes": ["field"],
         "elem_id": f"field-{name}",
     }
@@ -87,13 +87,13 @@ def component(name: str) -> gr.Dropdown | gr.Checkbox | gr.Textbox:
         return gr.Dropdown(choices(name), value=value, filterable=False, **about)
     if bool in kinds:
         return gr.Checkbox(value, **about)
-    placeholder = words_choose.field_example(name) or (words_choose.LEFT_OPEN if may_be_open else "")
+    placeholder = words_fields.field_example(name) or (words_fields.LEFT_OPEN if may_be_open else "")
     return gr.Textbox(value, placeholder=placeholder, lines=1, max_lines=1, **about)
 
 
-def choices(name: str, left_open: str = words_choose.LEFT_OPEN) -> list[tuple[str, str]]:
+def choices(name: str, left_open: str = words_fields.LEFT_OPEN) -> list[tuple[str, str]]:
     """(title, value) of a field whose values are listed; `left_open` says what an open one comes to."""
-    words = [(words_choose.choice_title(word), word) for word in literals(name)] or [("On", "true"), ("Off", "false")]
+    words = [(words_fields.choice_title(word), word) for word in literals(name)] or [("On", "true"), ("Off", "false")]
     return [(left_open, ""), *words] if parts(name)[1] else words
 
 
@@ -208,7 +208,7 @@ def problems(boxes: Sequence[Any]) -> dict[str, str]:
         found: dict[str, str] = {}
         for item in error.errors():
             name = str(item["loc"][0]) if item["loc"] else _named_in(item["msg"])
-            found.setdefault(name, words_choose.field_problem(item))
+            found.setdefault(name, words_fields.field_problem(item))
         return found
     return {}
 
@@ -257,5 +257,5 @@ def first_problem(found: Mapping[str, str]) -> FinetuneError:
     """Why nothing starts yet."""
     name, says = next(iter(found.items()))
     return FinetuneError(
-        f"{words_choose.field_title(name)}: {says}", "Correct it under “All settings”; then Start.", code="bad-recipe"
+        f"{words_fields.field_title(name)}: {says}", "Correct it under “All settings”; then Start.", code="bad-recipe"
     )

@@ -22,7 +22,7 @@ from finetune_core.progress import Progress, summarize
 from finetune_core.recipe import Suggestion
 from finetune_core.run import Run
 
-from . import charts, following, look, visitor, words, words_jobs, words_loss, words_run, words_space
+from . import charts, following, look, visitor, words, words_actions, words_jobs, words_loss, words_run, words_space
 from .following import Agreed
 from .held import QUICK, SLOW, held_run, problem_card, told
 
@@ -71,7 +71,7 @@ def build(page: Page) -> Watch:
             log = look.html(words_loss.log_text(""), js_on_load=LOG_JS)
         discard = gr.Button(elem_classes="discard", size="md")
         with gr.Row(elem_classes="confirm", visible=False) as confirm:
-            question = look.html(words_run.DISCARD_QUESTION, js_on_load=None)
+            question = look.html(words_actions.DISCARD_QUESTION, js_on_load=None)
             keep = gr.Button("Keep it", size="md")
             delete = gr.Button("Delete this run", variant="stop", size="md")
     log_timer = gr.Timer(2, active=False)
@@ -119,7 +119,7 @@ def show(run: Run) -> tuple[Any, ...]:
     status, events = run.status(), run.events()
     progress = summarize(events)
     rungs = rungs_for(run, progress)
-    labels = words_jobs.rung_labels(rungs, sent) if sent else [words_run.again_with(rung) for rung in rungs]
+    labels = words_jobs.rung_labels(rungs, sent) if sent else [words_actions.again_with(rung) for rung in rungs]
     gentler = labels[0] if labels else ""
     problem, halted = words_run.problem_card(status, progress, rungs, labels), words_run.HALTED
     if sent:
@@ -130,17 +130,17 @@ def show(run: Run) -> tuple[Any, ...]:
         problem = words_jobs.left_card(sent, status, visitor.now().space is not None) + problem
     else:
         checkpoint = last_checkpoint(run)
-        can = words_run.actions(status, progress, checkpoint=checkpoint, gentler=gentler, **_left_by(run))
+        can = words_actions.actions(status, progress, checkpoint=checkpoint, gentler=gentler, **_left_by(run))
         said = words_run.headline(status, progress, checkpoint=checkpoint)
     more = words_jobs.rented_line(sent) if sent else ""
     more += words_space.ends_first(visitor.now().seconds_left(), progress.seconds_left or 0.0)
     return (
         words_run.head(status, progress, recipe, said, halted) + more,
         gr.update(value=problem, visible=bool(problem)),
-        gr.update(visible=can != words_run.Actions()),
+        gr.update(visible=can != words_actions.Actions()),
         *_buttons(can),
         gr.update(value="Discard this run…" if status == "running" else "Delete this run…"),
-        words_jobs.discard_question(sent) if sent else words_run.DISCARD_QUESTION,
+        words_jobs.discard_question(sent) if sent else words_actions.DISCARD_QUESTION,
         gr.update(
             value=words_loss.loss_card(status, progress, recipe, int((run.plan() or {}).get("steps") or 0)),
             visible=status in ("running", "new") or bool(progress.loss),
@@ -168,7 +168,7 @@ def _rented_start(run: Run, sent: Sent) -> str:
     return words_jobs.actions(run.status(), progress, sent, next_start(run), kept=kept, **_left_by(run)).start
 
 
-def _buttons(can: words_run.Actions) -> tuple[Any, ...]:
+def _buttons(can: words_actions.Actions) -> tuple[Any, ...]:
     """gentler, prove, talk, start, change, stop: at most one of them is primary."""
 
     def button(name: str, shown: bool, **more: Any) -> Any:
@@ -236,9 +236,9 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0, agreed: Agreed = 
         run = held_run(runs_dir, run_id)
         rungs = rungs_for(run, summarize(run.events()))
         sent = sent_of(run)
-        labels = words_jobs.rung_labels(rungs, sent) if sent else [words_run.again_with(rung) for rung in rungs]
+        labels = words_jobs.rung_labels(rungs, sent) if sent else [words_actions.again_with(rung) for rung in rungs]
         if not 0 <= place < len(rungs):
-            raise FinetuneError(*words_run.NO_RUNG, code="out-of-memory")
+            raise FinetuneError(*words_actions.NO_RUNG, code="out-of-memory")
         if sent:
             new = following.start_rung(run, sent, rungs[place], agreed)
             if not isinstance(new, Run):
@@ -258,7 +258,7 @@ def start_gentler(runs_dir: Path, run_id: str, place: int = 0, agreed: Agreed = 
 def _rungs_again(card: str, rungs: Sequence[Suggestion], labels: Sequence[str]) -> tuple[Any, Any]:
     """The button of the first rung, and those of the others under a card."""
     button = gr.update(interactive=True, value=labels[0] if labels else "Try again")
-    return button, gr.update(value=card + words_run.other_ways(rungs, labels), visible=True)
+    return button, gr.update(value=card + words_actions.other_ways(rungs, labels), visible=True)
 
 
 def stop_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
@@ -271,7 +271,9 @@ def stop_run(runs_dir: Path, run_id: str) -> tuple[Any, Any]:
             following.follow(run, asker)
     except Exception as error:
         return gr.skip(), problem_card(error)
-    return gr.update(interactive=False, value=words_jobs.STOPPING if sent_of(run) else words_run.STOPPING), gr.skip()
+    return gr.update(
+        interactive=False, value=words_jobs.STOPPING if sent_of(run) else words_actions.STOPPING
+    ), gr.skip()
 
 
 def discard_run(runs_dir: Path, run_id: str) -> tuple[Any, Any, Any, Any]:

@@ -13,7 +13,7 @@ from finetune_core.recipe import Recipe
 
 from . import words_comparing, words_prove
 from .words import esc, how_far, join, notice
-from .words_choose import field_title
+from .words_fields import field_title
 
 PROMPTS_TITLE = "Should you fine-tune at all?"
 PROMPTS_TEXT = (

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_core.amounts import duration, gib, many
 from finetune_core.recipe import Recipe
 
-from . import charts, words_choose
+from . import charts, words_fields
 from .words import esc, join, short_data, short_model
 from .words_rows import said, unit
 
@@ -112,7 +112,7 @@ def _settings(found: Found, held: str) -> str:
         ("Memory", [gib(run["memory_gb"]) if run["memory_gb"] else "–" for run in runs]),
     ]
     rows += [
-        (words_choose.field_title(name), [_value(name, value) for value in values])
+        (words_fields.field_title(name), [_value(name, value) for value in values])
         for name, values in found["settings"].items()
     ]
     body = "".join(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_core.amounts import parameters
 from finetune_core.hub import HubItem
 
 from .words import esc, join
-from .words_choose import parameters
 
 TITLES = {
     "dataset_config": "Subset",

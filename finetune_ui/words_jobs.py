@@ -11,13 +11,13 @@ from finetune_core.events import Event
 from finetune_core.hub import endpoint
 from finetune_core.jobs.sent import Sent, page_of
 from finetune_core.jobs.standing import standing
-from finetune_core.progress import Progress
+from finetune_core.progress import Progress, reached
 from finetune_core.recipe import Suggestion
 
 from . import words_run
 from .words import esc, icon, notice
+from .words_actions import Actions, again_with
 from .words_place import about, name_of
-from .words_run import Actions, reached
 
 FOLLOW, FETCH = "Follow it again", "Fetch its result"
 STOPPING = "Stopping the job after this step…"
@@ -168,9 +168,9 @@ def rung_labels(rungs: Sequence[Suggestion], sent: Sent, place: int = -1, made: 
     place, made: the one whose price is known.
     """
     where = name_of(sent.title)
-    labels = [f"{words_run.again_with(rung)} on {where}, price first" for rung in rungs]
+    labels = [f"{again_with(rung)} on {where}, price first" for rung in rungs]
     if made is not None:
-        labels[place] = f"{words_run.again_with(rungs[place])} on {where}, {money(made.dollars_at_most)} at most"
+        labels[place] = f"{again_with(rungs[place])} on {where}, {money(made.dollars_at_most)} at most"
     return labels
 
 

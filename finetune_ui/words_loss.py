@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from finetune_core.amounts import clock, count, gib, percent
-from finetune_core.progress import Progress, smooth
+from finetune_core.progress import Progress, reached, smooth
 from finetune_core.recipe import Recipe
 
 from . import charts
 from .words import esc, icon
-from .words_run import reached
 
 LOSS_HELP = (
     "How surprised the model is by the right answer, in nats per token: lower is better. "

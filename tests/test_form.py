@@ -7,7 +7,7 @@ from page_inputs import box_at, boxes_of
 
 from finetune_core import Recipe
 from finetune_core.presets import resolve_recipe
-from finetune_ui import form, words_choose
+from finetune_ui import form, words_fields
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_the_command_shown_is_the_recipe_that_start_runs(values):
 @pytest.mark.parametrize(("given", "right"), [("2,5", "Write 2.5."), ("many", "Write for example 2e-4 or 0.5.")])
 def test_a_number_with_a_comma_is_told_with_a_point(given, right):
     problem = {"type": "float_parsing", "msg": "", "input": given}
-    assert words_choose.field_problem(problem) == f"“{given}” is no number. {right}"
+    assert words_fields.field_problem(problem) == f"“{given}” is no number. {right}"
