@@ -35,6 +35,7 @@ def tail(path: Path, lines: int = 200, limit: int = 64_000) -> str:
 
 
 def child_environment() -> dict[str, str]:
+    """Ours for a child process: finds this package, talks to the Hub only if that can be reached."""
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_DIR), env.get("PYTHONPATH", "")]))
     env["PYTHONUNBUFFERED"] = "1"
@@ -63,6 +64,7 @@ def run_tool(line: list[str], environment: dict[str, str], seconds: float | None
 
 
 def spawn(line: list[str], log_path: Path, secrets: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, which outlives this one; what it prints goes to the log."""
     with _opened(log_path) as log:  # a file, never a pipe: a closed page must not stall the worker
         log.write(f"$ {' '.join(line)}\n".encode())
         log.flush()

@@ -13,13 +13,13 @@ from .errors import redact
 from .files import append
 
 KINDS = ("start", "stage", "step", "eval", "sample", "checkpoint", "warning", "error", "done")
-
-
 TAIL = 4096  # bytes; a line of a training step has a tenth of that
 
 
 @dataclass(frozen=True)
 class Event:
+    """One line of the diary: what happened, when, and its values."""
+
     kind: str
     time: float  # seconds since 1970
     data: dict[str, Any] = field(default_factory=dict)

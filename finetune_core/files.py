@@ -152,6 +152,7 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object so that nobody ever reads half of it."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -44,6 +44,7 @@ class HubItem:
 
 
 def endpoint() -> str:
+    """The Hub's address: HF_ENDPOINT, else https://huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 

@@ -49,6 +49,8 @@ def goes_on(said: Said | None) -> TypeGuard[Said]:
 
 @dataclass(frozen=True)
 class Job:
+    """One piece of such work, by its folder and the name of its files."""
+
     folder: Path
     name: str
 

@@ -248,6 +248,8 @@ def end_job(job: Job, wait_seconds: float = 10.0) -> None:
 
 @dataclass(frozen=True)
 class Server:
+    """The process that answers for the chat: where, and with which models of which run."""
+
     url: str
     run_id: str
     models: tuple[str, ...]

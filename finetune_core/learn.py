@@ -95,6 +95,7 @@ def sample_of(run: Run, recipe: Recipe, tokenizer: ChatTokenizer) -> list[dict]:
 
 
 def best_step(checkpoint: str | None) -> int | None:
+    """The step of a checkpoint's folder: checkpoint-200 → 200."""
     return int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else None
 
 

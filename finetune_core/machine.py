@@ -19,6 +19,8 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Gpu:
+    """One NVIDIA GPU."""
+
     name: str
     total_gb: float  # GiB
     free_gb: float  # GiB
@@ -32,6 +34,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
+    """What there is to train on: cores, memory, GPUs and what they can do."""
+
     cores: int
     memory_gb: float  # GiB, of the machine or of its container
     available_gb: float  # GiB

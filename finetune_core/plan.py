@@ -27,6 +27,8 @@ BOLD_RATE = 5  # times the usual learning rate: somebody is asked whether that i
 
 @dataclass(frozen=True)
 class Plan:
+    """What a training takes, with every setting decided: steps, seconds, memory by part, and why."""
+
     recipe: Recipe  # every None filled in
     steps: int
     seconds: float

@@ -32,6 +32,8 @@ LIGHTER = (
 
 @dataclass(frozen=True)
 class Formats:
+    """The number formats that a training keeps its weights and AdamW's moments in."""
+
     dtype: str  # of the base weights
     optim: str  # says how the moments are kept
     reason: str = ""  # why, where the plan chose

@@ -29,6 +29,8 @@ READING = 0.4  # share of a look's time that reading takes; the rest is counting
 
 @dataclass(frozen=True)
 class Preflight:
+    """What a look before a training found: its rows, what is wrong with them, and the plan."""
+
     recipe: Recipe  # as asked; plan.recipe has every value filled in
     diagnosis: Diagnosis
     plan: Plan

@@ -34,6 +34,7 @@ def list_presets(folder: Path = PRESETS_DIR) -> list[Preset]:
 
 
 def load_preset(name: str, folder: Path = PRESETS_DIR) -> Preset:
+    """The preset of this name. Raises FinetuneError (bad-recipe) where there is none, with the nearest name."""
     path = folder / f"{name}.yaml"
     if Path(name).name != name or not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))

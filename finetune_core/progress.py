@@ -21,6 +21,8 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Progress:
+    """Where a run is, folded from its diary. Curves are (step, value) pairs, oldest first."""
+
     stage: str = "starting"
     stage_fraction: float | None = None  # of the stage, where it is known
     stage_seconds: dict[str, float] = field(default_factory=dict)  # finished stages of the last worker

@@ -228,6 +228,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def bad_row(number: int, says: str, line: int | None = None) -> FinetuneError:
+    """The error for a row that cannot be asked, by its number and, where that differs, its line."""
     where = f" (line {line})" if line not in (None, number) else ""
     return FinetuneError(f"Row {number}{where} {says}.", "Correct it, or leave it out.", code="bad-row")
 

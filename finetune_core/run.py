@@ -32,6 +32,8 @@ def default_runs_dir() -> Path:
 
 @dataclass(frozen=True)
 class Run:
+    """A run's folder. Everything is read from its files when it is asked for."""
+
     path: Path
 
     @classmethod

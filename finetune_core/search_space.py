@@ -59,6 +59,7 @@ def usual_space(recipe: Recipe) -> Space:
 
 
 def combinations(space: Space) -> list[dict[str, Any]]:
+    """Every setting of the space, the last name changing fastest."""
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 

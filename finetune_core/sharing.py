@@ -11,6 +11,8 @@ from .recipe import Recipe
 
 @dataclass(frozen=True)
 class Share:
+    """What each of several processes does of a step."""
+
     recipe: Recipe  # for each of the processes
     rows: int  # rows (or packs) of one step, over all processes
     asked: int  # what the recipe says

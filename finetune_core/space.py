@@ -27,6 +27,8 @@ USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 @dataclass(frozen=True)
 class Space:
+    """The Hugging Face Space that this program runs on."""
+
     id: str  # owner/name
     hosts: tuple[str, ...] = ()  # names that its pages are served under
     can_sign_in: bool = False

@@ -170,6 +170,7 @@ def env(options: argparse.Namespace, out: Output) -> int:
 
 
 def look_at(options: argparse.Namespace, out: Output) -> Any:
+    """The rows read and checked, and the plan, of the recipe that was named (a Preflight). Raises FinetuneError."""
     from .preflight import look
 
     recipe = resolve_recipe(options.recipe, options.overrides)
@@ -179,6 +180,7 @@ def look_at(options: argparse.Namespace, out: Output) -> Any:
 
 
 def bring_starter(recipe: Recipe, out: Output) -> None:
+    """Fetch the starter model, if the recipe has it and it is not here."""
     wanted = recipe.model_name_or_path == STARTER_MODEL and recipe.model_revision is None
     if wanted and hub.local_model(STARTER_MODEL) is None:
         _fetch_starter(out)
@@ -195,6 +197,7 @@ def _fetch_starter(out: Output, streamed: bool = False) -> tuple[Path, str]:
 
 
 def needs_result(run: Run) -> None:
+    """Raises FinetuneError (no-result) while the run has nothing to answer with."""
     if not run.has_result():
         raise FinetuneError(
             f"This run has no tuned model yet (it is {run.status()}).",

@@ -14,6 +14,8 @@ from .errors import FinetuneError
 
 @dataclass(frozen=True)
 class Wheel:
+    """A package at one version, and the SHA-256 of the file that was checked."""
+
     package: str
     version: str
     sha256: str

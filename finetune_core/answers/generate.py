@@ -40,6 +40,8 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Answer:
+    """What a model wrote to one prompt."""
+
     token_ids: list[int]  # without the token that ended it
     text: str
     finish_reason: str  # "stop": it ended by itself; "length": max_new_tokens; "cancelled"

@@ -114,6 +114,7 @@ class StopStrings:
 
 
 def model_list(models: Sequence[str]) -> dict[str, Any]:
+    """The answer to GET /v1/models."""
     return {
         "object": "list",
         "data": [{"id": name, "object": "model", "created": 0, "owned_by": "fijn"} for name in models],
@@ -121,6 +122,7 @@ def model_list(models: Sequence[str]) -> dict[str, Any]:
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """The token counts of one answer."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -129,17 +131,20 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def completion(id: str, model: str, text: str, finish_reason: str, used: dict[str, int]) -> dict[str, Any]:
+    """A whole answer (object chat.completion)."""
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}
     return _answer(id, model, "chat.completion") | {"choices": [choice], "usage": used}
 
 
 def chunk(id: str, model: str, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    """A piece of a streamed answer (object chat.completion.chunk)."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
     return _answer(id, model, "chat.completion.chunk") | {"choices": [choice]}
 
 
 def usage_chunk(id: str, model: str, used: dict[str, int]) -> dict[str, Any]:
+    """The last piece of a stream, if include_usage was asked for: the token counts, and no choice."""
     return _answer(id, model, "chat.completion.chunk") | {"choices": [], "usage": used}
 
 

@@ -43,6 +43,7 @@ def is_data(inside: Path) -> bool:
 
 
 def is_hidden(inside: Path) -> bool:
+    """Whether it, or a folder that it lies in, is hidden, or macOS's own part of a zip."""
     return any(part.startswith((".", "__MACOSX")) for part in inside.parts)
 
 

@@ -26,6 +26,8 @@ SHARD = re.compile(r"-(?P<split>[\w.]+?)(-\d{5}-of-\d{5})?\.arrow")
 
 @dataclass(frozen=True)
 class HubFacts:
+    """What the Hub says of a data set before it is read."""
+
     revision: str | None = None  # commit
     licence: str | None = None
     bytes: int = 0
@@ -59,6 +61,7 @@ def is_on_hub(name: str) -> bool:
 
 
 def looks_like_file(name: str) -> bool:
+    """Whether it is written like a path or a file that can be read, whether or not that is there."""
     return name.startswith(("/", "./", "../", "~")) or "\\" in name or name.casefold().endswith(SUFFIXES + PACKED)
 
 

@@ -97,6 +97,7 @@ def as_cell(value: Any) -> str:
 
 
 def is_number(text: str) -> bool:
+    """Whether a cell is a number, with a point or a comma."""
     try:
         float(text.replace(",", "."))
     except ValueError:

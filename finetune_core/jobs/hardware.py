@@ -34,6 +34,8 @@ ANY = Machine(
 
 @dataclass(frozen=True)
 class Flavor:
+    """A machine that the Hub rents out, by the minute."""
+
     name: str  # the Hub's: "l4x1"
     title: str
     dollars_per_minute: float
@@ -54,6 +56,8 @@ class Flavor:
 
 @dataclass(frozen=True)
 class Estimate:
+    """A training on such a machine: its plan there, its time and its price."""
+
     flavor: Flavor
     plan: Plan
     seconds: float  # from start to end, with what is not training

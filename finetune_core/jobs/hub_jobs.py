@@ -36,6 +36,7 @@ REFUSALS = {
 
 
 def client(token: str) -> Any:
+    """The Hub's client for this token."""
     from huggingface_hub import HfApi
 
     return HfApi(token=token, library_name="fijn")
@@ -72,6 +73,7 @@ def running_seconds(token: str, namespace: str, job_id: str) -> float | None:
 
 
 def cancel(token: str, namespace: str, job_id: str) -> None:
+    """End a job now. Raises FinetuneError."""
     ask(lambda: client(token).cancel_job(job_id=job_id, namespace=namespace, token=token))
 
 

@@ -81,6 +81,7 @@ def hold(
 
 
 def score_answers(contest: Contest, answers: Sequence[str]) -> dict[str, list[float]]:
+    """Every series of the contest's metric, each with a score for every answer."""
     return score(contest.metric.kind, answers, contest.references)
 
 

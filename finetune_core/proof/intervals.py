@@ -29,6 +29,8 @@ SPARSE = 8  # with fewer rows than this off the commonest value, resampling sees
 
 
 class Interval(NamedTuple):
+    """Both ends of a 95 % interval, in the units of the scores."""
+
     low: float
     high: float
 

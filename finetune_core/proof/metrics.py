@@ -109,6 +109,7 @@ def score(kind: str, answers: Sequence[str], references: Sequence[str]) -> dict[
 
 
 def score_label(answer: str, reference: str) -> dict[str, float]:
+    """Exact: the same text. Lenient: the same label, whatever its case and punctuation."""
     return {
         "exact": float(answer.strip() == reference.strip()),
         "lenient": float(_plain_label(answer) == _plain_label(reference)),
@@ -131,6 +132,7 @@ def score_json(answer: str, reference: str) -> dict[str, float]:
 
 
 def score_text(answer: str, reference: str) -> dict[str, float]:
+    """chrF, token F1, ROUGE-L and exact match, each from 0 to 1."""
     got, wanted = words(answer), words(reference)
     return {
         "chrf": chrf(answer, reference),

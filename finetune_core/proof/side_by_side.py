@@ -30,6 +30,7 @@ class Seen:
 
 
 def look_at(run: Run) -> Seen:
+    """What is read of a run for a comparison."""
     return Seen(run.id, run.status(), run.recipe, summarize(run.events()), run.report())
 
 
@@ -104,6 +105,7 @@ def pair_up(first: Seen, second: Seen) -> dict[str, Any] | None:
 
 
 def tuned_of(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tuned model among a report's rivals; empty where it has none."""
     return next((rival for rival in report.get("rivals") or () if rival.get("name") == "tuned"), {})
 
 

@@ -27,6 +27,8 @@ AGAIN = "Try again; what has arrived there is kept and not sent twice."
 
 @dataclass(frozen=True)
 class Account:
+    """Whose token it is, and what it may do on the Hub."""
+
     name: str
     organisations: tuple[str, ...]
     role: str  # "read", "write", "fineGrained"; "" where the Hub does not say (signed in by OAuth)

@@ -31,6 +31,7 @@ LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "u
 
 
 def write_card(folder: Path, facts: Facts, to: str, repo_id: str | None = None) -> None:
+    """Write README.md beside what is exported. `to`: merged, adapter or gguf."""
     (folder / "README.md").write_text(card(facts, to, repo_id, gguf_files(folder)), encoding="utf-8")
 
 

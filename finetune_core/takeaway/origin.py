@@ -26,6 +26,7 @@ def data_name(data: Mapping[str, Any], recipe: Recipe) -> str:
 
 
 def hub_dataset(data: Mapping[str, Any]) -> str | None:
+    """The name of the data set on the Hub that the rows came from; None for any other source."""
     source = data.get("source") or {}
     return source.get("name") if source.get("place") == "hub" else None
 

@@ -53,6 +53,8 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Parity:
+    """How far an export answers as the tuned model does."""
+
     compared: int  # prompts
     same: int  # answers that are the same, token by token
     ties: int  # answers that part where the tuned model was torn; never counted as the same

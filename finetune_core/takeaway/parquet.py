@@ -73,6 +73,7 @@ def _feature(kind: Type) -> Any:
 
 
 def write_parquet(rows: Iterable[dict[str, Any]], known: Mapping[str, Type], path: Path) -> None:
+    """Write rows with these columns; what a row does not have is null."""
     from datasets.arrow_writer import ParquetWriter
 
     columns = features(known)

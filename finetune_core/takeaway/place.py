@@ -22,6 +22,8 @@ SOON = 3600.0  # seconds
 
 @dataclass(frozen=True)
 class Place:
+    """A repository that was found free, or to hold this run, and the token to write to it with."""
+
     repo_id: str  # owner/name
     kind: str  # model or dataset
     private: bool  # as asked for, should it be new

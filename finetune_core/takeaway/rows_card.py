@@ -43,6 +43,7 @@ def file_of(split: str) -> str:
 
 
 def rows_card(facts: RowsFacts, repo_id: str) -> str:
+    """The README.md of a pushed data set: front matter and text."""
     parts = [
         f"# {repo_id.split('/')[-1]}",
         f"The rows of a fine-tuning, as they were used: read from {code(origin.data_name(facts.data, facts.recipe))}, "

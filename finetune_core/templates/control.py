@@ -62,6 +62,7 @@ class TokenFinder:
 
 
 def is_marked(text: str) -> bool:
+    """Whether something in the text is marked as a control token."""
     return OPEN in text or CLOSE in text
 
 

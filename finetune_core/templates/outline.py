@@ -15,6 +15,8 @@ Border = tuple[int, int]  # a place in an outline: contents before it, character
 
 @dataclass(frozen=True)
 class Outline:
+    """The text around the contents, and where in it the assistant's turns lie."""
+
     around: tuple[str, ...]  # the text before, between and behind the contents; one more than there are messages
     turns: tuple[tuple[tuple[Border, Border], ...], ...]  # the spans of each assistant turn
     closed: tuple[bool, ...]  # whether each ends with an end-of-turn token

@@ -85,7 +85,7 @@ class ChatTemplate:
         """True for templates that do not know `add_generation_prompt`, though their answers have a header."""
         prompt = self.render(self._question, prompt=True)
         before = self._answered[0]
-        return prompt == self.render(self._question) and bool(before[common(prompt, before) :].strip())
+        return prompt == self.render(self._question) and bool(before[common_length(prompt, before) :].strip())
 
     @cached_property
     def header(self) -> str:
@@ -96,8 +96,8 @@ class ChatTemplate:
             self._answered[0],
         )
         if self.ignores_prompt:
-            return before[common(history, before) :].rstrip(" \t")
-        return prompt[common(prompt, history) : common(prompt, before)]
+            return before[common_length(history, before) :].rstrip(" \t")
+        return prompt[common_length(prompt, history) : common_length(prompt, before)]
 
     @cached_property
     def headers(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class ChatTemplate:
     def prompt_opens(self) -> str:
         """What the generation prompt ends with and a plain written answer lacks: `<think>`, or nothing."""
         prompt = self.render(self._question, prompt=True)
-        return prompt[common(prompt, self._answered[0]) :].strip() if self.prompt_differs else ""
+        return prompt[common_length(prompt, self._answered[0]) :].strip() if self.prompt_differs else ""
 
     # ---- how an answer ends ----
 
@@ -269,14 +269,15 @@ class ChatTemplate:
 
 
 def content_of(message: Mapping[str, Any]) -> str:
+    """A message's text, plain or as the one part of a list."""
     content = message["content"]
     return content if isinstance(content, str) else content[0]["text"]
 
 
-def common(a: str, b: str) -> int:
+def common_length(a: str, b: str) -> int:
     """How many characters two texts begin with in common.
 
-    >>> common("<think>", "<tool>")
+    >>> common_length("<think>", "<tool>")
     2
     """
     low, high = 0, min(len(a), len(b))

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import FinetuneError
 from .control import blank
 from .outline import Span, Spans
-from .template import STAND_IN, ChatTemplate, Messages, common, unclear
+from .template import STAND_IN, ChatTemplate, Messages, common_length, unclear
 
 
 class TurnFinder:
@@ -50,12 +50,12 @@ class TurnFinder:
         history, header = messages[:index], self.template.header
         until = self.template.attempt([*history, self.template.message("assistant", STAND_IN)], tools)
         if until and STAND_IN in until:
-            same, content = common(text, until), until.rindex(STAND_IN)
+            same, content = common_length(text, until), until.rindex(STAND_IN)
             prompt = None
             if history and not self.template.ignores_prompt:
                 prompt = self.template.attempt(history, tools, prompt=True)
             if prompt is not None:
-                start = common(prompt, until[:content])
+                start = common_length(prompt, until[:content])
                 is_after_header = header != "" and until.endswith(header, 0, start)
                 if (is_after_header or start == len(prompt)) and floor <= start <= same:
                     # DiffusionGemma's prompt has no header behind a tool's answer, but its written answer has
@@ -66,7 +66,7 @@ class TurnFinder:
                 return start, None
         replaced = self._replaced(messages, index, tools)
         if replaced and STAND_IN in replaced:
-            start = self._after_header(replaced, floor, replaced.index(STAND_IN), common(text, replaced))
+            start = self._after_header(replaced, floor, replaced.index(STAND_IN), common_length(text, replaced))
             if start is not None:
                 return start, replaced
         start = text.find(header, floor) if header else -1  # its content is not written at all
@@ -89,7 +89,7 @@ class TurnFinder:
         if index == len(messages) - 1:
             return self._stop(text, start, len(text)) or (len(text), 0)
         until = blank(self.template.attempt(messages[: index + 1], tools) or "")
-        limit = common(text, until)
+        limit = common_length(text, until)
         if limit >= start and (found := self._stop(text, start, limit)):
             return found
         # the template closes no turn, or only the last one
