@@ -16,7 +16,8 @@ WAITING = "waiting for its turn"
 def alone(
     runs_dir: Path, on_wait: Callable[[], object], should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """For the block; `on_wait` is called once if another job has the machine. Raises StoppedWaiting."""
+    """Hold the machine for the block; `on_wait` is called once if another job has the machine. Raises
+    StoppedWaiting."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     with turn(runs_dir, on_wait, should_stop):
         launch.stop_serving(runs_dir)

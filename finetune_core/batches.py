@@ -35,8 +35,8 @@ def deal(
     most: int,
     shared: int,
 ) -> Batches:
-    """`kept`, `watched`: tokens of each training and validation row, cut; `most`: tokens that a pack holds at most;
-    `shared`: tokens with which all rows begin."""
+    """Lay the rows out in packs or padded batches. `kept`, `watched`: tokens of each training and validation row, cut;
+    `most`: tokens that a pack holds at most; `shared`: tokens with which all rows begin."""
     longest, tokens = max(max(kept), max(watched, default=0)), sum(kept)
     reasons: list[str] = []
     spared = shared if shares_prefix(recipe, machine, model_type, kept, shared) else 0

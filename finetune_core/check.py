@@ -64,7 +64,7 @@ class Diagnosis:
 
     @property
     def shared_tokens(self) -> int:
-        """With which all rows begin that train something; none of them is trained."""
+        """How many tokens all rows that train something begin with in common; none of these is trained."""
         return len(self.measures.beginning or ()) if self.measures else 0
 
     def as_dict(self) -> dict[str, Any]:

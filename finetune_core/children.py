@@ -35,7 +35,7 @@ def tail(path: Path, lines: int = 200, limit: int = 64_000) -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """Ours for a child process: finds this package, talks to the Hub only if that can be reached."""
+    """The environment of a child process: it finds this package, and asks the Hub only where that can be reached."""
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_DIR), env.get("PYTHONPATH", "")]))
     env["PYTHONUNBUFFERED"] = "1"
@@ -79,7 +79,7 @@ def spawn(line: list[str], log_path: Path, secrets: Mapping[str, str] | None = N
 
 
 def _opened(log_path: Path) -> IO[bytes]:
-    """To write on at its end; anew where the file system cannot do that."""
+    """The log, open to append to; emptied where the file system cannot append."""
     try:
         return log_path.open("ab")
     except OSError as error:

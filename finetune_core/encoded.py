@@ -116,7 +116,7 @@ def _as_batch(rows: Sequence[Rendered]) -> pa.RecordBatch:
 
 
 def token_lengths(rows: Dataset) -> list[int]:
-    """Of each row, in tokens; read from where they begin and not from what they hold."""
+    """The length of each row in tokens, read from where the rows begin and not from what they hold."""
     tables = rows.with_format("arrow").iter(10_000)
     return [length for table in tables for length in pc.list_value_length(table["input_ids"]).to_pylist()]
 

@@ -230,7 +230,7 @@ def should_i(
 
 
 def _other_checkpoint(run: Run, chatter: Chatter, names: Sequence[str]) -> list[Rival]:
-    """Of the best and the last checkpoint the one that is not the result, where there are two."""
+    """The best or the last checkpoint, whichever is not the result, as a rival; none where they are the same."""
     best = summarize(run.events()).best_step
     steps = sorted(int(name.rpartition("-")[2]) for name in chatter.names() if name.startswith("checkpoint-"))
     if not best or not steps or best >= steps[-1]:

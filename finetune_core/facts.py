@@ -79,7 +79,7 @@ class ModelFacts:
 
 
 def read_facts(folder: Path, counted: int | None = None) -> ModelFacts:
-    """From a model folder's config.json and the headers of its safetensors; no weights are read.
+    """What a model is, from its folder's config.json and the headers of its safetensors; no weights are read.
 
     counted: values in the weights as the Hub counts them, for a folder without them.
 

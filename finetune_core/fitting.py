@@ -1,4 +1,4 @@
-"""Which preset fits the rows, for who brings their own to the one that is made for the starter rows."""
+"""Which preset fits a person's own rows better than the one that is made for the starter rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Fitting:
 
 
 def better_preset(seen: Preflight) -> Fitting | None:
-    """Where the starter preset meets other rows or another model; None where it does not, or nothing can be learned."""
+    """A preset that fits better, where the starter preset meets other rows or another model; None where it does not, or
+    nothing can be learned."""
     recipe, start = seen.recipe, Recipe.make(load_preset(STARTER_PRESET).recipe)
     is_starter = (recipe.model_name_or_path, recipe.dataset_name) == (STARTER_MODEL, STARTER_DATA)
     if is_starter or any(getattr(recipe, name) != getattr(start, name) for name in MADE_FOR_STARTER):

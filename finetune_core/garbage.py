@@ -16,7 +16,8 @@ _before = gc.get_threshold()
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
-    """For the time of the block. Uses may nest and overlap: the last one to end puts Python's own threshold back."""
+    """Collect less often during the block. Uses may nest and overlap: the last one to end puts Python's own threshold
+    back."""
     global _users, _before
     with _lock:
         if _users == 0:

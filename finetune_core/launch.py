@@ -191,8 +191,9 @@ def before_training(runs_dir: Path, verb: str, key: str) -> Job:
 
 
 def key_of(recipe: Recipe, owner: str = "", verb: str = "") -> str:
-    """Of its jobs before training. Recipes with the same model, rows and proof of the same owner have the same ones:
-    how they learn is what a sweep tries, and of no account to a prompt. A measurement is of every setting."""
+    """The key of a recipe's jobs before training. Recipes with the same model, rows and proof of the same owner have
+    the same ones: how they learn is what a sweep tries, and of no account to a prompt. A measurement is of every
+    setting."""
     names = {name for name in Recipe.model_fields if verb == "plan" or _is_asked(name)}
     asked = recipe.model_dump(include=names)
     return hashlib.sha256((json.dumps(asked, sort_keys=True) + owner).encode()).hexdigest()[:16]

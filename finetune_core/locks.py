@@ -39,7 +39,7 @@ def lock_at(path: Path, timeout: float = -1) -> FileLock:
 
 
 def _stand_ins(folder: Path) -> Path:
-    """Where the files are that stand for the lock files of this folder."""
+    """The folder of the files that stand for the lock files of this one."""
     name = hashlib.sha256(str(folder.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return cache_dir() / "locks" / name
 

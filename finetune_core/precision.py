@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 
 def first_that_fits(recipe: Recipe, machine: Machine, make: Callable[[Formats], T]) -> T:
-    """Of the plans that `make` makes, the one in the most exact formats that fits; else a tight one, else the last."""
+    """The plan in the most exact formats that fits, of those that `make` makes; else a tight one, else the last."""
     plans = []
     for each in formats(recipe, machine):
         plans.append(make(each))

@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.3  # between two looks at the diary
 
 
 def scratch_of(run: Run) -> Path:
-    """Where parent and processes leave each other word: recipe.yaml, result.json, error-RANK.json."""
+    """The folder in which parent and processes leave each other word: recipe.yaml, result.json, error-RANK.json."""
     return run.path / ".processes"
 
 

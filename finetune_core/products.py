@@ -15,7 +15,7 @@ REPEATS = 5
 def product_rate() -> float:
     """FLOP/s of float32 matrix products on all cores: the best of a few, 5 to 50 ms each, once a process.
 
-    While something else computes, less is measured: `measured.product_rate_here` keeps the best.
+    While something else computes, less is measured: `measured.with_products` keeps the best.
     """
     rows, inputs, outputs = SHAPE
     left, right = (np.full(shape, 0.5, dtype=np.float32) for shape in ((rows, inputs), (inputs, outputs)))

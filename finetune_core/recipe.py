@@ -228,7 +228,7 @@ class Recipe(BaseModel):
     @field_validator("fixes", mode="before")
     @classmethod
     def _split_fixes(cls, fixes: Any) -> Any:
-        """As they are typed: fixes=drop-empty-answers,drop-duplicates."""
+        """Repairs may be typed with commas: fixes=drop-empty-answers,drop-duplicates."""
         return [fix for word in fixes.split(",") if (fix := word.strip())] if isinstance(fixes, str) else fixes
 
     @field_validator("max_steps")

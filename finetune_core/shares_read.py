@@ -31,7 +31,8 @@ EXPECTED = frozenset({
 
 @contextmanager
 def weights_only(folder: Path) -> Iterator[None]:
-    """For a block that loads what `save_optimizer_distributed` wrote. Raises FinetuneError (unsafe-checkpoint)."""
+    """Let torch load only tensors in the block, which reads what `save_optimizer_distributed` wrote. Raises
+    FinetuneError (unsafe-checkpoint)."""
     try:
         with (folder / CONTENTS).open("rb") as file:
             _Expected(file).load()

@@ -60,7 +60,7 @@ def this_space(environment: Mapping[str, str] | None = None) -> Space | None:
 
 
 def read_identity(said: Mapping[str, Any]) -> Identity:
-    """From what whoami answers. Anything else than a user with a plain name is nobody."""
+    """Who it is, from what whoami answers. Anything else than a user with a plain name is nobody."""
     name = said.get("name")
     if said.get("type") != "user" or not isinstance(name, str) or not USER_NAME.fullmatch(name):
         return Identity()
@@ -102,7 +102,8 @@ def bucket(environment: Mapping[str, str] | None = None, place: Path = BUCKET) -
 
 
 def survives_restart(folder: Path) -> bool:
-    """On a mount of its own? A Space's own disk is emptied whenever it sleeps, restarts or is rebuilt."""
+    """Whether the folder is on a mount of its own: a Space's own disk is emptied whenever it sleeps, restarts or is
+    rebuilt."""
     folder = folder.absolute()
     while not os.path.ismount(folder):
         folder = folder.parent

@@ -77,7 +77,7 @@ def train(
 
 
 def _with_a_resume(told: FinetuneError, run: Run) -> FinetuneError:
-    """Where the disk is full there is a run to go on with, in the folder that it has."""
+    """The error, with how to go on where the disk is full: the run is there, and so are its checkpoints."""
     if told.code != "disk-full":
         return told
     fix = f"Delete runs that you no longer need; then press Resume, or type: python -m finetune_core train {run.id}"
@@ -126,7 +126,8 @@ def _learn(
     on_event: Callable[[Event], None] | None,
     gpus: int,
 ) -> tuple[str, dict[str, Any]]:
-    """Learn from the encoded rows, here or in several processes, with what fits in memory. `gpus`: that there are."""
+    """Learn from the encoded rows, here or in several processes, with what fits in memory. `gpus`: how many there
+    are."""
     from .encoded import encode_run, forget_encoded, token_lengths
 
     forget_encoded(run)  # of a worker that was ended
@@ -240,7 +241,7 @@ def _at_the_foot(recipe: Recipe, told: FinetuneError, gpus: int, can_share: bool
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that shape a result; read from their metadata, not by importing them."""
+    """Versions of the libraries that shape a result; read from their metadata, not by importing them."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}

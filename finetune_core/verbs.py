@@ -187,7 +187,7 @@ def bring_starter(recipe: Recipe, out: Output) -> None:
 
 
 def _fetch_starter(out: Output, streamed: bool = False) -> tuple[Path, str]:
-    """`streamed`: progress is part of the answer, as JSON lines."""
+    """The starter model's folder and where it came from. `streamed`: progress is part of the answer, as JSON lines."""
     from .starter import ensure_starter
 
     if out.as_json and streamed:

@@ -89,6 +89,6 @@ def measure(options: argparse.Namespace, out: Output) -> Preflight:
 
 
 def _too_large(ladder: Sequence[Suggestion]) -> FinetuneError:
-    """With the next rung down as its fix."""
+    """The error that memory ran out, with the ladder's next rung as its fix."""
     fix = as_typed(ladder[0]) if ladder else "Choose a smaller model."
     return FinetuneError("It does not fit: memory ran out while it was measured.", fix, "out-of-memory")

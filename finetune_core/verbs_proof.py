@@ -211,7 +211,7 @@ def _tried(trial: Trial) -> str:
 
 
 def job_of(options: argparse.Namespace, verb: str, recipe: Recipe) -> Job:
-    """Of a verb before training: where --into says, or where the page looks for it."""
+    """The job of a verb before training: in the folder of --into, else where the page looks for it."""
     if options.into is not None:
         return Job(options.into, verb)
     return launch.before_training(options.runs_dir, verb, launch.key_of(recipe, verb=verb))
@@ -238,7 +238,7 @@ def _teller(say: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refuse_early(check_file: Path | None, judge_url: str | None, judge_model: str) -> None:
-    """What would only come out at the end of a long comparison."""
+    """Raises FinetuneError for what would else only come out at the end of a long comparison."""
     if check_file is not None:
         from .proof.own_check import run_check
 

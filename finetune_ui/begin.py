@@ -90,7 +90,7 @@ def press(
 
 
 def _tail(draft: str, recipe: Recipe, on: str = "") -> str:
-    """Of the run's id, which nobody else's page has."""
+    """The end of the run's id, which nobody else's page has."""
     name = visitor.now().name
     return hashlib.sha256(f"{name}\n{draft}\n{recipe.as_yaml()}{on}".encode()).hexdigest()[: 32 if name else 12]
 

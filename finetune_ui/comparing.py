@@ -48,7 +48,7 @@ class Choices:
     check: str = ""
 
     def options(self) -> list[str]:
-        """As flags of the command line. Raises FinetuneError for a value that cannot be meant."""
+        """The choices as flags of the command line. Raises FinetuneError for a value that cannot be meant."""
         flags = []
         if self.system.strip():
             # one argument: a prompt that begins with a dash would be taken for a flag

@@ -45,7 +45,8 @@ class Agreed:
 
 
 def follow(run: Run, asker: Visitor) -> None:
-    """In a process of its own. Raises FinetuneError (too-many-jobs) on a Space that follows enough of theirs."""
+    """Follow a job in a process of its own. Raises FinetuneError (too-many-jobs) on a Space that follows as many
+    jobs of this person as it may."""
     if asker.space is None:
         launch.start(run, asker.token)
         return
@@ -112,7 +113,7 @@ def start_rung(run: Run, sent: Sent, rung: Suggestion, agreed: Agreed) -> Run | 
 
 
 def _require_token(asker: Visitor) -> str:
-    """Of who rents. Raises FinetuneError (no-token)."""
+    """The token of who rents. Raises FinetuneError (no-token)."""
     token = asker.token if asker.space else account.find_token()
     if not token:
         raise FinetuneError("You are not signed in to the Hub.", account.SIGN_IN, code="no-token")

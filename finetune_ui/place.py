@@ -64,7 +64,7 @@ class Placed:
 
     @property
     def where(self) -> str:
-        """As the command line has it."""
+        """The place as the command line has it."""
         return f"{JOBS}:{self.made.flavor.name}" if self.made else self.on
 
     @property
@@ -111,7 +111,7 @@ def pick(event: gr.EventData, now: str, *boxes: Any) -> list[Any]:
 
 
 def from_kept(kept: Any) -> str:
-    """From what a browser kept."""
+    """The place that a browser kept."""
     where, _, flavor = kept.partition(":") if isinstance(kept, str) else ("", "", "")
     return kept if where == JOBS and (not flavor or FLAVOR.fullmatch(flavor)) else HERE
 

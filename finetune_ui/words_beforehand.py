@@ -62,7 +62,7 @@ def _on(about: str) -> str:
 
 
 def sweep_title(said: Said | None, found: Mapping[str, Any] | None) -> str:
-    """Of the fold, which is closed when the page is loaded again."""
+    """The title of the fold, which is closed when the page is loaded again."""
     return f"{SWEEP_TITLE}: going on" if goes_on(said) else f"{SWEEP_TITLE}: tried" if found else SWEEP_TITLE
 
 

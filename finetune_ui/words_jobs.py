@@ -163,7 +163,7 @@ def left_card(sent: Sent, status: str, is_space: bool) -> str:
 
 
 def rung_labels(rungs: Sequence[Suggestion], sent: Sent, place: int = -1, made: Any = None) -> list[str]:
-    """Of the buttons for rungs of the ladder: the first press finds out the price, the second agrees to it.
+    """Labels of the buttons for rungs of the ladder: the first press finds out the price, the second agrees to it.
 
     place, made: the one whose price is known.
     """

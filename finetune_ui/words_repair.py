@@ -61,7 +61,7 @@ def _change(change: Any) -> str:
 
 
 def spaces_shown(text: str, other: str) -> str:
-    """With signs for the spaces at the edges of what differs, which nobody would see.
+    """A text with signs for the spaces at the edges of what differs, which nobody would see.
 
     >>> spaces_shown("label: good\\n", "label: good"), spaces_shown("label:  Good", "label: good")
     ('label: good↵', 'label: ·Good')

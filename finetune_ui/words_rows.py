@@ -90,7 +90,7 @@ def wanted(report: Report, which: str) -> list[tuple[int, Row]]:
 
 
 def ordered(report: Report, found: Sequence[tuple[int, Row]], order: str, seed: str = "") -> list[tuple[int, Row]]:
-    """In their order, or by the tuned model's score; shuffled the same way each time for one run."""
+    """The rows in their order, or by the tuned model's score; shuffled the same way each time for one run."""
     tuned = tuned_name(report)
     if order == "shuffled":
         return random.Random(seed).sample(list(found), len(found))

@@ -21,7 +21,7 @@ FOLDER = "fijn"  # that a person gets with the two commands
 
 @dataclass(frozen=True)
 class Ends:
-    """Of a visitor's sign-in."""
+    """When a visitor's sign-in ends."""
 
     left: float | None = None  # seconds until then
     has_ended: bool = False

@@ -27,7 +27,7 @@ MOST_LOGITS = 64_000_000  # numbers in memory at once: rows x tokens x vocabular
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Of one answer after its prompt."""
+    """How likely a model finds one answer after its prompt."""
 
     loss: float  # nats, summed over the answer's tokens
     tokens: int
@@ -276,7 +276,8 @@ def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def measure(logits: torch.Tensor, answer: Sequence[int]) -> Likelihood:
-    """From [at least len(answer), vocabulary] logits; the first row predicts the answer's first token."""
+    """The likelihood of an answer by logits [at least len(answer), vocabulary]; their first row predicts the answer's
+    first token."""
     wanted = torch.tensor(answer, device=logits.device)
     loss, likeliest = 0.0, 0
     for start in range(0, len(answer), 256):  # in float32, a few tokens at a time

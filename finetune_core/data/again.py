@@ -89,7 +89,8 @@ def measured_again(
     tokenizer: ChatTokenizer,
     tell: Callable[[float], None],
 ) -> Measures:
-    """Of the rows with these numbers, in their order; rendered again are only those that changed, or were not known."""
+    """The measures of the rows with these numbers, in their order; only those that changed, or were not known, are
+    rendered again."""
     known, is_certain = at_length(measures, recipe.max_length)
     known = known.take(is_certain & np.isin(known.numbers, numbers) & ~np.isin(known.numbers, changed))
     missing = numbers[~np.isin(numbers, known.numbers)]

@@ -23,7 +23,7 @@ Read = Callable[[int], tuple["Place", str]]  # a row's number → where it came 
 
 @dataclass(frozen=True)
 class Change:
-    """One row. Texts are of the data: to be escaped by whoever shows them."""
+    """One row before and after. Its texts are from the data: whoever shows them escapes them."""
 
     row: int  # 1-based, in its file
     before: str | None  # None: it could not be used before
@@ -33,7 +33,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the rows of two recipes over the same source."""
+    """What differs between the rows of two recipes over the same source."""
 
     left_out: int
     changed: int
@@ -42,7 +42,8 @@ class Difference:
 
 
 def difference(before: Prepared, after: Prepared) -> Difference:
-    """Of two readings. Rows are told by their place in the source; a changed row is one whose text has another hash."""
+    """What differs between two readings. Rows are told apart by their place in the source; a changed row is one whose
+    text has another hash."""
     (old, old_numbers), (new, new_numbers) = _places(before), _places(after)
     _, at_old, at_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)
     one, other = old_numbers[at_old], new_numbers[at_new]
@@ -114,7 +115,7 @@ def _places(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spelled(prepared: Prepared) -> np.ndarray:
-    """Of each row: its label was given the one spelling (booleans)."""
+    """For each row, whether its label was given the one spelling (booleans)."""
     labels: LabelTable | None = prepared.labels
     if labels is None or "trim-labels" not in prepared.settings["fixes"]:
         return np.zeros(len(prepared.intake.keys), dtype=bool)

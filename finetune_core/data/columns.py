@@ -127,7 +127,8 @@ def propose(rows: Sequence[Mapping[str, Any]]) -> ColumnMap | None:
 
 
 def likely_answers(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Of columns beside a text, those that may be what to answer: few different short values, or the only other one."""
+    """Those of the columns beside a text that may be what to answer: few different short values, or the only other
+    one."""
     found = [column for column in columns if _has_few_values(rows, column)]
     texts = [column for column in columns if any(isinstance(row.get(column), str) for row in rows)]
     return found or (texts if len(columns) == 1 else [])

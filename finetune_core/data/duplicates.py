@@ -62,7 +62,7 @@ class KeyMaker:
 
 
 def row_keys(row: dict[str, Any]) -> tuple[int, ...]:
-    """In the order of Keys' fields."""
+    """The keys of one row, in the order of Keys' fields."""
     if "text" in row:
         text = fold(row["text"])
         key = _hash(text)
@@ -126,7 +126,7 @@ def near_pairs(rows: Rows, skip: np.ndarray, on_progress: Callable[[float], None
 
 
 def _sharing(rows: Rows, kept: np.ndarray, common: frozenset[int]) -> np.ndarray:
-    """Of a few rows, all pairs that share a run of words: exact, and without loading datasketch (and scipy)."""
+    """All pairs of a few rows that share a run of words: exact, and without loading datasketch (and scipy)."""
     having: dict[int, list[int]] = {}
     pairs: set[tuple[int, int]] = set()
     for number in kept.tolist():

@@ -114,7 +114,7 @@ def read_hub(recipe: Recipe, name: str, token: str | None, tell: Callable[[float
 
 
 def _streamed(splits: Any, name: str, recipe: Recipe) -> dict[str, Any]:
-    """Of each split as many rows as are wanted, drawn from a window of ten thousand."""
+    """As many rows of each split as are wanted, drawn from a window of ten thousand."""
     if recipe.max_rows is None:
         raise FinetuneError(
             f"The data set {name} is larger than {STREAM_BYTES // 1024**3} GB.",

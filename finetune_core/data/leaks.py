@@ -27,7 +27,8 @@ class Shared:
 
 
 def shared_with_train(keys: Keys, splits: np.ndarray, pairs: np.ndarray, kept: np.ndarray) -> Shared:
-    """Of a data set with its own splits; `pairs` are near rows, `kept` (booleans) the rows that count."""
+    """Held-out rows that training has too, in a data set with its own splits; `pairs` are near rows, `kept` (booleans)
+    the rows that count."""
     other, train = kept & (splits > 0), kept & (splits <= 0)
     exact, folded, touched = (np.zeros(len(keys), dtype=bool) for _ in range(3))
     exact[other] = are_in(keys.exact[other], keys.exact[train])

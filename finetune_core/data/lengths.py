@@ -18,7 +18,7 @@ TOO_MANY = 0.3  # share of rows that train nothing from which something larger i
 
 
 def length_findings(prepared: Prepared, measures: Measures, tokenizer: ChatTokenizer, recipe: Recipe) -> list[Finding]:
-    """In the order in which they matter."""
+    """What there is to say about lengths, the gravest first."""
     found = [
         _refused(prepared, measures, recipe),
         _nothing_trained(prepared, measures, recipe),

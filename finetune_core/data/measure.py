@@ -30,7 +30,8 @@ NEVER = 2**31 - 1  # where the answer of a row begins that trains nothing
 
 @dataclass
 class Measures:
-    """Of each row, in the order train, validation, test. Uncut; `max_length` is applied by arithmetic."""
+    """What was measured of each row, in the order train, validation, test. Uncut; `max_length` is applied by
+    arithmetic."""
 
     numbers: np.ndarray  # in Rows.numbers
     lengths: np.ndarray  # tokens
@@ -47,7 +48,7 @@ class Measures:
     beginning: tuple[int, ...] | None = None  # token ids with which all rows begin that train something; None: no rows
 
     def of(self, numbers: np.ndarray) -> Measures | None:
-        """Of the rows with these numbers, in their order; None if one of them was not measured."""
+        """The measures of the rows with these numbers, in their order; None if one of them was not measured."""
         order = np.argsort(self.numbers)
         places = np.minimum(np.searchsorted(self.numbers, numbers, sorter=order), len(order) - 1)
         at = order[places] if len(order) else places[:0]
@@ -139,7 +140,7 @@ def at_length(measures: Measures, max_length: int) -> tuple[Measures, np.ndarray
 
 
 def joined(one: Measures, other: Measures) -> Measures:
-    """Of the rows of both; they have the same max_length."""
+    """The measures of the rows of both; they have the same max_length."""
     return Measures(
         *(np.concatenate([getattr(one, name), getattr(other, name)]) for name in COLUMNS),
         one.max_length,

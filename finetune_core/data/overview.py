@@ -26,7 +26,7 @@ EXAMPLE = (
 
 
 def source_findings(source: Source, intake: Intake, recipe: Recipe) -> list[Finding]:
-    """In the order in which a person would ask."""
+    """What there is to say about where rows came from, in the order in which a person would ask."""
     found = [
         _missing_columns(intake),
         _no_rows(intake),

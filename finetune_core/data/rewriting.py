@@ -48,8 +48,8 @@ def has_consecutive(messages: list[Row]) -> bool:
 
 
 def masked(row: Row) -> Row:
-    """With a placeholder for personal data and keys wherever it has text, in calls of tools too; the row itself where
-    there is none."""
+    """The row with placeholders for personal data and keys wherever it has text, in calls of tools too; the row itself
+    where there is none."""
     return mask_all(row)
 
 

@@ -54,7 +54,8 @@ def try_repair(prepared: Prepared, concerned: Mapping[str, np.ndarray], recipe: 
 
 
 def _without(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """In their order; numpy's setdiff1d looks for repeats first, which takes seconds for a million."""
+    """The rows that are not among the others, in their order; numpy's setdiff1d looks for repeats first, which takes
+    seconds for a million."""
     return numbers[~np.isin(numbers, others)]
 
 

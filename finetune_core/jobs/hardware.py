@@ -88,13 +88,13 @@ class Estimate:
 
 
 def list_flavors(token: str) -> list[Flavor]:
-    """As the Hub lists them now, cheapest first. Raises FinetuneError if it cannot be asked."""
+    """What the Hub rents out now, cheapest first. Raises FinetuneError if it cannot be asked."""
     found = ask(lambda: client(token).list_jobs_hardware(token=token))
     return sorted((flavor_of(item) for item in found), key=lambda flavor: flavor.dollars_per_minute)
 
 
 def flavor_of(item: Any) -> Flavor:
-    """From the Hub's words for it ("8 vCPU", "24 GB")."""
+    """A flavor from the Hub's words for it ("8 vCPU", "24 GB")."""
     minutes = {"second": 1 / 60, "minute": 1, "hour": 60}[item.unit_label]
     gpus: tuple[Gpu, ...] = ()
     if item.accelerator is not None:
@@ -108,7 +108,7 @@ def flavor_of(item: Any) -> Flavor:
 
 
 def estimate(seen: Preflight, flavor: Flavor, times: float = 1.0) -> Estimate:
-    """`times`: as in `few_rows`."""
+    """Time and price on this hardware, start and proof included. `times`: as in `few_rows`."""
     plan = plan_for(seen.recipe, seen.facts, seen.diagnosis, flavor.machine)
     work = times * plan.seconds * (1 + (PROOF_SHARE if plan.recipe.evaluate else 0.0))
     timeout = max(LEAST_TIMEOUT, round(MARGIN * (START_SECONDS + work * (1 + plan.time_error))))
@@ -162,7 +162,8 @@ def choose(seen: Preflight, flavors: Sequence[Flavor], name: str = "") -> Estima
 
 
 def with_all_gpus(recipe: Recipe, flavors: Sequence[Flavor], name: str) -> Recipe:
-    """With a process for each GPU of the hardware asked for, which is paid for whole; a number that was set stays."""
+    """The recipe with a process for each GPU of the hardware asked for, which is paid for whole; a number that was set
+    stays."""
     gpus = next((len(flavor.machine.gpus) for flavor in flavors if flavor.name == name), 1)
     if gpus < 2 or "num_processes" in recipe.model_fields_set:
         return recipe

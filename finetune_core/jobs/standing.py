@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def standing(status: str, next_start: str) -> str:
-    """In place of its status, which only says what this machine saw; "" where that says all.
+    """How a run stands, in place of its status, which only says what this machine saw; "" where that says all.
 
     next_start: what a start of it would do (`follow.next_start`).
 

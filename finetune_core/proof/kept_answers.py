@@ -61,8 +61,8 @@ class KeptAnswers:
         on_tokens: OnTokens | None = None,
         **more: Any,
     ) -> tuple[list[Answer], frozenset[int]]:
-        """As Chatter.generate of the base model, and the places of what was known; its seconds are then its share of
-        the time that all of its batch took."""
+        """What the base model answers, as Chatter.generate, and the places of what was known; its seconds are then its
+        share of the time that all of its batch took."""
         began = time.monotonic()
         found = {place: self._answer(prompt, max_new_tokens, chatter) for place, prompt in enumerate(prompts)}
         known = {place: answer for place, answer in found.items() if answer is not None}
@@ -90,7 +90,7 @@ class KeptAnswers:
         return [answers[place] for place in range(len(prompts))], frozenset(known)
 
     def likelihoods(self, chatter: Chatter, asked: Sequence[Target]) -> list[list[Likelihood]]:
-        """As likelihood.likelihoods of the base model."""
+        """The base model's likelihoods, as likelihood.likelihoods."""
         found = [[self._likelihood(item.prompt, answer) for answer in item.answers] for item in asked]
         left = [place for place, some in enumerate(found) if None in some]
         if left:

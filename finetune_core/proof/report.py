@@ -233,7 +233,7 @@ def _tokens(entry: Entry) -> float:
 
 
 def plain(value: Any) -> Any:
-    """As JSON can hold it: no NaN, no numpy, six digits."""
+    """A value as JSON can hold it: no NaN, no numpy, six digits."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

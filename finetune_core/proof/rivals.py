@@ -62,7 +62,7 @@ def reference(row: Row) -> str:
 
 
 def with_system(messages: Messages, system: str, replace: bool) -> Messages:
-    """With another system prompt, or with one added below its own."""
+    """The conversation with another system prompt, or with one added below its own."""
     if messages and messages[0].get("role") == "system":
         own = messages[0].get("content") or ""
         content = system if replace or not own.strip() else f"{own}\n\n{system}"
@@ -71,7 +71,7 @@ def with_system(messages: Messages, system: str, replace: bool) -> Messages:
 
 
 def with_examples(messages: Messages, examples: Sequence[Row]) -> Messages:
-    """With the question and answer of some rows as turns behind the system prompt."""
+    """The conversation with question and answer of some rows as turns behind its system prompt."""
     start = 1 if messages and messages[0].get("role") == "system" else 0
     turns = [turn for example in examples for turn in exchange(example)]
     return [*messages[:start], *turns, *messages[start:]]

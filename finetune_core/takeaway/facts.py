@@ -98,7 +98,8 @@ def gather(run: Run, base: Path | None, parity: dict[str, Any] | None) -> Facts:
 
 
 def base_licence(name: str, folder: Path | None) -> Licence:
-    """From the base's card beside its weights, else from the Hub within seconds; empty where neither says."""
+    """The base model's licence, from the card beside its weights, else from the Hub within seconds; empty where neither
+    says."""
     if name == STARTER_MODEL:
         return Licence("apache-2.0")
     found = _front_matter(folder / "README.md") if folder else {}

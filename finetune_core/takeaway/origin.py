@@ -94,12 +94,12 @@ def _flat(value: Any) -> Any:
 
 
 def code(value: object) -> str:
-    """As it is written, in one line."""
+    """A text as Markdown code in one line; a backtick in it becomes an apostrophe."""
     return f"`{' '.join(str(value).replace('`', chr(39)).split()) or ' '}`"
 
 
 def prose(value: object) -> str:
-    """As words in a line or a cell of a table: no mark-up, no link and no HTML of its own.
+    """A text as plain words in a line or a cell of a table: no mark-up, no link and no HTML of its own.
 
     >>> print(prose("[a](http://b) <i> | *c*"))
     \\[a\\](http\\://b) \\<i\\> \\| \\*c\\*

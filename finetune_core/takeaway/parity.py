@@ -109,7 +109,7 @@ def require(parity: Parity) -> Parity:
 
 
 def what_is_off(parity: Parity) -> str:
-    """Of an export that failed."""
+    """What is wrong with an export that failed, in words."""
     different = parity.compared - parity.same - parity.ties
     return (
         f"The exported model ({parity.format}, run by {parity.engine}) is not close enough to the tuned one: "

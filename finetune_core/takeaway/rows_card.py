@@ -33,7 +33,7 @@ class RowsFacts:
 
     @property
     def licences(self) -> list[str]:
-        """As the source's own card gives them; none where it is not known."""
+        """Licences as the source's own card gives them; none where it is not known."""
         known = (self.data.get("source") or {}).get("licence") or ""
         return [each for each in (part.strip() for part in known.split(",")) if each]
 

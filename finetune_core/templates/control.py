@@ -23,7 +23,7 @@ class TokenFinder:
         self._first = re.compile(f"[{first}]" if first else "(?!)")
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they are, left to right, the longest first.
+        """The places of these tokens in a text, left to right; of several at one place the longest.
 
         >>> list(TokenFinder(["<s>", "</s>"]).find("a</s><s>"))
         [(1, 5), (5, 8)]
@@ -77,7 +77,7 @@ def marked_tokens(text: str) -> tuple[str, ...]:
 
 
 def without_marks(text: str, places: Sequence[int]) -> list[int]:
-    """Where places of a marked text are once the marks are taken out.
+    """Places in a marked text → the same places once the marks are taken out.
 
     >>> without_marks(f"a{OPEN}<s>{CLOSE}b", [0, 1, 6, 7])
     [0, 1, 4, 5]
