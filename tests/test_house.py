@@ -1,5 +1,7 @@
 """The arrows between the rooms: one way, and few."""
 
+import doctest
+import importlib
 import re
 import subprocess
 import sys
@@ -74,3 +76,15 @@ def test_every_loader_says_that_it_runs_no_foreign_code():
         ):
             if "{place}" not in call.group():  # the snippet on the model card: a text, where False is the default
                 assert "trust_remote_code=False" in call.group(), f"{path.name}: {call.group()[:80]}"
+
+
+WITH_EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted(ROOT.glob("finetune_*/**/*.py"))
+    if ">>>" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_the_examples_in_docstrings_are_true(module, tiny_tokenizer):
+    assert doctest.testmod(importlib.import_module(module), extraglobs={"tokenizer": tiny_tokenizer}).failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ from trl_templates import PLAIN, TEMPLATES
 
 from finetune_core.errors import FinetuneError
 from finetune_core.render import IGNORED, render, render_prompt
-from finetune_core.templates import control, outline, template, turns
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +231,3 @@ def test_templates_without_header_tokens_work_too(name, ours):
     assert rendered.stop_trained
     assert rendered.input_ids[: len(prompt)] == prompt
     assert tokenizer.backend.decode(prompt, skip_special_tokens=False).endswith(prompt_end)
-
-
-@pytest.mark.parametrize("module", [control, outline, template, turns])
-def test_examples_in_docstrings_are_true(module):
-    assert doctest.testmod(module).failed == 0
