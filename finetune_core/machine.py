@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .amounts import many
 from .files import existing
 
 GIB = 1024**3
@@ -76,10 +77,10 @@ class Machine:
         """
         if self.gpus:
             gpu = self.gpus[0]
-            many = f"{len(self.gpus)} × " if len(self.gpus) > 1 else ""
-            return f"{many}{gpu.name} · {gpu.free_gb:.0f} of {gpu.total_gb:.0f} GB free"
-        cores = f"{self.cores} core" + ("s" if self.cores != 1 else "")
-        return f"{'Apple GPU' if self.kind == 'mps' else 'CPU'} · {cores} · {self.memory_gb:.0f} GB"
+            times = f"{len(self.gpus)} × " if len(self.gpus) > 1 else ""
+            return f"{times}{gpu.name} · {gpu.free_gb:.0f} of {gpu.total_gb:.0f} GB free"
+        chip = "Apple GPU" if self.kind == "mps" else "CPU"
+        return f"{chip} · {many(self.cores, 'core')} · {self.memory_gb:.0f} GB"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"title": self.title, "has_bf16": self.has_bf16}

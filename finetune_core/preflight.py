@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import hub, measured
+from .amounts import many
 from .elsewhere import Offer, elsewhere
 from .errors import FinetuneError
 from .facts import ModelFacts, read_facts
@@ -229,10 +230,10 @@ def refuse_impossible(recipe: Recipe, machine: Machine | None = None) -> None:
     is_here, machine = machine is None, machine or this_machine()
     places = len(machine.gpus) if machine.gpus else 1 if machine.kind == "mps" else machine.cores
     if recipe.num_processes > places:
-        has = f"{places} GPU" if machine.kind != "cpu" else f"{places} core"
+        has = many(places, "GPU" if machine.kind != "cpu" else "core")
         raise FinetuneError(
             f"{recipe.num_processes} processes need as many places to compute; {'this' if is_here else 'that'} machine "
-            f"has {has}{'s' if places != 1 else ''}.",
+            f"has {has}.",
             f"Set num_processes to {places} or less.",
             code="too-many-processes",
         )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..amounts import many
 from ..recipe import Recipe
 from . import origin
 from .origin import code, prose
@@ -112,7 +113,7 @@ def in_words(found: Mapping[str, int]) -> str:
     >>> in_words({"e-mail address": 3, "key": 1})
     'e-mail address in 3 rows, key in 1 row'
     """
-    return ", ".join(f"{kind} in {count} row{'' if count == 1 else 's'}" for kind, count in found.items())
+    return ", ".join(f"{kind} in {many(count, 'row')}" for kind, count in found.items())
 
 
 def _licence(facts: RowsFacts) -> str:
