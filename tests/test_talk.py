@@ -15,7 +15,7 @@ from finetune_core import launch
 from finetune_core.errors import FinetuneError
 from finetune_core.recipe import Recipe
 from finetune_core.run import Run
-from finetune_ui import frame, replies, serving, talk, words_share, words_talk
+from finetune_ui import asking, frame, replies, serving, talk, words_share, words_talk
 from finetune_ui.replies import Piece, Request
 from finetune_ui.words_talk import Answer, Suggestion, Turn
 
@@ -125,10 +125,10 @@ def gather(url, *requests):
 
 def converse(runs_dir, run_id, question, turns=(), left="base", right="tuned", row=None, system=""):
     """One question through the page's own handlers; returns the frames that the browser would draw."""
-    now = talk.ask(runs_dir, run_id, question, turns, row, left, right)[0]
+    now = asking.ask(runs_dir, run_id, question, turns, row, left, right)[0]
 
     async def frames():
-        return [frame async for frame in talk.stream(runs_dir, run_id, now, system, 0.0, 64)]
+        return [frame async for frame in asking.stream(runs_dir, run_id, now, system, 0.0, 64)]
 
     return asyncio.run(frames())
 
@@ -225,19 +225,21 @@ def test_a_server_that_cannot_start_gives_the_question_back(run, runs_dir, monke
     monkeypatch.setattr(launch, "start_serving", refuse)
     turns, html = converse(runs_dir, run.id, "hello?")[-1]
     assert "No memory. Close something." in html
-    assert talk.rest(runs_dir, run.id, turns)[0]["value"] == "hello?"
+    assert asking.rest(runs_dir, run.id, turns)[0]["value"] == "hello?"
     assert words_talk.messages_for((*turns, Turn("again")), 0, "") == [{"role": "user", "content": "again"}]
 
 
 def test_an_empty_question_and_one_too_many_ask_nothing(run, runs_dir):
     waiting = (Turn("first", (Answer("base"), Answer("tuned"))),)
     for question, turns in (("  \n", ()), ("second", waiting)):
-        assert all(not isinstance(each, tuple) for each in talk.ask(runs_dir, run.id, question, turns, None, "a", "b"))
+        assert all(
+            not isinstance(each, tuple) for each in asking.ask(runs_dir, run.id, question, turns, None, "a", "b")
+        )
 
 
 def test_stop_keeps_what_was_said():
     turns = (Turn("q", (Answer("base", "half an ans", "writing"), Answer("tuned", "all", "done"))),)
-    stopped, html, box = talk.stop_answers(turns)
+    stopped, html, box = asking.stop_answers(turns)
     assert [answer.state for answer in stopped[0].answers] == ["stopped", "done"]
     assert "half an ans" in html and "stopped by you" in html
     assert box["submit_btn"] == "Ask" and box["stop_btn"] is False
@@ -277,7 +279,7 @@ def test_a_row_is_asked_without_what_was_said_above(run, awake, runs_dir):
 
 def test_a_row_that_was_edited_in_the_box_is_no_row_any_more(run, runs_dir):
     row = Suggestion("row 0", "Sort.", "answer 0")
-    turn = talk.ask(runs_dir, run.id, "row 0, but different", (), row, "base", "tuned")[0][-1]
+    turn = asking.ask(runs_dir, run.id, "row 0, but different", (), row, "base", "tuned")[0][-1]
     assert turn.reference == "" and not turn.fresh
 
 
@@ -323,7 +325,7 @@ def test_the_page_says_when_other_work_has_the_machine(run, runs_dir):
 def test_the_box_does_not_wake_the_server_while_other_work_has_the_machine(run, runs_dir, monkeypatch):
     monkeypatch.setattr(launch, "start_serving", lambda *_: pytest.fail("woken"))
     with FileLock(runs_dir / ".gpu.lock"):
-        assert "Other work has the machine" in [*talk.wake(runs_dir, run.id)][-1][0]
+        assert "Other work has the machine" in [*asking.wake(runs_dir, run.id)][-1][0]
 
 
 def test_the_panel_shows_as_many_values_as_it_has_outputs(run, runs_dir):
@@ -343,7 +345,7 @@ def test_an_answer_as_in_the_data_is_marked():
 
 
 def test_a_cut_answer_says_that_it_was_cut():
-    changed = talk._said(Answer("base", "x", "writing"), Piece(0, finish="length", tokens=64, seconds=1.0))
+    changed = asking._said(Answer("base", "x", "writing"), Piece(0, finish="length", tokens=64, seconds=1.0))
     assert changed["state"] == "cut"
     assert "cut at the length limit" in words_talk.conversation((Turn("q", (Answer("base", "x", **changed),)),))
 
