@@ -37,7 +37,7 @@ class Said:
     moving: float = 0.0  # when it began to get on: what it stood in line before does not count
 
     def seconds_left(self, now: float) -> float | None:
-        """None while it is too early to say."""
+        """Seconds to go, or None while it is too early to say."""
         passed, share = now - max(self.began, self.moving), self.fraction or 0.0
         return passed / share - passed if share > 0.04 and passed > 5 else None
 
@@ -81,7 +81,7 @@ class Job:
         return self.stop_path.exists()
 
     def ask_to_stop(self) -> None:
-        """Raises FinetuneError if it is not going on."""
+        """Ask it to end and keep what it has. Raises FinetuneError if it is not going on."""
         if not self.is_alive():
             raise FinetuneError("This is not going on.", "There is nothing to stop.", code="not-running")
         self.stop_path.touch()

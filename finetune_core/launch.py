@@ -208,7 +208,10 @@ def _is_asked(name: str) -> bool:
 def start_before_training(
     runs_dir: Path, verb: str, recipe: Recipe, *options: str, token: str | None = None, owner: str = ""
 ) -> Job:
-    """owner: user name of who starts it on a shared page; the job and what comes of it is theirs."""
+    """Start the verb for this recipe in a process of its own; returns its job.
+
+    owner: user name of who starts it on a shared page; the job and what comes of it is theirs.
+    """
     job = before_training(runs_dir, verb, key_of(recipe, owner, verb))
     with making(runs_dir, wait_seconds=60):
         job.folder.mkdir(parents=True, exist_ok=True)

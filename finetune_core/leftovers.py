@@ -65,7 +65,7 @@ def _age(path: Path) -> float:
 
 
 def _was_given_up(folder: Path) -> bool:
-    """Its process died on the way, or never began."""
+    """Whether its process died on the way, or never began."""
     job = Job(folder, "plan")
     said = job.said()
     if not folder.exists() or job.is_alive() or _age(folder) < YOUNG_SECONDS:

@@ -57,7 +57,7 @@ _known: dict[int, bool] = {}  # by device
 
 
 def _has_locks(path: Path) -> bool:
-    """Asked once for each file system, with this file."""
+    """Whether this file's file system has locks; tried once for each file system."""
     if fcntl is None:
         return True
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def is_held(path: Path) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    """Asked by a shared lock, so that two who ask at once do not take each other for a holder."""
+    """Whether it is locked: asked by a shared lock, so that two who ask at once do not take each other for a holder."""
     try:
         file = os.open(path, os.O_RDONLY)
         try:

@@ -144,7 +144,7 @@ def _cores() -> int:
 
 
 def _cuda_gpus(memory_gb: float, available_gb: float) -> tuple[Gpu, ...]:
-    """Asked from nvidia-smi, because a CUDA context in the page's process would cost half a gigabyte.
+    """NVIDIA's GPUs, asked from nvidia-smi, because a CUDA context in the page's process would cost half a gigabyte.
 
     A GPU that shares the machine's memory (DGX Spark) has "[N/A]" for its own; it is given the machine's.
     """
@@ -175,7 +175,7 @@ def _cuda_gpus(memory_gb: float, available_gb: float) -> tuple[Gpu, ...]:
 
 
 def _number(text: str) -> float | None:
-    """None for "[N/A]" and its like."""
+    """What nvidia-smi wrote as a number; None for "[N/A]" and its like."""
     try:
         return float(text)
     except ValueError:

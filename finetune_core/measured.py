@@ -81,7 +81,7 @@ def ran_out(promised: dict[str, Any], recipe: Recipe, parameters: int, machine: 
 
 
 def version() -> tuple[int, int]:
-    """Changes with everything that is learned here."""
+    """A number that changes with everything that is learned here."""
     try:
         state = (cache_dir() / "measured.jsonl").stat()
     except OSError:

@@ -143,7 +143,7 @@ class Run:
         return read_events(self.diary)
 
     def last_event(self) -> Event | None:
-        """The newest of them, without reading the others."""
+        """The newest event, without reading the others."""
         return last_event(self.diary)
 
     def tell(self, kind: str, /, **data: Any) -> Event:
@@ -156,7 +156,7 @@ class Run:
         return hold(self.path / "worker.lock", refusal)
 
     def starting(self, wait_seconds: float) -> AbstractContextManager[None]:
-        """Held by who starts a worker, until that holds the run itself. Raises FinetuneError (busy)."""
+        """A lock for who starts a worker, until that holds the run itself. Raises FinetuneError (busy)."""
         return hold(self.path / ".start.lock", busy(), wait_seconds)
 
     def is_alive(self) -> bool:
@@ -202,8 +202,8 @@ def result_name(recipe: Recipe) -> str:
 
 
 def making(runs_dir: Path, wait_seconds: float) -> AbstractContextManager[None]:
-    """Held by who prepares a folder in the runs folder, and by who sweeps out what was never finished, so that neither
-    meets the other. Raises FinetuneError (busy)."""
+    """A lock for who prepares a folder in the runs folder, and by who sweeps out what was never finished, so that
+    neither meets the other. Raises FinetuneError (busy)."""
     return hold(runs_dir / ".create.lock", busy(), wait_seconds)
 
 

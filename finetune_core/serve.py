@@ -252,7 +252,7 @@ def _sigterm_is_exit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
-    """Bound before the model is loaded: a port that is taken is known at once."""
+    """A socket, bound before the model is loaded: a port that is taken is known at once."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -69,7 +69,7 @@ class Estimate:
 
     @property
     def dollars_at_most(self) -> float:
-        """If it ran until its time-out."""
+        """The price if it ran until its time-out."""
         return self.timeout_seconds / 60 * self.flavor.dollars_per_minute
 
     @property
@@ -171,7 +171,7 @@ def with_all_gpus(recipe: Recipe, flavors: Sequence[Flavor], name: str) -> Recip
 
 
 def machine_to_look_with(flavors: Sequence[Flavor], name: str) -> Machine:
-    """Of the hardware asked for, or of a GPU: what a recipe may ask of it is known before the rows are read."""
+    """The machine asked for, or one with a GPU: what a recipe may ask of it is known before the rows are read."""
     named = [flavor for flavor in flavors if flavor.name == name] or [f for f in flavors if f.machine.gpus]
     return (named or list(flavors))[-1].machine
 

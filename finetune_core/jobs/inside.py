@@ -26,7 +26,7 @@ NEVER = ["*training_args.bin"]  # a pickle that nothing here reads
 
 
 def main() -> int:
-    """0 finished or stopped, 1 failed: the diary's last line says why."""
+    """The exit code: 0 finished or stopped, 1 failed, and the diary's last line says why."""
     from huggingface_hub import snapshot_download
 
     repo, name = os.environ["FIJN_REPO"], os.environ["FIJN_RUN"]

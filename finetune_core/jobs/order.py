@@ -34,7 +34,7 @@ def order(
     """
 
     def is_of_there(folder: Path) -> None:
-        """Before it counts as a run: who is killed in between leaves none that would be started on this machine."""
+        """Write job.json before the folder counts as a run: nothing is left that this machine would train itself."""
         run = Run(folder)
         Sent(
             made.flavor.name,

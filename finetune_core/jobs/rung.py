@@ -54,7 +54,7 @@ def _after_a_kill(run: Run, recipe: Recipe) -> list[Suggestion]:
 
 
 def recipe_with(run: Run, rung: Suggestion) -> Recipe:
-    """Its warnings were passed when the run was made."""
+    """The run's recipe one rung down; its warnings were accepted when the run was made."""
     return run.recipe.replace(**rung.changes, accept_warnings=True)
 
 

@@ -56,7 +56,7 @@ class Sent:
 
     @property
     def dollars_at_most(self) -> float:
-        """If a job of it ran until its time-out."""
+        """The price if a job of it ran until its time-out."""
         return self.timeout_seconds / 60 * self.dollars_per_minute
 
     def save(self, run: Run) -> None:
@@ -64,7 +64,7 @@ class Sent:
 
 
 def sent_of(run: Run) -> Sent | None:
-    """None for a run of this machine."""
+    """What was sent of a run on rented hardware; None for a run of this machine."""
     try:
         return Sent(**read_json(run.path / "job.json"))
     except TypeError:
@@ -159,7 +159,7 @@ def _upload(api: Any, run: Run, sent: Sent) -> None:
 
 
 def ask_to_stop(sent: Sent, token: str) -> None:
-    """The job looks for this file after each step or so, keeps what was learned, and ends."""
+    """Ask the job to stop: it looks for a file after each step or so, keeps what was learned, and ends."""
     ask(
         lambda: client(token).upload_file(
             path_or_fileobj=b"please\n", path_in_repo="run/stop", repo_id=sent.repo_id, commit_message="Stop"

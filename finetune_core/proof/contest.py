@@ -97,7 +97,7 @@ def prepare_contest(
 
 
 def _can_be_read(messages: Messages, tokenizer: ChatTokenizer, row: Row, answer: int = 2) -> bool:
-    """The template takes it, and it leaves room for an answer of so many tokens."""
+    """Whether the template takes it, and it leaves room for an answer of so many tokens."""
     try:
         return len(prompt_ids(messages, tokenizer, row)) + answer < tokenizer.model_max_length
     except FinetuneError:

@@ -137,7 +137,8 @@ def tango(gained: int, lost: int, n: int) -> Interval:
 
 
 def paired_interval(gained: int, lost: int, n: int) -> Interval:
-    """Tango's; below FEW rows it also holds zero where the exact sign test shows nothing.
+    """The interval of a paired difference of shares: Tango's; below FEW rows it also holds zero where the exact sign
+    test shows nothing.
 
     >>> paired_interval(4, 0, 4)
     Interval(low=0.0, high=1.0)

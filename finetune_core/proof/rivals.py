@@ -78,7 +78,7 @@ def with_examples(messages: Messages, examples: Sequence[Row]) -> Messages:
 
 
 def without_system(messages: Messages) -> Messages:
-    """For templates that know no system turn: its words on top of the first question instead."""
+    """The conversation for a template without a system turn: its words on top of the first question instead."""
     if not messages or messages[0].get("role") != "system":
         return messages
     first, rest = messages[0], messages[1:]

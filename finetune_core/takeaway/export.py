@@ -256,7 +256,7 @@ def _check(run: Run, to: str, output: Path, kinds: Sequence[str]) -> None:
 
 
 def _telling(say: Tell, start: float) -> Callable[[float], None]:
-    """Half of the stage, told at most ten times."""
+    """A function that tells how far half of the stage is, at most ten times."""
     last = [-1.0]
 
     def tell(fraction: float) -> None:

@@ -119,7 +119,7 @@ def what_is_off(parity: Parity) -> str:
 
 
 def not_kept(problems: Sequence[str], kept: str = "") -> FinetuneError:
-    """kept: where the files are that passed, if any did."""
+    """The error for what did not pass. kept: where the files are that did, if any."""
     instead = f"Use what passed, in {kept}, or export" if kept else "Export"
     return FinetuneError(
         " ".join(problems),

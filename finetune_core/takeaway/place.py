@@ -63,7 +63,7 @@ def claim(run: Run, repo_id: str, *, private: bool, token: str | None, kind: str
 
 
 def _require_ours(there: dict[str, Any], run: Run, repo_id: str, private: bool) -> None:
-    """Raises FinetuneError (repo-taken, repo-public)."""
+    """Raises FinetuneError (repo-taken, repo-public) for one that holds something else, or that everyone can see."""
     names = {str(file.get("rfilename")) for file in there.get("siblings") or ()}
     ours = (there.get("cardData") or {}).get("fijn_run") == run.id
     if names - FRESH and not ours:

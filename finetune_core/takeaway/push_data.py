@@ -84,7 +84,7 @@ class Seen:
         self.personal: Counter[str] = Counter()  # kind → rows
 
     def look(self, rows: Iterable[dict[str, Any]]) -> int:
-        """Returns how many there were."""
+        """Take note of every row; returns how many there were."""
         count = 0
         for row in rows:
             count += 1
