@@ -21,8 +21,11 @@ STAND_IN = "\U000f1e57"  # a private-use character: no template and no row conta
 
 
 class ChatTemplate:
-    """`stops`: end tokens that the model's files name. `added`, `special`: the tokenizer's added tokens, and those of
-    them that are special. `variables`: bos_token, eos_token and the like."""
+    """A model's chat template, and what rendering small conversations with it shows.
+
+    `stops`: end tokens that the model's files name. `added`, `special`: the tokenizer's added tokens, and those of
+    them that are special. `variables`: bos_token, eos_token and the like.
+    """
 
     def __init__(
         self,
