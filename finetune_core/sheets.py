@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from .data.rows import without_formula
 from .data.tables import as_cell
 
 MOST_ROWS, MOST_COLUMNS, MOST_IN_CELL = 1_048_576, 16_384, 32_767  # of a workbook's sheet; Excel repairs what has more
@@ -66,6 +65,15 @@ def write_workbook(path: Path, records: Iterable[Sequence[Any]]) -> None:
                 cells = "".join(_cell(text_of(value)) for value in record)
                 sheet.write(f"<row>{cells}</row>".encode())
             sheet.write(b"</sheetData></worksheet>")
+
+
+def without_formula(text: str) -> str:
+    """A text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    >>> without_formula("=1+1"), without_formula("  @x"), without_formula("fine")
+    ("'=1+1", "'  @x", 'fine')
+    """
+    return "'" + text if text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
 
 
 def fits_cell(text: str) -> bool:

@@ -229,12 +229,12 @@ def as_csv(report: Report) -> str:
 
 
 def cell(value: Any) -> Any:
-    """A spreadsheet runs what begins like a formula; an apostrophe makes it text (OWASP, CSV injection).
+    """A number as it is; anything else as a text that is never run.
 
     >>> cell("=1+1"), cell("-2"), cell(0.5)
     ("'=1+1", "'-2", 0.5)
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    text = str(value)
-    return "'" + text if text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
+    from finetune_core.sheets import without_formula  # not before it is needed: it reads tables too
+
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number else without_formula(str(value))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import numpy as np
 import pytest
-from make_bad_inputs import chat
 
-from finetune_core.data import write_csv, write_rows
-from finetune_core.data.rows import RowWriter, as_json_line, without_formula
+from finetune_core.data import write_rows
+from finetune_core.data.rows import RowWriter, as_json_line
+from finetune_core.sheets import without_formula
 
 
 def test_rows_read_like_a_list():
@@ -38,13 +37,10 @@ def test_a_row_is_always_written_as_valid_json(row):
     assert line.endswith(b"\n")
 
 
-def test_a_csv_runs_nothing_in_a_spreadsheet(tmp_path):
-    write_csv([chat("=HYPERLINK(1)", "+1"), {"text": "@x"}, chat("fine", "-1\n")], tmp_path / "x.csv")
-    with (tmp_path / "x.csv").open(encoding="utf-8-sig", newline="") as file:
-        cells = [cell for row in csv.reader(file) for cell in row]
-    assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in cells)
-    assert "'=HYPERLINK(1)" in cells
-    assert without_formula("fine") == "fine"
+@pytest.mark.parametrize("cell", ["=HYPERLINK(1)", "+1", "-1\n", "@x", "\t=1", "\r=1", "  =1"])
+def test_a_spreadsheet_runs_no_cell(cell):
+    assert without_formula(cell) == f"'{cell}"
+    assert without_formula(f"fine {cell}") == f"fine {cell}"
 
 
 def test_a_write_that_fails_leaves_no_half_file(tmp_path):

@@ -141,12 +141,3 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> int:
             file.write(as_json_line(row))
             count += 1
     return count
-
-
-def without_formula(cell: str) -> str:
-    """A cell that a spreadsheet would run as a formula begins with an apostrophe.
-
-    >>> without_formula("=1+1"), without_formula("fine")
-    ("'=1+1", 'fine')
-    """
-    return "'" + cell if cell[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else cell
