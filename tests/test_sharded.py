@@ -14,7 +14,7 @@ from tuned import QUESTIONS, float32, prompts
 from finetune_core import preflight
 from finetune_core.errors import FinetuneError
 from finetune_core.facts import ModelFacts
-from finetune_core.ladder import gentle_rungs, step_down
+from finetune_core.ladder import gentle_rungs, step_down, walked_down
 from finetune_core.precision import FUSED
 from finetune_core.preflight import look
 from finetune_core.progress import summarize
@@ -105,7 +105,7 @@ def test_a_model_that_cannot_be_shared_goes_on_to_the_next_rung(recipe, runs_dir
     run = preflight.create_run(recipe.replace(num_processes=2, per_device_train_batch_size=2), runs_dir)
     assert train.train(run) == "finished"
     assert asked == [(False, False), (True, False), (False, True)]
-    assert train._walked_down(run).fsdp is False
+    assert walked_down(run.recipe, run.events()).fsdp is False
     says = [event.data["says"] for event in run.events() if event.kind == "warning"]
     assert "FSDP" in says[0] and "cannot be shared. Now with: Gradient checkpointing" in says[1]
 
