@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def big_facts(monkeypatch):
     """The model is of eight billion parameters, for the plan."""
     facts = ModelFacts(8_030_261_248, 4096, 32, 128_256, 14336, 32, 8, 128, False, 8192, model_type="llama")
-    monkeypatch.setattr(preflight, "_facts", lambda folder, recipe: facts)
+    monkeypatch.setattr(preflight, "_facts", lambda *_: facts)
 
 
 @pytest.mark.parametrize(("method", "gb"), [("lora", 16), ("full", 60)])
