@@ -99,7 +99,7 @@ def test_a_workbook_holds_the_rows_as_they_are_and_no_formula(echo, tmp_path):
     assert sheet(tmp_path / "out.xlsx") == [
         ["vraag", "nr", "code", "prediction"],
         ["=1+1", -3, "0012", SAID],
-        ["é & <b>€</b>\n_x005F_x0041_\ufffd", "+31 6", "8712345678901", SAID],
+        ["é & <b>€</b>\n_x0041_\ufffd", "+31 6", "8712345678901", SAID],
     ]
     assert read_questions(tmp_path / "out.xlsx").columns == ("vraag", "nr", "code", "prediction")
 
